@@ -1,0 +1,33 @@
+"""What can go wrong, as types a caller can tell apart.
+
+None of them is a `RuntimeError`: nnU-Net takes every RuntimeError while predicting for
+"out of memory" and tries again on the CPU, which would hide the sentence we have to say.
+"""
+
+
+class OctreeNCAError(Exception):
+    """Base class: the message is one sentence on what was wrong and what to do next."""
+
+
+class PlansError(OctreeNCAError):
+    """A plans file is missing, is not OctreeNCA's, or holds a value that cannot be used."""
+
+
+class InputError(OctreeNCAError):
+    """An image, a data set or a folder cannot be used as it is."""
+
+
+class CheckpointError(OctreeNCAError):
+    """A checkpoint does not belong to this network or trainer, or cannot be read."""
+
+
+class TrainingError(OctreeNCAError):
+    """Training cannot go on."""
+
+
+class OutOfMemoryError(OctreeNCAError):
+    """The memory that an image or a plan needs is not there."""
+
+
+class EnvironmentMismatchError(OctreeNCAError):
+    """The installation does not fit: nnU-Net too old, variables unset, folder read-only."""

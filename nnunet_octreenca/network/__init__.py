@@ -1,0 +1,5 @@
+"""The network: an automaton on every level of an octree."""
+
+from nnunet_octreenca.network.octreenca import OctreeNCA
+
+__all__ = ["OctreeNCA"]

@@ -1,0 +1,199 @@
+"""OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.network.level import LevelNCA
+from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
+from nnunet_octreenca.ops import nca_steps
+from nnunet_octreenca.ops.fire import fire_threshold
+
+
+class OctreeNCA(nn.Module):
+    """Neural cellular automaton on an octree (Lemke et al., BMVC 2025, section 3).
+
+    The constructor is what nnU-Net calls: `OctreeNCA(input_channels, num_classes,
+    **arch_kwargs)` with `arch_kwargs` from the plans.
+
+    Args:
+        input_channels: n_in, channels of the image.
+        num_classes: segmentation heads as nnU-Net counts them, the background among them for
+            plain labels.
+        dimension: 2 or 3 spatial axes.
+        factors: L - 1 rows with 1 or 2 per axis, finest first; L levels.
+        steps: steps of each of the L levels, finest first.
+        channels: C, channels of a cell's state: n_in image, K logits, the rest hidden.
+        hidden: H, hidden units of the update; 4 C if left out.
+        fire_rate: probability that a cell applies its update.
+        constant_background: True for plain labels: the network emits num_classes - 1 logits
+            and the background's is the constant 0, so that the label is the largest logit
+            above 0. False for regions: every head is a logit.
+
+    Raises:
+        ValueError: arguments that do not fit one another; the message names the values.
+
+    >>> network = OctreeNCA(3, 2, dimension=2, factors=[[2, 2]] * 4, steps=[10, 10, 10, 10, 20])
+    >>> sum(p.numel() for p in network.parameters())
+    15520
+    >>> network(torch.zeros(1, 3, 37, 50)).shape
+    torch.Size([1, 2, 37, 50])
+    """
+
+    # nnU-Net's predictor sends networks that carry this mark through one pass over the whole
+    # image (integration.predictor).
+    segments_whole_images = True
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        dimension: int,
+        factors: Sequence[Sequence[int]],
+        steps: Sequence[int],
+        channels: int = 16,
+        hidden: int | None = None,
+        fire_rate: float = 0.5,
+        constant_background: bool = True,
+    ) -> None:
+        super().__init__()
+        self.input_channels = int(input_channels)
+        self.num_classes = int(num_classes)
+        self.constant_background = bool(constant_background)
+        self.logits = self.num_classes - self.constant_background
+        self.dimension = int(dimension)
+        self.factors = tuple(tuple(int(f) for f in row) for row in factors)
+        self.steps = tuple(int(s) for s in steps)
+        self.channels = int(channels)
+        self.hidden = 4 * self.channels if hidden is None else int(hidden)
+        self.fire_rate = float(fire_rate)
+        self._check()
+        # Of the fire draws where a call gives none; the predictor sets it.
+        self.seed = 0
+        self.levels = nn.ModuleList(
+            LevelNCA(self.dimension, self.channels, self.input_channels, self.hidden)
+            for _ in self.steps
+        )
+
+    def _check(self) -> None:
+        if self.dimension not in (2, 3):
+            raise ValueError(f"dimension ({self.dimension}) must be 2 or 3")
+        if self.input_channels < 1 or self.logits < 1 or self.hidden < 1:
+            raise ValueError(
+                f"input_channels ({self.input_channels}), logits ({self.logits}, of "
+                f"{self.num_classes} classes) and hidden ({self.hidden}) must be at least 1"
+            )
+        if self.channels < self.input_channels + self.logits:
+            raise ValueError(
+                f"channels ({self.channels}) must hold {self.input_channels} image channels and "
+                f"{self.logits} logits"
+            )
+        total_factors(self.factors, self.dimension)
+        if len(self.steps) != len(self.factors) + 1:
+            raise ValueError(
+                f"steps ({list(self.steps)}) must name one number for each of the "
+                f"{len(self.factors) + 1} levels that {len(self.factors)} rows of factors make"
+            )
+        if any(s < 0 for s in self.steps):
+            raise ValueError(f"steps ({list(self.steps)}) must be at least 0")
+        fire_threshold(self.fire_rate)
+
+    def forward(
+        self,
+        image: Tensor,
+        seed: int | None = None,
+        crop: Crop | None = None,
+        origins: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Logits of an image of any size.
+
+        Args:
+            image: (N, n_in, *spatial), any floating type; computed in float32 (or float64).
+            seed: of the fire draws; `self.seed` if left out.
+            crop: compute the finest levels on crops only (training); None computes all.
+            origins: with `crop`, the first cell of each sample's crop on level 0.
+
+        Returns:
+            (N, num_classes, *spatial), with `crop` (N, num_classes, *crop shape).
+
+        Raises:
+            InputError: the image has other channels or axes than the network.
+        """
+        if image.ndim != self.dimension + 2 or image.shape[1] != self.input_channels:
+            raise InputError(
+                f"the network takes {self.input_channels} channel(s) and {self.dimension} spatial "
+                f"axes, but the image is {tuple(image.shape)} (samples, channels, axes). Give "
+                f"every channel of the data set (files _0000, _0001, ...) in its order."
+            )
+        if image.dtype != torch.float64:
+            image = image.float()
+        batch, spatial = image.shape[0], image.shape[2:]
+        if origins is None:
+            origins = [(0,) * self.dimension] * batch
+        boxes = windows(spatial, self.factors, crop, origins)
+        pyramid = image_pyramid(image, self.factors)
+        state = None
+        for level in reversed(range(len(self.steps))):
+            state = self._enter(level, pyramid[level], boxes, state)
+            state = nca_steps(
+                state,
+                self.levels[level].weights(),  # type: ignore[operator]
+                steps=self.steps[level],
+                fire_rate=self.fire_rate,
+                seed=self.seed if seed is None else seed,
+                level=level,
+                origin=boxes[level].origins,
+                full_shape=pyramid[level].shape[2:],
+            )
+        assert state is not None
+        logits = state[:, self.input_channels : self.input_channels + self.logits]
+        if self.constant_background:
+            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
+        return logits.contiguous()
+
+    def _enter(
+        self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None
+    ) -> Tensor:
+        """The state a level begins with: its image beside the parents' other channels."""
+        here = boxes[level]
+        image = _cut(image, here)
+        if parent is None:
+            rest = self.channels - self.input_channels
+            others = image.new_zeros((image.shape[0], rest, *here.shape))
+        else:
+            above = boxes[level + 1]
+            others = torch.cat(
+                [
+                    upsample(
+                        parent[sample : sample + 1, self.input_channels :],
+                        self.factors[level],
+                        here.shape,
+                        here.origins[sample],
+                        above.origins[sample],
+                    )
+                    for sample in range(image.shape[0])
+                ]
+            )
+        return torch.cat([image, others], 1)
+
+    def extra_repr(self) -> str:
+        """What `print(network)` shows beside the levels."""
+        return (
+            f"input_channels={self.input_channels}, num_classes={self.num_classes}, "
+            f"channels={self.channels}, hidden={self.hidden}, factors={self.factors}, "
+            f"steps={self.steps}, fire_rate={self.fire_rate}"
+        )
+
+
+def _cut(image: Tensor, window: Window) -> Tensor:
+    """Each sample's box of a level's image."""
+    if tuple(image.shape[2:]) == window.shape:
+        return image
+    boxes = [
+        (slice(s, s + 1), slice(None), *(slice(o, o + n) for o, n in zip(origin, window.shape, strict=True)))
+        for s, origin in enumerate(window.origins)
+    ]
+    return torch.cat([image[box] for box in boxes])

@@ -1,0 +1,22 @@
+"""Finds the native modules, which an installation may lack (no compiler when it was built)."""
+
+from functools import lru_cache
+from types import ModuleType
+
+_IMPORT_ERROR: list[str] = []
+
+
+@lru_cache(maxsize=1)
+def cpu_module() -> ModuleType | None:
+    """The C++ module, or None where it was not built or cannot be loaded."""
+    try:
+        from nnunet_octreenca import _cpu  # type: ignore[attr-defined]
+    except ImportError as error:
+        _IMPORT_ERROR.append(str(error))
+        return None
+    return _cpu
+
+
+def cpu_module_problem() -> str | None:
+    """Why `cpu_module` is None, in the words of the import system; None if it is there."""
+    return None if cpu_module() is not None else _IMPORT_ERROR[-1]

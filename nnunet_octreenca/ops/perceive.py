@@ -1,0 +1,88 @@
+"""Perceive: a depthwise 3x3(x3) convolution with reflect padding, and its adjoint.
+
+States here are channels-last, (N, *spatial, C), contiguous: one cell's channels are one row.
+"""
+
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def reflect_pad(state: Tensor) -> Tensor:
+    """One cell more on both sides of every spatial axis, mirrored at the border cell.
+
+    On an axis of length 1 the cell is its own neighbour.
+
+    Args:
+        state: (N, *spatial, C).
+
+    Returns:
+        (N, *(spatial + 2), C).
+    """
+    for axis in range(1, state.ndim - 1):
+        length = state.shape[axis]
+        before = state.narrow(axis, min(1, length - 1), 1)
+        after = state.narrow(axis, max(length - 2, 0), 1)
+        state = torch.cat([before, state, after], axis)
+    return state
+
+
+def reflect_pad_backward(grad: Tensor) -> Tensor:
+    """Adjoint of `reflect_pad`: the gradient of a mirrored cell goes to the cell itself."""
+    for axis in reversed(range(1, grad.ndim - 1)):
+        length = grad.shape[axis] - 2
+        inner = grad.narrow(axis, 1, length).clone()
+        inner.narrow(axis, min(1, length - 1), 1).add_(grad.narrow(axis, 0, 1))
+        inner.narrow(axis, max(length - 2, 0), 1).add_(grad.narrow(axis, length + 1, 1))
+        grad = inner
+    return grad
+
+
+def _depthwise(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    convolve = functional.conv2d if weight.ndim == 3 else functional.conv3d
+    # movedim of a contiguous channels-last tensor is torch's channels_last memory format,
+    # where depthwise convolution is 3 times faster on a CPU.
+    out = convolve(padded.movedim(-1, 1), weight[:, None], bias, groups=weight.shape[0])
+    return out.movedim(1, -1).contiguous()
+
+
+def perceive(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise convolution over all channels.
+
+    Args:
+        state: (N, *spatial, C).
+        weight: (C, 3, 3) or (C, 3, 3, 3).
+        bias: (C,).
+
+    Returns:
+        (N, *spatial, C).
+    """
+    return _depthwise(reflect_pad(state), weight, bias)
+
+
+def perceive_backward(grad: Tensor, state: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `perceive` with respect to state, weight and bias.
+
+    Written out because PyTorch's own backward of a depthwise 3-D convolution takes 1,300 ns
+    a cell on a CPU, these few lines 200.
+
+    Args:
+        grad: gradient of what `perceive` returned, (N, *spatial, C).
+        state: what `perceive` was given.
+        weight: likewise.
+    """
+    spatial = state.shape[1:-1]
+    padded = reflect_pad(state)
+    grad_weight = torch.empty_like(weight)
+    for tap in product(range(3), repeat=len(spatial)):
+        window = padded
+        for axis, (offset, length) in enumerate(zip(tap, spatial, strict=True)):
+            window = window.narrow(1 + axis, offset, length)
+        grad_weight[(slice(None), *tap)] = (window * grad).flatten(0, -2).sum(0)
+    grad_bias = grad.flatten(0, -2).sum(0)
+    # The adjoint of a convolution is the convolution with the mirrored kernel.
+    rim = functional.pad(grad, (0, 0) + (2, 2) * len(spatial))
+    grad_padded = _depthwise(rim, weight.flip(tuple(range(1, weight.ndim))), None)
+    return reflect_pad_backward(grad_padded), grad_weight, grad_bias

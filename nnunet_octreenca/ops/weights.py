@@ -1,0 +1,69 @@
+"""The weights of one level."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class StepWeights(NamedTuple):
+    """What one level's step multiplies with. C channels, n_in of them image, H hidden units.
+
+    Attributes:
+        perceive_weight: (C, 3, 3) or (C, 3, 3, 3), one kernel a channel.
+        perceive_bias: (C,).
+        hidden_weight: (H, 2 C), columns [state | perceived].
+        hidden_bias: (H,).
+        update_weight: (C - n_in, H); no bias.
+    """
+
+    perceive_weight: Tensor
+    perceive_bias: Tensor
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    update_weight: Tensor
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3 spatial axes."""
+        return self.perceive_weight.ndim - 1
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.perceive_weight.shape[0]
+
+    @property
+    def input_channels(self) -> int:
+        """n_in: leading channels of the state that no step changes."""
+        return self.channels - self.update_weight.shape[0]
+
+    def check(self) -> None:
+        """Raise ValueError where the five shapes do not fit one another."""
+        channels, hidden = self.channels, self.hidden_weight.shape[0]
+        kernel = tuple(self.perceive_weight.shape[1:])
+        wrong = (
+            (kernel not in ((3, 3), (3, 3, 3)), f"kernel {kernel} must be (3, 3) or (3, 3, 3)"),
+            (
+                self.perceive_bias.shape != (channels,),
+                f"perceive_bias {tuple(self.perceive_bias.shape)} must be ({channels},)",
+            ),
+            (
+                self.hidden_weight.shape[1] != 2 * channels,
+                f"hidden_weight {tuple(self.hidden_weight.shape)} must have {2 * channels} columns",
+            ),
+            (
+                self.hidden_bias.shape != (hidden,),
+                f"hidden_bias {tuple(self.hidden_bias.shape)} must be ({hidden},)",
+            ),
+            (
+                self.update_weight.shape[1] != hidden,
+                f"update_weight {tuple(self.update_weight.shape)} must have {hidden} columns",
+            ),
+            (
+                not 0 <= self.input_channels < channels,
+                f"update_weight has {self.update_weight.shape[0]} rows for {channels} channels",
+            ),
+        )
+        for is_wrong, sentence in wrong:
+            if is_wrong:
+                raise ValueError(sentence)
