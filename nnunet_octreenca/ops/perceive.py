@@ -19,23 +19,35 @@ def reflect_pad(state: Tensor) -> Tensor:
     Returns:
         (N, *(spatial + 2), C).
     """
-    for axis in range(1, state.ndim - 1):
-        length = state.shape[axis]
-        before = state.narrow(axis, min(1, length - 1), 1)
-        after = state.narrow(axis, max(length - 2, 0), 1)
-        state = torch.cat([before, state, after], axis)
-    return state
+    spatial = state.shape[1:-1]
+    padded = state.new_empty((state.shape[0], *(n + 2 for n in spatial), state.shape[-1]))
+    inner = padded
+    for axis, length in enumerate(spatial, start=1):
+        inner = inner.narrow(axis, 1, length)
+    inner.copy_(state)
+    # Axis by axis over the whole extent, so that edges and corners fill as well.
+    for axis, length in enumerate(spatial, start=1):
+        padded.narrow(axis, 0, 1).copy_(padded.narrow(axis, min(2, length), 1))
+        padded.narrow(axis, length + 1, 1).copy_(padded.narrow(axis, max(length - 1, 1), 1))
+    return padded
 
 
 def reflect_pad_backward(grad: Tensor) -> Tensor:
-    """Adjoint of `reflect_pad`: the gradient of a mirrored cell goes to the cell itself."""
+    """Adjoint of `reflect_pad`: the gradient of a mirrored cell goes to the cell itself.
+
+    Args:
+        grad: (N, *(spatial + 2), C); overwritten.
+
+    Returns:
+        (N, *spatial, C), a view of `grad`.
+    """
+    inner = grad
     for axis in reversed(range(1, grad.ndim - 1)):
         length = grad.shape[axis] - 2
-        inner = grad.narrow(axis, 1, length).clone()
-        inner.narrow(axis, min(1, length - 1), 1).add_(grad.narrow(axis, 0, 1))
-        inner.narrow(axis, max(length - 2, 0), 1).add_(grad.narrow(axis, length + 1, 1))
-        grad = inner
-    return grad
+        inner.narrow(axis, min(2, length), 1).add_(inner.narrow(axis, 0, 1))
+        inner.narrow(axis, max(length - 1, 1), 1).add_(inner.narrow(axis, length + 1, 1))
+        inner = inner.narrow(axis, 1, length)
+    return inner
 
 
 def _depthwise(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -104,6 +116,7 @@ def perceive_backward(grad: Tensor, state: Tensor, weight: Tensor) -> tuple[Tens
             ],
             1,
         )
+    del padded  # a state's worth of memory that the rest does not need
     grad_bias = grad.flatten(0, -2).sum(0)
     # The adjoint of a convolution is the convolution with the mirrored kernel.
     rim = functional.pad(grad, (0, 0) + (2, 2) * len(spatial))

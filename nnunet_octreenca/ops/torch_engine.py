@@ -109,6 +109,7 @@ def step_backward(
         grad_inputs = grad_hidden @ weights.hidden_weight
         grad_state.view(-1, channels).index_add_(0, chunk, grad_inputs[:, :channels])
         grad_perceived.view(-1, channels).index_copy_(0, chunk, grad_inputs[:, channels:])
+    del perceived
     through, grad_kernel, grad_bias = perceive_backward(
         grad_perceived, state, weights.perceive_weight
     )
@@ -172,7 +173,7 @@ def backward(
     """
     with torch.autocast(grad_out.device.type, enabled=False):
         total = StepWeights(*(torch.zeros_like(weight) for weight in weights))
-        grad = grad_out.clone()
+        grad = grad_out
         for number in reversed(range(trajectory.shape[0])):
             state = trajectory[number]
             cells = fired_cells(state, fire_rate, seed, level, number, origin)

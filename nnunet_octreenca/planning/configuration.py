@@ -1,0 +1,89 @@
+"""One configuration of a plans file (2d, 3d_fullres, ...), worked out for OctreeNCA."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nnunet_octreenca.octree import level_shapes
+from nnunet_octreenca.planning.context import Context, plan_context
+from nnunet_octreenca.planning.memory import training_bytes
+from nnunet_octreenca.planning.rules import (
+    HIDDEN_UNITS_PER_CHANNEL,
+    cell_channels,
+    level_steps,
+)
+from nnunet_octreenca.planning.settings import BLOCK, Settings
+
+NETWORK_CLASS = "nnunet_octreenca.network.OctreeNCA"
+BATCH_SIZE = 3
+GIBIBYTE = 1 << 30
+
+
+def octreenca_configuration(
+    median_shape: Sequence[float],
+    *,
+    input_channels: int,
+    num_classes: int,
+    has_regions: bool,
+    gpu_memory_target_in_gb: float,
+    batch_size: int = BATCH_SIZE,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The keys of a configuration that OctreeNCA changes (DESIGN section 2).
+
+    Args:
+        median_shape: cells per axis after resampling, 2 or 3 axes.
+        input_channels: n_in, a previous stage's labels among them.
+        num_classes: nnU-Net's segmentation heads, the background among them for plain labels.
+        has_regions: region-based labels: every head is a logit.
+        gpu_memory_target_in_gb: GiB that one training step may take.
+        batch_size: samples per training step.
+        settings: keys of the `octreenca` block that differ from the defaults.
+
+    Returns:
+        `batch_size`, `patch_size`, `architecture` and `octreenca`.
+
+    Raises:
+        PlansError: nothing fits the memory target, or an unknown setting.
+    """
+    channels = cell_channels(input_channels, num_classes - (not has_regions))
+    hidden = HIDDEN_UNITS_PER_CHANNEL * channels
+
+    def fits(context: Context) -> bool:
+        needed = training_bytes(
+            context.shape,
+            factors=context.factors,
+            steps=level_steps(level_shapes(context.shape, context.factors)),
+            channels=channels,
+            hidden=hidden,
+            input_channels=input_channels,
+            num_classes=num_classes,
+            batch_size=batch_size,
+            crop=context.crop,
+        )
+        return needed <= gpu_memory_target_in_gb * GIBIBYTE
+
+    context = plan_context(median_shape, fits)
+    chosen = Settings.from_plans(settings or {})
+    if context.crop is not None and chosen.crop_shape is None:
+        chosen = replace(
+            chosen, crop_shape=context.crop.shape, crop_levels=context.crop.levels
+        )
+    return {
+        "batch_size": batch_size,
+        "patch_size": list(context.shape),
+        "architecture": {
+            "network_class_name": NETWORK_CLASS,
+            "arch_kwargs": {
+                "dimension": len(context.shape),
+                "channels": channels,
+                "hidden": hidden,
+                "factors": [list(row) for row in context.factors],
+                "steps": level_steps(level_shapes(context.shape, context.factors)),
+                "fire_rate": 0.5,
+                "constant_background": not has_regions,
+            },
+            "_kw_requires_import": [],
+        },
+        BLOCK: chosen.to_plans(),
+    }

@@ -1,0 +1,78 @@
+"""The memory model: bytes that training and inference need, before anything is allocated.
+
+Counted are tensors; the process itself (Python, torch, a CUDA context) comes on top. The
+constants were fitted to peaks that `benchmarks/memory_model.py` measures, and
+tests/planning/test_memory.py holds them to it.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from nnunet_octreenca.octree import Crop, Factors, level_shapes, window_shapes
+
+_FLOAT = 4
+# Whole states alive beside the trajectory while a level's backward pass runs: gradients of
+# output and input, perceived and its gradient, and what padding and convolution hold (oneDNN
+# keeps reordered copies of both operands).
+_BACKWARD_STATES = 19
+# Alive while a level's forward pass runs without a trajectory: two states, what perceive
+# holds, and the state as it was handed in.
+_FORWARD_STATES = 6
+# Copies of the heads that loss, targets and their gradients hold.
+_LOSS_COPIES = 10
+# One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
+_CHUNK_CELLS = 4096
+
+
+def training_bytes(
+    shape: Sequence[int],
+    *,
+    factors: Factors,
+    steps: Sequence[int],
+    channels: int,
+    hidden: int,
+    input_channels: int,
+    num_classes: int,
+    batch_size: int,
+    crop: Crop | None = None,
+) -> int:
+    """Peak bytes of one training step with the PyTorch engine.
+
+    Args:
+        shape: cells of the context (nnU-Net's patch size) per axis.
+        factors, steps, channels, hidden, input_channels, num_classes: the network's.
+        batch_size: samples per step.
+        crop: of the finest levels, if any.
+    """
+    cells = [batch_size * prod(box) for box in window_shapes(shape, factors, crop)]
+    pixels = [batch_size * prod(whole) for whole in level_shapes(shape, factors)]
+    state = channels * _FLOAT
+    # Every step keeps its input state until the backward pass has used it.
+    kept = sum(count * n * state for count, n in zip(steps, cells, strict=True))
+    working = max(cells) * state * _BACKWARD_STATES
+    loss = cells[0] * num_classes * _FLOAT * _LOSS_COPIES
+    image = sum(pixels) * input_channels * _FLOAT
+    chunk = _CHUNK_CELLS * (4 * channels + 3 * hidden) * _FLOAT
+    # The loss is over before the last level's backward pass works.
+    return kept + max(working, loss) + image + chunk
+
+
+def inference_bytes(
+    shape: Sequence[int],
+    *,
+    factors: Factors,
+    channels: int,
+    hidden: int,
+    input_channels: int,
+    num_classes: int,
+) -> int:
+    """Peak bytes of one pass over a whole image with the PyTorch engine, logits out.
+
+    Args: as `training_bytes`; `shape` is the image's.
+    """
+    pixels = [prod(whole) for whole in level_shapes(shape, factors)]
+    state = channels * _FLOAT
+    image = sum(pixels) * input_channels * _FLOAT
+    heads = 2 * pixels[0] * num_classes * _FLOAT
+    chunk = _CHUNK_CELLS * (2 * channels + 2 * hidden) * _FLOAT
+    return pixels[0] * state * _FORWARD_STATES + image + heads + chunk

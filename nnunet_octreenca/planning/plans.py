@@ -1,0 +1,132 @@
+"""A whole plans file, extended from an existing one (stock, ResEnc, ...)."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.planning.configuration import (
+    BATCH_SIZE,
+    NETWORK_CLASS,
+    octreenca_configuration,
+)
+from nnunet_octreenca.planning.settings import BLOCK, Settings
+
+PLANS_NAME = "nnUNetOctreeNCAPlans"
+
+
+def extend_plans(
+    plans: Mapping[str, Any],
+    *,
+    input_channels: int,
+    num_classes: int,
+    foreground_labels: int,
+    has_regions: bool,
+    gpu_memory_target_in_gb: float = 8.0,
+    plans_name: str = PLANS_NAME,
+    batch_size: int = BATCH_SIZE,
+    settings: Mapping[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """OctreeNCA's plans beside an existing plans file, for each of its configurations.
+
+    `data_identifier`, spacing, normalisation and resampling stay as they were, so that data
+    preprocessed for the existing plans is used again.
+
+    Args:
+        plans: the existing plans.
+        input_channels: channels of the data set's images.
+        num_classes: nnU-Net's segmentation heads.
+        foreground_labels: labels without the background; a cascade's second stage gets the
+            first one's as so many more input channels.
+        has_regions: region-based labels.
+        gpu_memory_target_in_gb: GiB that one training step may take.
+        plans_name: name of the new plans.
+        batch_size: samples per training step.
+        settings: keys of the `octreenca` block that differ from the defaults.
+        preset: one of the paper's set-ups (`load_preset`); replaces what is worked out in the
+            configurations that have as many axes.
+
+    Raises:
+        PlansError: `plans` is not a plans file, or nothing fits the memory target.
+    """
+    if not isinstance(plans.get("configurations"), Mapping) or not plans["configurations"]:
+        raise PlansError(
+            "this is not an nnU-Net plans file: it has no configurations. Make one with "
+            "nnUNetv2_plan_experiment"
+        )
+    if "__" in plans_name:
+        raise PlansError(
+            f"plans name {plans_name!r} must not hold '__': nnU-Net splits folder names there"
+        )
+    extended = deepcopy(dict(plans))
+    extended["plans_name"] = plans_name
+    for name, configuration in extended["configurations"].items():
+        inherits = "inherits_from" in configuration
+        cascaded = configuration.get("previous_stage") is not None
+        if inherits and not cascaded:
+            continue  # its parent is extended, and so is it
+        median = _inherited(extended["configurations"], name, "median_image_size_in_voxels")
+        if preset is not None and len(preset["patch_size"]) == len(median):
+            configuration.update(_from_preset(preset, has_regions, settings))
+            continue
+        configuration.update(
+            octreenca_configuration(
+                median,
+                input_channels=input_channels + (foreground_labels if cascaded else 0),
+                num_classes=num_classes,
+                has_regions=has_regions,
+                gpu_memory_target_in_gb=gpu_memory_target_in_gb,
+                batch_size=batch_size,
+                settings=settings,
+            )
+        )
+    return extended
+
+
+def _from_preset(
+    preset: Mapping[str, Any], has_regions: bool, settings: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    chosen = deepcopy(dict(preset))
+    chosen["architecture"]["arch_kwargs"]["constant_background"] = not has_regions
+    chosen[BLOCK] = Settings.from_plans({**chosen[BLOCK], **(settings or {})}).to_plans()
+    return chosen
+
+
+def _inherited(configurations: Mapping[str, Any], name: str, key: str) -> Any:
+    """A configuration's value, its ancestors' where it has none."""
+    visited: list[str] = []
+    current: str | None = name
+    while current is not None and current not in visited:
+        visited.append(current)
+        if current not in configurations:
+            break
+        if key in configurations[current]:
+            return configurations[current][key]
+        current = configurations[current].get("inherits_from")
+    raise PlansError(
+        f"configuration {name!r} has no {key!r} (looked in {' -> '.join(visited)}); make the "
+        f"plans anew with nnUNetv2_plan_experiment"
+    )
+
+
+def octreenca_settings(
+    configuration: Mapping[str, Any], *, configuration_name: str, plans_name: str
+) -> Settings:
+    """The settings of a configuration of OctreeNCA's.
+
+    Args:
+        configuration: with its inheritance resolved.
+        configuration_name, plans_name: for the message.
+
+    Raises:
+        PlansError: the configuration describes another network.
+    """
+    network = configuration.get("architecture", {}).get("network_class_name", "no network")
+    if network != NETWORK_CLASS:
+        raise PlansError(
+            f"configuration {configuration_name!r} of plans {plans_name!r} describes "
+            f"{network.split('.')[-1]}, not OctreeNCA. Run `nnunet_octreenca extend_plans -d "
+            f"DATASET -p {plans_name}` and train with `-p {PLANS_NAME}`"
+        )
+    return Settings.from_plans(configuration.get(BLOCK, {}))
