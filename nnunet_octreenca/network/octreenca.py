@@ -193,7 +193,11 @@ def _cut(image: Tensor, window: Window) -> Tensor:
     if tuple(image.shape[2:]) == window.shape:
         return image
     boxes = [
-        (slice(s, s + 1), slice(None), *(slice(o, o + n) for o, n in zip(origin, window.shape, strict=True)))
+        (
+            slice(s, s + 1),
+            slice(None),
+            *(slice(o, o + n) for o, n in zip(origin, window.shape, strict=True)),
+        )
         for s, origin in enumerate(window.origins)
     ]
     return torch.cat([image[box] for box in boxes])

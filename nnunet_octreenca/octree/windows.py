@@ -68,9 +68,7 @@ def windows(
     if crop is None:
         current = [(0,) * len(shapes[0])] * len(origins)
     for origin in current:
-        if any(
-            o < 0 or o + c > n for o, c, n in zip(origin, cut[0], shapes[0], strict=True)
-        ):
+        if any(o < 0 or o + c > n for o, c, n in zip(origin, cut[0], shapes[0], strict=True)):
             raise ValueError(f"a crop of {cut[0]} at {origin} reaches beyond {shapes[0]}")
     for level, whole in enumerate(shapes):
         if level:
@@ -82,7 +80,9 @@ def windows(
     return result
 
 
-def _around(origin: Shape, cells: Shape, factor: Sequence[int], wanted: Shape, whole: Shape) -> Shape:
+def _around(
+    origin: Shape, cells: Shape, factor: Sequence[int], wanted: Shape, whole: Shape
+) -> Shape:
     """First cell of the parents' window: holds all parents, centred on them where it fits."""
     first = []
     for o, c, f, w, n in zip(origin, cells, factor, wanted, whole, strict=True):

@@ -29,9 +29,7 @@ def _nca_steps(
     origin: Sequence[int],
     keep_trajectory: bool,
 ) -> tuple[Tensor, Tensor]:
-    weights = StepWeights(
-        perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight
-    )
+    weights = StepWeights(perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight)
     return torch_engine.forward(
         state.contiguous(), weights, steps, fire_rate, seed, level, origin, keep_trajectory
     )
@@ -70,9 +68,7 @@ def _nca_steps_backward(
     level: int,
     origin: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weights = StepWeights(
-        perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight
-    )
+    weights = StepWeights(perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight)
     grad, grads = torch_engine.backward(
         grad_out.contiguous(), trajectory, weights, fire_rate, seed, level, origin
     )
@@ -200,12 +196,17 @@ def nca_steps(
         *weights,
         steps,
         float(fire_rate),
-        seed,
+        _signed64(seed),
         level,
         [coordinate for first in origins for coordinate in first],
         keep,
     )
     return out.movedim(-1, 1)
+
+
+def _signed64(value: int) -> int:
+    """The int64 with the same low 64 bits, which is what an operator can take."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _origins(

@@ -66,9 +66,7 @@ def octreenca_configuration(
     context = plan_context(median_shape, fits)
     chosen = Settings.from_plans(settings or {})
     if context.crop is not None and chosen.crop_shape is None:
-        chosen = replace(
-            chosen, crop_shape=context.crop.shape, crop_levels=context.crop.levels
-        )
+        chosen = replace(chosen, crop_shape=context.crop.shape, crop_levels=context.crop.levels)
     return {
         "batch_size": batch_size,
         "patch_size": list(context.shape),

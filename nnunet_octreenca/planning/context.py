@@ -19,9 +19,7 @@ class Context(NamedTuple):
     crop: Crop | None
 
 
-def plan_context(
-    median_shape: Sequence[float], fits: Callable[[Context], bool]
-) -> Context:
+def plan_context(median_shape: Sequence[float], fits: Callable[[Context], bool]) -> Context:
     """The largest context that fits: whole images first, then crops, then smaller contexts.
 
     The context is the median shape rounded up to a multiple of each axis' total factor. Where

@@ -1,0 +1,143 @@
+"""`nnunet_octreenca doctor`."""
+
+import argparse
+import json
+import os
+import platform
+from typing import Any
+
+HELP = "tell versions, engines, devices and registration, and why something is missing"
+EXAMPLE = """\
+examples:
+  nnunet_octreenca doctor
+  nnunet_octreenca doctor --json > report.json    to put beside a bug report
+
+exit code: 0 if OctreeNCA can train and predict here, 1 if not
+"""
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def examine() -> list[dict[str, Any]]:
+    """One row per thing looked at: `what`, `state` ("ok", "note" or "missing"), `detail`."""
+    return [
+        _row("python", "ok", platform.python_version()),
+        _row("platform", "ok", platform.platform()),
+        *_versions(),
+        _cpu_engine(),
+        _cuda(),
+        *_registration(),
+        *_folders(),
+    ]
+
+
+def _row(what: str, state: str, detail: str) -> dict[str, Any]:
+    return {"what": what, "state": state, "detail": detail}
+
+
+def _versions() -> list[dict[str, Any]]:
+    import torch
+
+    from nnunet_octreenca import __version__
+    from nnunet_octreenca.errors import EnvironmentMismatchError
+    from nnunet_octreenca.integration.version import nnunet_version
+
+    rows = [_row("nnunet_octreenca", "ok", __version__), _row("torch", "ok", torch.__version__)]
+    try:
+        rows.append(_row("nnunetv2", "ok", nnunet_version()))
+    except EnvironmentMismatchError as error:
+        rows.append(_row("nnunetv2", "missing", str(error)))
+    return rows
+
+
+def _cpu_engine() -> dict[str, Any]:
+    import torch
+
+    from nnunet_octreenca.ops.native import cpu_module, cpu_module_problem
+
+    module = cpu_module()
+    if module is None:
+        return _row(
+            "native CPU code",
+            "note",
+            f"not there ({cpu_module_problem()}): no C++ compiler was found when the package was "
+            f"installed. Everything works with the PyTorch engine; for the native code install a "
+            f"compiler and `pip install --force-reinstall --no-deps nnunet-octreenca`",
+        )
+    threads = torch.get_num_threads()
+    openmp = f"OpenMP, {threads} threads" if module.openmp else "built without OpenMP: one thread"
+    return _row("native CPU code", "ok", f"fire draws in C++ ({openmp}); steps run in PyTorch")
+
+
+def _cuda() -> dict[str, Any]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+        return _row("CUDA", "ok", f"{', '.join(names)}; steps run in PyTorch on the device")
+    built = torch.version.cuda
+    why = (
+        f"torch is built for CUDA {built}, but finds no device or driver"
+        if built
+        else ("this torch is built without CUDA")
+    )
+    return _row("CUDA", "note", f"{why}: use -device cpu")
+
+
+def _registration() -> list[dict[str, Any]]:
+    from nnunet_octreenca.errors import EnvironmentMismatchError
+    from nnunet_octreenca.integration.register import TRAINER_SHIMS, shims
+
+    external = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
+    try:
+        found = shims()
+    except EnvironmentMismatchError as error:
+        return [_row("registration", "missing", str(error))]
+    rows = []
+    for shim in found:
+        state, detail = "ok", str(shim.target)
+        if shim.state != "registered":
+            state = "missing"
+            detail = f"{shim.state}: run `nnunet_octreenca register`"
+            if shim.source.parent == TRAINER_SHIMS and str(TRAINER_SHIMS) in external:
+                state, detail = "ok", f"through nnUNet_extTrainer={TRAINER_SHIMS}"
+            elif shim.source.parent != TRAINER_SHIMS:
+                state = "note"  # extend_plans does without
+        rows.append(_row(f"registered {shim.source.stem}", state, detail))
+    return rows
+
+
+def _folders() -> list[dict[str, Any]]:
+    rows = []
+    for name in FOLDERS:
+        value = os.environ.get(name)
+        if value is None:
+            rows.append(_row(name, "note", "not set; nnU-Net's commands need it"))
+        elif not os.path.isdir(value):
+            rows.append(_row(name, "note", f"{value} is not a folder"))
+        else:
+            rows.append(_row(name, "ok", value))
+    return rows
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the rows."""
+    rows = examine()
+    if arguments.json:
+        print(json.dumps(rows, indent=4))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        colours = {"ok": "green", "note": "yellow", "missing": "red"}
+        table = Table("what", "state", "detail")
+        for row in rows:
+            table.add_row(row["what"], Text(row["state"], colours[row["state"]]), row["detail"])
+        Console().print(table)
+    return 1 if any(row["state"] == "missing" for row in rows) else 0

@@ -1,0 +1,112 @@
+"""`nnunet_octreenca extend_plans`."""
+
+import argparse
+import json
+from typing import Any
+
+from nnunet_octreenca.errors import PlansError
+
+HELP = "write OctreeNCA's plans beside an existing plans file"
+EXAMPLE = """\
+examples:
+  nnunet_octreenca extend_plans -d 4
+  nnunet_octreenca extend_plans -d 4 -p nnUNetResEncUNetMPlans -gpu_memory_target 4
+  nnunet_octreenca extend_plans -d 4 --set num_epochs=100 --set initial_lr=0.001
+  nnunet_octreenca extend_plans -d 4 --preset radiology
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags, nnU-Net's names where nnU-Net has them."""
+    parser.add_argument("-d", required=True, metavar="DATASET", help="data set number or name")
+    parser.add_argument(
+        "-p", default="nnUNetPlans", metavar="PLANS", help="existing plans (default: nnUNetPlans)"
+    )
+    parser.add_argument(
+        "-overwrite_plans_name",
+        default="nnUNetOctreeNCAPlans",
+        metavar="NAME",
+        help="name of the new plans (default: nnUNetOctreeNCAPlans)",
+    )
+    parser.add_argument(
+        "-gpu_memory_target",
+        type=float,
+        default=8.0,
+        metavar="GB",
+        help="memory that a training step may take, in GiB; the context is cropped, then shrunk "
+        "to fit (default: 8)",
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=3, help="samples per training step (default: 3)"
+    )
+    parser.add_argument(
+        "--preset", help="one of the paper's set-ups instead: radiology, pathology, surgery"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the plans' octreenca block, e.g. num_epochs=100 (may be given again)",
+    )
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value is JSON, or a word as it stands.
+
+    Raises:
+        PlansError: no '=' in a pair.
+
+    >>> parse_settings(["num_epochs=5", "betas=[0.9, 0.99]", "lr_schedule=poly"])
+    {'num_epochs': 5, 'betas': [0.9, 0.99], 'lr_schedule': 'poly'}
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise PlansError(f"--set {pair} must be KEY=VALUE, such as --set num_epochs=100")
+        try:
+            settings[key] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[key] = text
+    return settings
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the plans and say what they hold."""
+    if arguments.gpu_memory_target <= 0 or arguments.batch_size < 1:
+        raise PlansError(
+            f"-gpu_memory_target ({arguments.gpu_memory_target}) and --batch_size "
+            f"({arguments.batch_size}) must be above 0"
+        )
+    from nnunet_octreenca.files import read_json
+    from nnunet_octreenca.integration.planner import extend_plans_file
+    from nnunet_octreenca.planning import load_preset
+
+    path = extend_plans_file(
+        arguments.d,
+        base_plans=arguments.p,
+        plans_name=arguments.overwrite_plans_name,
+        gpu_memory_target_in_gb=arguments.gpu_memory_target,
+        batch_size=arguments.batch_size,
+        settings=parse_settings(arguments.set),
+        preset=load_preset(arguments.preset) if arguments.preset else None,
+    )
+    for name, configuration in read_json(path, "run the command again")["configurations"].items():
+        if "architecture" not in configuration:
+            print(f"{name}: inherits from {configuration.get('inherits_from')}")
+            continue
+        kwargs = configuration["architecture"]["arch_kwargs"]
+        block = configuration["octreenca"]
+        crop = f", finest {block['crop_levels']} level(s) cropped to {block['crop_shape']}"
+        print(
+            f"{name}: context {configuration['patch_size']}, {len(kwargs['steps'])} levels, steps "
+            f"{kwargs['steps']}, {kwargs['channels']} channels, batch "
+            f"{configuration['batch_size']}{crop if block['crop_shape'] else ''}"
+        )
+    print(f"Plans were saved to {path}")
+    print(
+        f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION FOLD -tr OctreeNCATrainer -p "
+        f"{arguments.overwrite_plans_name}"
+    )
+    return 0

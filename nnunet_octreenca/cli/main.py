@@ -1,0 +1,73 @@
+"""`nnunet_octreenca COMMAND ...`: parse, run, and turn our errors into one sentence."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from nnunet_octreenca import __version__
+from nnunet_octreenca.cli import demo, doctor, extend_plans, register
+from nnunet_octreenca.errors import OctreeNCAError
+
+COMMANDS = (register, extend_plans, demo, doctor)
+
+EPILOG = """\
+nnU-Net's own commands do what they always do:
+  nnunet_octreenca register                 once per environment
+  nnUNetv2_plan_and_preprocess -d 4 -c 3d_fullres
+  nnunet_octreenca extend_plans -d 4
+  nnUNetv2_train 4 3d_fullres 0 -tr OctreeNCATrainer -p nnUNetOctreeNCAPlans
+  nnUNetv2_predict -d 4 -c 3d_fullres -f 0 -tr OctreeNCATrainer -p nnUNetOctreeNCAPlans -i IN -o OUT
+
+exit codes: 0 done, 1 an error (one sentence says which), 2 wrong arguments, 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="nnunet_octreenca",
+        description="OctreeNCA for nnU-Net v2: whole images in one pass.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet_octreenca {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        name = command.__name__.rsplit(".", 1)[-1]
+        subparser = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            epilog=command.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error"
+        )
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    debug = arguments.debug or os.environ.get("nnUNet_octreenca_debug") in ("1", "true", "t")
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `nnunet_octreenca doctor | head`
+        sys.stderr.close()
+        return 1
+    except (OctreeNCAError, OSError) as error:
+        if debug:
+            raise
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Writing files so that nobody ever meets half of one."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_octreenca.errors import InputError
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Give a name to write to; rename it to `path` when all went well, else remove it.
+
+    The rename is atomic, so that a kill at any moment leaves the old file or the new one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write JSON as nnU-Net does (indented by 4, keys in their order), whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str, otherwise: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        otherwise: what to do if it is not there or no JSON; ends the error's sentence.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; {otherwise}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {otherwise}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object; {otherwise}")
+    return content

@@ -1,0 +1,117 @@
+"""One pass over a whole image, mirrored copies averaged, logits out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from nnunet_octreenca.errors import InputError, OutOfMemoryError
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.planning import inference_bytes
+
+
+def mirrorings(axes: Sequence[int] | None) -> list[tuple[int, ...]]:
+    """All sets of axes to mirror, the unmirrored image first; nnU-Net's order.
+
+    >>> mirrorings((0, 1))
+    [(), (0,), (1,), (0, 1)]
+    """
+    axes = tuple(axes or ())
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+@torch.inference_mode()
+def predict_logits(
+    network: OctreeNCA,
+    image: Tensor,
+    *,
+    mirror_axes: Sequence[int] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Logits of a preprocessed image, each plane or volume in one pass, never in windows.
+
+    Args:
+        network: on `device`, in evaluation mode.
+        image: (n_in, z, y, x) as nnU-Net hands it over. A 2-D network segments the planes one
+            by one, each as if it were alone.
+        mirror_axes: spatial axes of the network to mirror (test-time augmentation); the
+            logits of all 2^axes passes are averaged. None or empty: a single pass.
+        seed: of the fire draws; same seed, same bits.
+        device: where to compute.
+        progress: called with the number of passes after each of them.
+
+    Returns:
+        (num_classes, z, y, x) float16 on the CPU.
+
+    Raises:
+        InputError: non-finite voxels, or channels that the network was not trained with.
+        OutOfMemoryError: the image does not fit the device's memory.
+    """
+    if image.ndim != 4:
+        raise InputError(f"image {tuple(image.shape)} must be (channels, z, y, x)")
+    wrong = image.numel() - int(torch.isfinite(image).sum())
+    if wrong:
+        raise InputError(
+            f"the preprocessed image {tuple(image.shape)} has {wrong} voxels that are NaN or "
+            f"infinite. Repair the file (e.g. replace them by the background's value) and predict "
+            f"it again"
+        )
+    logits = torch.empty((network.num_classes, *image.shape[1:]), dtype=torch.float16)
+    for target, part in _parts(network.dimension, image, logits):
+        total: Tensor | None = None
+        passes = mirrorings(mirror_axes)
+        for axes in passes:
+            flipped = [axis + 2 for axis in axes]
+            try:
+                one = network(part[None].to(device).flip(flipped), seed=seed).flip(flipped)[0]
+                total = one if total is None else total.add_(one)
+            except (MemoryError, RuntimeError) as error:
+                if _is_out_of_memory(error):
+                    raise _out_of_memory(network, part.shape[1:], device) from error
+                raise
+            if progress is not None:
+                progress(1)
+        assert total is not None
+        total /= len(passes)
+        if not bool(torch.isfinite(total).all()):
+            raise InputError(
+                "the network's logits are not finite: its weights may be damaged; predict with "
+                "another checkpoint"
+            )
+        # float16 ends at 65,504; a logit beyond is as certain as that.
+        target.copy_(total.clamp_(-65504, 65504))
+    return logits
+
+
+def _parts(dimension: int, image: Tensor, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is segmented in one pass, and where its logits go."""
+    if dimension == 3:
+        yield logits, image
+        return
+    for plane in range(image.shape[1]):
+        yield logits[:, plane], image[:, plane]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return short or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(
+    network: OctreeNCA, shape: Sequence[int], device: torch.device | str
+) -> OutOfMemoryError:
+    needed = inference_bytes(
+        shape,
+        factors=network.factors,
+        channels=network.channels,
+        hidden=network.hidden,
+        input_channels=network.input_channels,
+        num_classes=network.num_classes,
+    )
+    return OutOfMemoryError(
+        f"an image of {tuple(shape)} cells needs some {needed / (1 << 30):.1f} GiB on {device}, "
+        f"which is not there. Free memory, predict with -device cpu, or plan with a larger spacing"
+    )

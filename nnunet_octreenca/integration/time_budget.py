@@ -1,0 +1,141 @@
+"""Training for a given number of minutes, OctreeNCA and stock nnU-Net alike.
+
+For comparisons on one machine: the learning rate follows the clock instead of the epochs, so
+that both schedules are complete when the time is over. The minutes are given in the
+environment variable `nnUNet_octreenca_minutes`. Validation at the end is not counted.
+"""
+
+import os
+from time import monotonic
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, TrainingError
+from nnunet_octreenca.integration.trainer import OctreeNCATrainer
+
+MINUTES_VARIABLE = "nnUNet_octreenca_minutes"
+EPOCH_ITERATIONS = 25
+EPOCH_VAL_ITERATIONS = 2
+
+
+def budget_seconds() -> float:
+    """The budget in seconds.
+
+    Raises:
+        EnvironmentMismatchError: the variable is unset or no positive number.
+    """
+    text = os.environ.get(MINUTES_VARIABLE, "")
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if minutes <= 0:
+        raise EnvironmentMismatchError(
+            f"a TimeBudget trainer needs {MINUTES_VARIABLE}, the minutes to train for, above 0; "
+            f"it is {text!r}"
+        )
+    return 60 * minutes
+
+
+class TimeBudget:
+    """Replaces a trainer's count of epochs by the clock. Mixed in before the trainer.
+
+    The trainer's `initialize` and data loaders count towards the budget, as the user waits for
+    them too.
+    """
+
+    # What the mixin uses of the trainer.
+    current_epoch: int
+    num_epochs: int
+    num_iterations_per_epoch: int
+    num_val_iterations_per_epoch: int
+    dataloader_train: Any
+    dataloader_val: Any
+
+    started: float | None = None
+    iterations_done = 0
+
+    @property
+    def progress(self) -> float:
+        """Part of the budget that is over, 0 to 1."""
+        if self.started is None:
+            return 0.0
+        return min((monotonic() - self.started) / budget_seconds(), 1.0)
+
+    def run_training(self) -> None:
+        """nnU-Net's loop, which ends with the time instead of the epochs.
+
+        Raises:
+            TrainingError: a training is to be continued; its time cannot be.
+        """
+        budget_seconds()
+        if self.current_epoch > 0:
+            raise TrainingError(
+                "a training with a time budget cannot be continued: start it anew without --c"
+            )
+        # nnU-Net's 250 iterations may not end within the budget of a slow machine.
+        self.num_iterations_per_epoch = min(self.num_iterations_per_epoch, EPOCH_ITERATIONS)
+        self.num_val_iterations_per_epoch = min(
+            self.num_val_iterations_per_epoch, EPOCH_VAL_ITERATIONS
+        )
+        self.started = monotonic()
+        trainer: Any = self
+        trainer.on_train_start()
+        while self.progress < 1.0:
+            trainer.on_epoch_start()
+            trainer.on_train_epoch_start()
+            outputs = []
+            for _ in range(self.num_iterations_per_epoch):
+                self.follow_the_clock()
+                outputs.append(trainer.train_step(next(self.dataloader_train)))
+                self.iterations_done += 1
+                if self.progress >= 1.0:
+                    break
+            trainer.on_train_epoch_end(outputs)
+            with torch.no_grad():
+                trainer.on_validation_epoch_start()
+                validated = [
+                    trainer.validation_step(next(self.dataloader_val))
+                    for _ in range(self.num_val_iterations_per_epoch)
+                ]
+                trainer.on_validation_epoch_end(validated)
+            trainer.on_epoch_end()
+        trainer.on_train_end()
+        trainer.print_to_log_file(
+            f"time budget over: {self.iterations_done} iterations in "
+            f"{monotonic() - self.started:.0f} s"
+        )
+
+    def follow_the_clock(self) -> None:
+        """Set the learning rate of the moment."""
+        raise NotImplementedError
+
+
+class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):  # type: ignore[misc]
+    """OctreeNCATrainer for `nnUNet_octreenca_minutes` minutes."""
+
+    def follow_the_clock(self) -> None:
+        """OctreeNCATrainer asks `progress` at every iteration itself."""
+
+
+class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
+    """Stock nnUNetTrainer for `nnUNet_octreenca_minutes` minutes."""
+
+    def follow_the_clock(self) -> None:
+        """nnU-Net's polynomial decay over the budget."""
+        rate = self.initial_lr * (1 - min(self.progress, 0.999)) ** 0.9
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def on_train_epoch_start(self) -> None:
+        """nnU-Net steps its scheduler by the epoch; the clock sets the rate again."""
+        self.num_epochs = max(self.num_epochs, self.current_epoch + 1)
+        super().on_train_epoch_start()
+        self.follow_the_clock()
+
+
+TRAINERS = {
+    trainer.__name__: trainer for trainer in (OctreeNCATrainerTimeBudget, nnUNetTrainerTimeBudget)
+}

@@ -1,0 +1,375 @@
+"""OctreeNCATrainer: nnU-Net's trainer with OctreeNCA's network, loss, optimiser and average.
+
+Data loader, augmentation, oversampling, splits, logging and progress.png are nnU-Net's.
+"""
+
+import io
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
+from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.integration import excepthook, predictor
+from nnunet_octreenca.integration.version import nnunet_version
+from nnunet_octreenca.ops.fire import draw_key
+from nnunet_octreenca.planning import octreenca_settings
+from nnunet_octreenca.training import (
+    SegmentationLoss,
+    WeightAverage,
+    crop_origins,
+    cut,
+    learning_rate,
+)
+
+nnunet_version()
+predictor.install()
+excepthook.install()
+
+# Keys of ours in a checkpoint, beside nnU-Net's.
+RAW_WEIGHTS = "octreenca_raw_weights"
+AVERAGE = "octreenca_weight_average"
+
+
+class OctreeNCATrainer(nnUNetTrainer):
+    """Trains OctreeNCA as DESIGN section 3 says: `nnUNetv2_train ... -tr OctreeNCATrainer`.
+
+    Every hyperparameter is a key of the plans' `octreenca` block (planning.settings.Settings).
+    The average of the weights is what is validated, saved as `network_weights` and predicted
+    with; the raw weights go on training.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
+    ) -> None:
+        # Before nnU-Net makes folders: plans of another network end here.
+        manager = PlansManager({**plans})
+        if configuration not in manager.available_configurations:
+            raise PlansError(
+                f"plans {manager.plans_name!r} have no configuration {configuration!r}; they have "
+                f"{', '.join(manager.available_configurations)}"
+            )
+        self.settings = octreenca_settings(
+            manager.get_configuration(configuration).configuration,
+            configuration_name=configuration,
+            plans_name=manager.plans_name,
+        )
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.is_ddp and device.type == "cpu":  # nnU-Net takes CUDA for granted here
+            self.device = device
+        self.initial_lr = self.settings.initial_lr
+        self.weight_decay = self.settings.weight_decay
+        self.oversample_foreground_percent = self.settings.oversample_foreground_percent
+        self.num_epochs = self.settings.num_epochs
+        self.num_iterations_per_epoch = self.settings.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.settings.num_val_iterations_per_epoch
+        self.enable_deep_supervision = False
+        self.grad_scaler = None  # state and loss are float32, there is nothing to scale
+        self.save_every = 1  # a checkpoint is a few hundred kilobytes
+        self.iteration = 0
+        self.skipped_in_a_row = 0
+        self.average: WeightAverage | None = None
+        self._averaged = ExitStack()  # open while the network carries the average
+
+    # ------------------------------------------------------------------ what nnU-Net asks for
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """OctreeNCA of a configuration; also called for prediction.
+
+        Raises:
+            PlansError: the configuration describes another network.
+        """
+        settings = octreenca_settings(
+            configuration_manager.configuration,
+            configuration_name="in use",
+            plans_name=plans_manager.plans_name,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return get_network_from_plans(
+                configuration_manager.network_arch_class_name,
+                configuration_manager.network_arch_init_kwargs,
+                configuration_manager.network_arch_init_kwargs_req_import,
+                num_input_channels,
+                num_output_channels,
+                allow_init=False,
+            )
+
+    def initialize(self) -> None:
+        """nnU-Net's, but for distributed training on CPUs, which it does not know."""
+        if self.is_ddp and self.device.type == "cpu" and not self.was_initialized:
+            self.is_ddp = False
+            try:
+                super().initialize()
+            finally:
+                self.is_ddp = True
+            self.network = nn.parallel.DistributedDataParallel(self.network)
+        else:
+            super().initialize()
+        self.average = WeightAverage(self.bare_network, self.settings.ema_decay)
+
+    def _set_batch_size_and_oversample(self) -> None:
+        # nnU-Net's shares a batch among the processes; `initialize` hides them on CPUs.
+        hidden = self.is_ddp
+        self.is_ddp = dist.is_available() and dist.is_initialized()
+        try:
+            if self.is_ddp and self.configuration_manager.batch_size < dist.get_world_size():
+                raise TrainingError(
+                    f"a batch of {self.configuration_manager.batch_size} cannot be shared by "
+                    f"{dist.get_world_size()} processes; use as many or fewer"
+                )
+            super()._set_batch_size_and_oversample()
+        finally:
+            self.is_ddp = hidden
+
+    def _do_i_compile(self) -> bool:
+        return False  # the automaton is one operator already
+
+    def _build_loss(self) -> nn.Module:
+        return SegmentationLoss(
+            regions=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+            dice_weight=self.settings.dice_weight,
+            batch_dice=self.configuration_manager.batch_dice,
+        )
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Adam; the learning rate is set at every iteration, nothing is scheduled by epoch."""
+        optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            self.initial_lr,
+            betas=self.settings.betas,
+            weight_decay=self.weight_decay,
+        )
+        return optimizer, _NoScheduler()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """OctreeNCA has none."""
+
+    def plot_network_architecture(self) -> None:
+        """nnU-Net's needs a package that no longer works; the plans say it all."""
+
+    # ------------------------------------------------------------------ training
+
+    @property
+    def bare_network(self) -> Any:
+        """The network without DistributedDataParallel around it."""
+        return predictor.unwrapped(self.network)
+
+    @property
+    def progress(self) -> float:
+        """Part of the training that is over, 0 to 1."""
+        return self.iteration / (self.num_epochs * self.num_iterations_per_epoch)
+
+    def _learning_rate(self) -> float:
+        return learning_rate(
+            self.progress,
+            initial_lr=self.initial_lr,
+            lr_schedule=self.settings.lr_schedule,
+            num_epochs=self.num_epochs,
+            poly_exponent=self.settings.poly_exponent,
+            lr_decay=self.settings.lr_decay,
+        )
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+
+    def on_train_epoch_start(self) -> None:
+        """Back to the raw weights; the learning rate is that of the epoch's first iteration."""
+        self._averaged.close()
+        self.iteration = self.current_epoch * self.num_iterations_per_epoch
+        self._set_learning_rate()
+        super().on_train_epoch_start()
+
+    def on_validation_epoch_start(self) -> None:
+        """The average is what is validated."""
+        self._carry_average()
+        super().on_validation_epoch_start()
+
+    def _carry_average(self) -> None:
+        assert self.average is not None
+        self._averaged.close()
+        self._averaged.enter_context(self.average.applied(self.bare_network))
+
+    def _iteration_seed(self) -> int:
+        """Of the fire draws: another for every iteration and process, the same on resuming."""
+        words = (self.settings.seed, self.iteration, self.local_rank)
+        high, low = (draw_key(words[0], half, words[1], words[2]) for half in (0, 1))
+        return (high << 31) | (low >> 1)
+
+    def train_step(self, batch: dict) -> dict:
+        """One iteration on a batch of nnU-Net's data loader.
+
+        Raises:
+            TrainingError: too many non-finite steps in a row.
+        """
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"].to(self.device, non_blocking=True)
+        seed = self._iteration_seed()
+        crop, origins = self.settings.crop, None
+        if crop is not None:
+            generator = torch.Generator().manual_seed(seed)
+            origins = crop_origins(
+                target, crop.shape, self.oversample_foreground_percent, generator
+            )
+            target = cut(target, crop.shape, origins)
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.network(data, seed=seed, crop=crop, origins=origins), target)
+        loss.backward()
+        parameters = list(self.network.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(
+            parameters, self.settings.gradient_clip or float("inf")
+        )
+        self.iteration += 1
+        if self._finite(loss, norm):
+            self.optimizer.step()
+            assert self.average is not None
+            self.average.update(self.bare_network)
+            self.skipped_in_a_row = 0
+            return {"loss": loss.detach().cpu().numpy()}
+        self._skip(batch, loss, norm)
+        return {"loss": np.array(np.nan, dtype=np.float32)}
+
+    def _finite(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether the step may be taken; all processes agree."""
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        if self.is_ddp:
+            votes = finite.to(torch.int32)
+            dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+            return bool(votes)
+        return bool(finite)
+
+    def _skip(self, batch: dict, loss: Tensor, norm: Tensor) -> None:
+        self.skipped_in_a_row += 1
+        cases = ", ".join(map(str, batch.get("keys", ("unknown",))))
+        self.print_to_log_file(
+            f"WARNING: iteration {self.iteration - 1} skipped: loss {float(loss):.4g}, gradient "
+            f"norm {float(norm):.4g}, cases {cases}"
+        )
+        if self.skipped_in_a_row >= self.settings.max_skipped_steps:
+            raise TrainingError(
+                f"{self.skipped_in_a_row} training steps in a row had a loss or gradient that is "
+                f"not finite, the last on the cases {cases}. Look for NaN or infinite voxels in "
+                f"them, or lower initial_lr in the plans' octreenca block; `--c` continues from "
+                f"the last checkpoint"
+            )
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """nnU-Net's, without the steps that were skipped."""
+        finite = [output for output in train_outputs if np.isfinite(output["loss"])]
+        super().on_train_epoch_end(finite or train_outputs)
+
+    def on_train_end(self) -> None:
+        """Ends with the average in the network, which validation goes on with."""
+        super().on_train_end()
+        self._carry_average()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint with the average as `network_weights`, and what resuming needs.
+
+        Written beside and renamed, so that a kill never leaves half a checkpoint.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        assert self.average is not None
+        buffer = io.BytesIO()
+        super().save_checkpoint(buffer)  # type: ignore[arg-type]
+        buffer.seek(0)
+        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+        self._averaged.close()
+        checkpoint[RAW_WEIGHTS] = {
+            key: value.detach().cpu().clone()
+            for key, value in self.bare_network.state_dict().items()
+        }
+        checkpoint[AVERAGE] = {
+            "updates": self.average.updates,
+            "average": {key: value.cpu() for key, value in self.average.average.items()},
+        }
+        checkpoint["network_weights"] = checkpoint[AVERAGE]["average"]
+        with whole_file(filename) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Resume training (raw weights, average, optimiser, iteration) or validate (average).
+
+        Raises:
+            CheckpointError: unreadable, of another trainer, or of another network.
+        """
+        name, checkpoint = "the checkpoint", filename_or_checkpoint
+        if not isinstance(checkpoint, dict):
+            name = str(filename_or_checkpoint)
+            checkpoint = _read_checkpoint(name, self.device)
+        if AVERAGE not in checkpoint:
+            raise CheckpointError(
+                f"{name} was written by {checkpoint.get('trainer_name', 'another program')}, not "
+                f"by OctreeNCATrainer; remove it, or train with the trainer that wrote it"
+            )
+        if not self.was_initialized:
+            self.initialize()
+        assert self.average is not None
+        self._averaged.close()
+        try:
+            self.bare_network.load_state_dict(checkpoint[RAW_WEIGHTS])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{name} holds another network than the plans describe. Were the plans made anew "
+                f"after training? Train again, or put the old plans back ({error})"
+            ) from error
+        self.average.load_state_dict(checkpoint[AVERAGE])
+        self.my_init_kwargs = checkpoint["init_args"]
+        self.current_epoch = checkpoint["current_epoch"]
+        self.iteration = self.current_epoch * self.num_iterations_per_epoch
+        self.logger.load_checkpoint(checkpoint["logging"])
+        self._best_ema = checkpoint["_best_ema"]
+        self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        self._set_learning_rate()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation, each case in one pass, with the average of the weights."""
+        self._carry_average()
+        super().perform_actual_validation(save_probabilities)
+
+
+class _NoScheduler:
+    """nnU-Net steps a scheduler once an epoch; ours is set at every iteration."""
+
+    def step(self, epoch: int | None = None) -> None:
+        pass
+
+
+def _read_checkpoint(name: str, device: torch.device) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(Path(name), map_location=device, weights_only=False)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{name} cannot be read ({error}). It may be damaged: remove it and continue from "
+            f"another checkpoint with --c"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{name} is not a checkpoint of nnU-Net; remove it")
+    return checkpoint

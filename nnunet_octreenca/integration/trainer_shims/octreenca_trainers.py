@@ -1,0 +1,23 @@
+"""Makes OctreeNCA's trainers known to nnU-Net. Written by `nnunet_octreenca register`.
+
+Nothing is imported before one of our names is asked for, so that this file cannot break
+nnU-Net's own trainers, whatever state the plugin is in.
+"""
+
+
+def __getattr__(name):
+    if name == "OctreeNCATrainer":
+        from nnunet_octreenca.integration.trainer import OctreeNCATrainer
+
+        return OctreeNCATrainer
+    if name.startswith("OctreeNCATrainer_"):
+        from nnunet_octreenca.integration import trainer_variants
+
+        if name in trainer_variants.VARIANTS:
+            return trainer_variants.VARIANTS[name]
+    if name.endswith("TimeBudget"):
+        from nnunet_octreenca.integration import time_budget
+
+        if name in time_budget.TRAINERS:
+            return time_budget.TRAINERS[name]
+    raise AttributeError(name)

@@ -1,0 +1,31 @@
+"""The learning rate over a training."""
+
+
+def learning_rate(
+    progress: float,
+    *,
+    initial_lr: float,
+    lr_schedule: str,
+    num_epochs: int,
+    poly_exponent: float,
+    lr_decay: float,
+) -> float:
+    """Learning rate at a moment of the training.
+
+    Args:
+        progress: part of the training that is over, 0 to 1, iterations counted.
+        initial_lr: at progress 0.
+        lr_schedule: "poly" is initial_lr * (1 - progress) ** poly_exponent, which ends low
+            however short the budget; "exponential" is initial_lr * lr_decay ** epoch (paper).
+        num_epochs, poly_exponent, lr_decay: see `planning.settings.Settings`.
+
+    >>> arguments = dict(initial_lr=1.0, num_epochs=10, poly_exponent=1.0, lr_decay=0.5)
+    >>> learning_rate(0.25, lr_schedule="poly", **arguments)
+    0.75
+    >>> learning_rate(0.29, lr_schedule="exponential", **arguments)
+    0.25
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if lr_schedule == "poly":
+        return initial_lr * (1 - progress) ** poly_exponent
+    return initial_lr * lr_decay ** int(progress * num_epochs)

@@ -1,0 +1,56 @@
+"""EMA of the weights, one update an iteration."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Exponential moving average of a module's state.
+
+    The decay of update number i is min(decay, i / (i + 10)): the average forgets the random
+    start quickly and is as long as `decay` says from then on.
+
+    Args:
+        module: whose state is averaged; the average begins as a copy of it.
+        decay: of the old average in every update, 0 to 1.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take the module's present state into the average."""
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        self.updates += 1
+        for key, value in module.state_dict().items():
+            self.average[key].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Within, the module carries the average; afterwards what it had before."""
+        raw = {key: value.detach().clone() for key, value in module.state_dict().items()}
+        module.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            module.load_state_dict(raw)
+
+    def state_dict(self) -> dict[str, object]:
+        """For a checkpoint; `load_state_dict` takes it."""
+        return {"updates": self.updates, "average": dict(self.average)}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue an average."""
+        updates, average = state["updates"], state["average"]
+        assert isinstance(updates, int)
+        assert isinstance(average, dict)
+        self.updates = updates
+        for key, value in average.items():
+            assert isinstance(value, Tensor)
+            self.average[key].copy_(value)
