@@ -136,7 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
         from rich.text import Text
 
         colours = {"ok": "green", "note": "yellow", "missing": "red"}
-        table = Table("what", "state", "detail")
+        table = Table("what", "state")
+        table.add_column("detail", overflow="fold")
         for row in rows:
             table.add_row(row["what"], Text(row["state"], colours[row["state"]]), row["detail"])
         Console().print(table)
