@@ -249,7 +249,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             self.average.update(self.bare_network)
             self.skipped_in_a_row = 0
             return {"loss": loss.detach().cpu().numpy()}
-        self._skip(batch, loss, norm)
+        self._skip(batch, float(loss.detach()), float(norm))
         return {"loss": np.array(np.nan, dtype=np.float32)}
 
     def _finite(self, loss: Tensor, norm: Tensor) -> bool:
@@ -261,12 +261,12 @@ class OctreeNCATrainer(nnUNetTrainer):
             return bool(votes)
         return bool(finite)
 
-    def _skip(self, batch: dict, loss: Tensor, norm: Tensor) -> None:
+    def _skip(self, batch: dict, loss: float, norm: float) -> None:
         self.skipped_in_a_row += 1
         cases = ", ".join(map(str, batch.get("keys", ("unknown",))))
         self.print_to_log_file(
-            f"WARNING: iteration {self.iteration - 1} skipped: loss {float(loss):.4g}, gradient "
-            f"norm {float(norm):.4g}, cases {cases}"
+            f"WARNING: iteration {self.iteration - 1} skipped: loss {loss:.4g}, gradient "
+            f"norm {norm:.4g}, cases {cases}"
         )
         if self.skipped_in_a_row >= self.settings.max_skipped_steps:
             raise TrainingError(

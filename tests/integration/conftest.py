@@ -1,0 +1,146 @@
+"""A trainer in this process, on plans written by hand: fast, no data loader."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_octreenca.planning import extend_plans
+
+DATASET = "Dataset902_Hand"
+
+
+def _stock_plans(shape: tuple[int, ...], channels: int = 1) -> dict:
+    """Plans as nnU-Net writes them, of one configuration."""
+    name = "2d" if len(shape) == 2 else "3d_fullres"
+    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    functions = {
+        key: value
+        for part in ("data", "seg", "probabilities")
+        for key, value in (
+            (f"resampling_fn_{part}", "resample_data_or_seg_to_shape"),
+            (f"resampling_fn_{part}_kwargs", {**resampling, "is_seg": part == "seg"}),
+        )
+    }
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.0] * 3,
+        "original_median_shape_after_transp": list(shape),
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {str(c): {} for c in range(channels)},
+        "configurations": {
+            name: {
+                "data_identifier": f"nnUNetPlans_{name}",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": list(shape),
+                "median_image_size_in_voxels": list(shape),
+                "spacing": [1.0] * len(shape),
+                "normalization_schemes": ["ZScoreNormalization"] * channels,
+                "use_mask_for_norm": [False] * channels,
+                "batch_dice": False,
+                "architecture": {
+                    "network_class_name": "dynamic_network_architectures.architectures.unet."
+                    "PlainConvUNet",
+                    "arch_kwargs": {},
+                    "_kw_requires_import": [],
+                },
+                **functions,
+            }
+        },
+    }
+
+
+def dataset_json(labels: dict, channels: int = 1, regions: list[int] | None = None) -> dict:
+    """A data set's description."""
+    described = {
+        "channel_names": {str(c): f"channel {c}" for c in range(channels)},
+        "labels": labels,
+        "numTraining": 5,
+        "file_ending": ".nii.gz",
+    }
+    return described | ({"regions_class_order": regions} if regions else {})
+
+
+@pytest.fixture
+def stock_plans() -> Callable:
+    """Makes plans as nnU-Net writes them: `stock_plans(shape, channels=1)`."""
+    return _stock_plans
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Build a trainer; keyword arguments beside `shape` and `labels` are settings."""
+    for name in ("raw", "preprocessed", "results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+
+    def make(
+        shape: tuple[int, ...] = (8, 12, 10),
+        labels: dict | None = None,
+        regions: list[int] | None = None,
+        channels: int = 1,
+        trainer: str = "OctreeNCATrainer",
+        plans: dict | None = None,
+        batch_size: int = 2,
+        **settings,
+    ):
+        from nnunet_octreenca.integration import trainer as module
+        from nnunet_octreenca.integration import trainer_variants
+
+        labels = labels or {"background": 0, "first": 1, "second": 2}
+        description = dataset_json(labels, channels, regions)
+        stock = _stock_plans(shape, channels)
+        name = next(iter(stock["configurations"]))
+        foreground = {v for v in labels.values() if isinstance(v, int)} - {0, labels.get("ignore")}
+        if plans is None:
+            plans = extend_plans(
+                stock,
+                input_channels=channels,
+                num_classes=len(regions) if regions else len(foreground) + 1,
+                foreground_labels=len(foreground),
+                has_regions=regions is not None,
+                batch_size=batch_size,
+                settings={"num_epochs": 4, "num_iterations_per_epoch": 5, **settings},
+            )
+        folder = tmp_path / "preprocessed" / DATASET / f"nnUNetPlans_{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "case_0.b2nd").touch()
+        (folder.parent / "dataset.json").write_text(json.dumps(description))
+        found = getattr(module, trainer, None) or trainer_variants.VARIANTS[trainer]
+        return found(
+            {**plans, "continue_training": False}, name, 0, description, torch.device("cpu")
+        )
+
+    return make
+
+
+@pytest.fixture
+def batch() -> Callable:
+    """A batch like the data loader's, for a trainer."""
+
+    def make(trainer, seed: int = 0) -> dict:
+        rng = np.random.default_rng(seed)
+        shape = trainer.configuration_manager.patch_size
+        size = trainer.configuration_manager.batch_size
+        manager = trainer.label_manager
+        channels = len(trainer.dataset_json["channel_names"])
+        data = torch.from_numpy(rng.normal(size=(size, channels, *shape)).astype(np.float32))
+        if manager.has_regions:
+            heads = manager.num_segmentation_heads + manager.has_ignore_label
+            target = torch.from_numpy(rng.random((size, heads, *shape)) < 0.4)
+        else:
+            highest = max(manager.all_labels) + manager.has_ignore_label
+            target = torch.from_numpy(rng.integers(0, highest + 1, (size, 1, *shape)))
+            target = target.to(torch.int16)
+        return {"data": data, "target": target, "keys": [f"case_{n}" for n in range(size)]}
+
+    return make

@@ -1,0 +1,278 @@
+"""The trainer in one process: steps, average, schedule, checkpoints, errors."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
+from nnunet_octreenca.integration.trainer import AVERAGE, RAW_WEIGHTS
+from nnunet_octreenca.integration.trainer_variants import EPOCHS, VARIANTS
+
+REGIONS = {"labels": {"background": 0, "whole": [1, 2], "inner": 2}, "regions": [1, 2]}
+IGNORED = {"labels": {"background": 0, "first": 1, "second": 2, "ignore": 3}}
+BOTH = {
+    "labels": {"background": 0, "whole": [1, 2], "inner": 2, "ignore": 3},
+    "regions": [1, 2],
+}
+FORTY = {"labels": {"background": 0, **{f"label {n}": n for n in range(1, 41)}}}
+
+
+def train(trainer, batch, iterations: int) -> list[float]:
+    return [float(trainer.train_step(batch(trainer))["loss"]) for _ in range(iterations)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        REGIONS,
+        IGNORED,
+        BOTH,
+        {"channels": 5, "labels": {"background": 0, "only": 1}},
+        {"shape": (17, 13)},
+        {"shape": (1, 7, 3)},
+        {"crop_shape": [4, 6, 5], "crop_levels": 1},
+        FORTY | {"shape": (6, 7)},
+    ],
+    ids=["labels", "regions", "ignore", "both", "5 channels", "2-D", "thin", "crop", "40 labels"],
+)
+def test_loss_falls_on_one_batch(make_trainer, batch, options):
+    """A hundred iterations on noise that can be learnt by heart lower the loss."""
+    trainer = make_trainer(**options, num_epochs=20)
+    trainer.initialize()
+    losses = train(trainer, batch, 60)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.02
+
+
+def test_first_loss_is_that_of_an_undecided_network(make_trainer, batch):
+    """All logits are 0: BCE is log 2, and Dice that of a probability of one half."""
+    trainer = make_trainer()
+    trainer.initialize()
+    one = batch(trainer)
+    wanted = torch.cat([one["target"] == 1, one["target"] == 2], 1).float().flatten(2).sum(2)
+    cells = math.prod(trainer.configuration_manager.patch_size)
+    dice = ((2 * 0.5 * wanted + 1e-5) / (0.5 * cells + wanted + 1e-5)).mean()
+    expected = math.log(2) + 1 - float(dice)
+    assert float(trainer.train_step(one)["loss"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_defaults_are_the_papers(make_trainer):
+    trainer = make_trainer()
+    trainer.initialize()
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    group = trainer.optimizer.param_groups[0]
+    assert (group["lr"], group["betas"]) == (1.6e-3, (0.9, 0.99))
+    assert (trainer.average.decay, trainer.loss.dice_weight) == (0.99, 1.0)
+
+
+def test_same_seed_same_training_other_seed_other(make_trainer, batch):
+    def weights(seed: int) -> torch.Tensor:
+        trainer = make_trainer(seed=seed)
+        trainer.initialize()
+        train(trainer, batch, 3)
+        return torch.cat([p.detach().flatten() for p in trainer.network.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_every_iteration_draws_anew(make_trainer):
+    trainer = make_trainer()
+    seeds = []
+    for trainer.iteration in range(50):
+        for trainer.local_rank in (0, 1):
+            seeds.append(trainer._iteration_seed())
+    assert len(set(seeds)) == 100
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+@pytest.mark.parametrize("schedule", ["poly", "exponential"])
+def test_learning_rate_of_every_iteration(make_trainer, batch, schedule):
+    trainer = make_trainer(lr_schedule=schedule, lr_decay=0.5)
+    trainer.initialize()
+    rates = []
+    for epoch in range(4):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        for _ in range(5):
+            trainer.train_step(batch(trainer))
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+    if schedule == "poly":
+        expected = [1.6e-3 * (1 - i / 20) ** 0.9 for i in range(20)]
+    else:
+        expected = [1.6e-3 * 0.5 ** (i // 5) for i in range(20)]
+    assert rates == pytest.approx(expected)
+    assert all(a >= b for a, b in pairwise(rates))
+
+
+def test_average_is_validated_and_raw_weights_go_on(make_trainer, batch):
+    trainer = make_trainer()
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    train(trainer, batch, 5)
+    raw = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    trainer.on_validation_epoch_start()
+    carried = trainer.network.state_dict()
+    for key, value in trainer.average.average.items():
+        assert torch.equal(carried[key], value)
+    assert any(not torch.equal(carried[key], raw[key]) for key in raw)
+    trainer.on_train_epoch_start()
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(value, raw[key])
+
+
+def test_checkpoint_resumes_to_the_same_bits(make_trainer, batch, tmp_path):
+    """Ten iterations equal five, a checkpoint, and five more in a new trainer."""
+    whole = make_trainer()
+    whole.initialize()
+    train(whole, batch, 10)
+
+    first = make_trainer()
+    first.initialize()
+    train(first, batch, 5)
+    first.on_validation_epoch_start()  # saving while the network carries the average
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    second = make_trainer()
+    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert second.current_epoch == 1
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(1.6e-3 * (15 / 20) ** 0.9)
+    train(second, batch, 5)
+
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[key]), key
+        assert torch.equal(whole.average.average[key], second.average.average[key]), key
+
+
+def test_checkpoint_holds_the_average_as_network_weights(make_trainer, batch, tmp_path):
+    trainer = make_trainer()
+    trainer.initialize()
+    train(trainer, batch, 3)
+    path = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(path))
+    checkpoint = torch.load(path, weights_only=False)
+    for key, value in checkpoint["network_weights"].items():
+        assert torch.equal(value, trainer.average.average[key])
+        assert torch.equal(checkpoint[RAW_WEIGHTS][key], trainer.network.state_dict()[key])
+    assert checkpoint["trainer_name"] == "OctreeNCATrainer"
+    assert checkpoint[AVERAGE]["updates"] == 3
+
+
+def test_interrupted_save_keeps_the_old_checkpoint(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer()
+    trainer.initialize()
+    path = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+    stock_save = torch.save
+
+    def interrupted(content, target, *arguments, **options):
+        if isinstance(target, Path):
+            target.write_bytes(b"half")
+            raise KeyboardInterrupt
+        stock_save(content, target, *arguments, **options)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.glob("*.tmp")] + [p.name for p in tmp_path.glob(".*")] == []
+
+
+def test_non_finite_step_is_skipped_and_named(make_trainer, batch, capsys):
+    trainer = make_trainer()
+    trainer.initialize()
+    train(trainer, batch, 2)
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    bad = batch(trainer)
+    bad["data"][0, 0, 0, 0, 0] = float("nan")
+    assert math.isnan(float(trainer.train_step(bad)["loss"]))
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert trainer.average.updates == 2
+    printed = capsys.readouterr().out
+    assert "iteration 2 skipped" in printed
+    assert "case_0, case_1" in printed
+    assert math.isfinite(float(trainer.train_step(batch(trainer))["loss"]))
+    assert trainer.skipped_in_a_row == 0
+
+
+def test_training_stops_after_many_non_finite_steps(make_trainer, batch):
+    trainer = make_trainer(max_skipped_steps=3)
+    trainer.initialize()
+    bad = batch(trainer)
+    bad["data"][:] = float("inf")
+    trainer.train_step(bad)
+    trainer.train_step(bad)
+    with pytest.raises(TrainingError, match=r"3 training steps in a row.*case_0"):
+        trainer.train_step(bad)
+
+
+def test_skipped_steps_do_not_spoil_the_logged_loss(make_trainer, batch):
+    trainer = make_trainer()
+    trainer.initialize()
+    trainer.on_train_epoch_end(
+        [{"loss": np.array(1.0)}, {"loss": np.array(np.nan)}, {"loss": np.array(3.0)}]
+    )
+    assert trainer.logger.get_value("train_losses", step=-1) == 2.0
+
+
+def test_gradients_are_clipped(make_trainer, batch):
+    trainer = make_trainer(gradient_clip=1e-4)
+    trainer.initialize()
+    trainer.train_step(batch(trainer))
+    norm = torch.stack([p.grad.norm() for p in trainer.network.parameters()]).norm()
+    assert float(norm) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_validation_step_counts_what_the_network_says(make_trainer, batch):
+    """A network that says nothing has no true positives, and misses all foreground."""
+    trainer = make_trainer()
+    trainer.initialize()
+    one = batch(trainer)
+    with torch.no_grad():
+        counted = trainer.validation_step({**one, "target": one["target"].clone()})
+    assert counted["tp_hard"].tolist() == [0, 0]
+    assert counted["fn_hard"].tolist() == [int((one["target"] == c).sum()) for c in (1, 2)]
+
+
+def test_variants_train_as_long_as_they_say(make_trainer):
+    assert len(VARIANTS) == len(EPOCHS)
+    trainer = make_trainer(trainer="OctreeNCATrainer_5epochs")
+    assert trainer.num_epochs == 5
+    assert trainer.output_folder_base.endswith(
+        "OctreeNCATrainer_5epochs__nnUNetOctreeNCAPlans__3d_fullres"
+    )
+
+
+def test_plans_of_another_network_are_refused(make_trainer, stock_plans, tmp_path):
+
+    with pytest.raises(PlansError, match=r"PlainConvUNet, not OctreeNCA.*extend_plans"):
+        make_trainer(plans=stock_plans((8, 12, 10)))
+    assert not any((tmp_path / "results").iterdir())
+
+
+def test_checkpoint_of_another_trainer_is_refused(make_trainer, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"trainer_name": "nnUNetTrainer", "network_weights": {}}, path)
+    with pytest.raises(CheckpointError, match="written by nnUNetTrainer"):
+        make_trainer().load_checkpoint(str(path))
+
+
+def test_damaged_checkpoint_is_refused(make_trainer, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pth cannot be read"):
+        make_trainer().load_checkpoint(str(path))
+
+
+def test_checkpoint_of_other_plans_is_refused(make_trainer, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    small = make_trainer()
+    small.initialize()
+    small.save_checkpoint(str(path))
+    with pytest.raises(CheckpointError, match="another network than the plans"):
+        make_trainer(channels=2).load_checkpoint(str(path))
