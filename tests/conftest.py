@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,7 @@ PLANS = "nnUNetOctreeNCAPlans"
 SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 1}
 
 
-def data_folder(name: str) -> Path:
-    """A folder of real data, or skip."""
+def _data_folder(name: str) -> Path:
     for base in (os.environ.get("OCTREENCA_DATA"), ROOT.parent / "shared" / "data"):
         if base and (Path(base) / name).is_dir():
             return Path(base) / name
@@ -92,6 +92,18 @@ class NNUNet:
         plans = json.loads(path.read_text())
         change(plans)
         path.write_text(json.dumps(plans))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Callable[[str], Path]:
+    """Finds a folder of real data by name, or skips the test."""
+    return _data_folder
+
+
+@pytest.fixture(scope="session")
+def new_nnunet() -> type[NNUNet]:
+    """`new_nnunet(folder)` makes empty folders for nnU-Net, with its commands."""
+    return NNUNet
 
 
 def add_lowres_and_cascade(plans: dict) -> None:

@@ -82,13 +82,15 @@ def test_stock_trainers_never_notice():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unregistered")
-def test_broken_plugin_cannot_break_stock_trainers(tmp_path):
+def test_broken_plugin_cannot_break_stock_trainers():
     """A plugin whose import fails hurts only those who ask for it."""
     register.register()
-    (tmp_path / "nnunet_octreenca.py").write_text("raise ImportError('broken on purpose')\n")
-    assert look_up("nnUNetTrainer", PYTHONPATH=str(tmp_path))["stock_predictor"] is True
-    done = python(LOOK_UP, "OctreeNCATrainer", PYTHONPATH=str(tmp_path))
-    assert "broken on purpose" in done.stderr
+    broken = "import sys; sys.modules['nnunet_octreenca'] = None\n" + LOOK_UP
+    done = python(broken, "nnUNetTrainer")
+    assert json.loads(done.stdout.splitlines()[-1])["stock_predictor"] is True
+    done = python(broken, "OctreeNCATrainer")
+    assert done.returncode == 1
+    assert "import of nnunet_octreenca halted" in done.stderr
 
 
 @pytest.mark.slow
