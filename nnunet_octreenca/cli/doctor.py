@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 HELP = "tell versions, engines, devices and registration, and why something is missing"
@@ -118,7 +119,7 @@ def _folders() -> list[dict[str, Any]]:
         value = os.environ.get(name)
         if value is None:
             rows.append(_row(name, "note", "not set; nnU-Net's commands need it"))
-        elif not os.path.isdir(value):
+        elif not Path(value).is_dir():
             rows.append(_row(name, "note", f"{value} is not a folder"))
         else:
             rows.append(_row(name, "ok", value))

@@ -113,7 +113,7 @@ class TimeBudget:
         raise NotImplementedError
 
 
-class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):  # type: ignore[misc]
+class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
     """OctreeNCATrainer for `nnUNet_octreenca_minutes` minutes."""
 
     def follow_the_clock(self) -> None:

@@ -47,6 +47,10 @@ class OctreeNCATrainer(nnUNetTrainer):
     with; the raw weights go on training.
     """
 
+    # Set by nnU-Net's constructor and `initialize`.
+    is_ddp: bool
+    network: nn.Module
+
     def __init__(
         self,
         plans: dict,
@@ -297,7 +301,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             return
         assert self.average is not None
         buffer = io.BytesIO()
-        super().save_checkpoint(buffer)  # type: ignore[arg-type]
+        super().save_checkpoint(buffer)
         buffer.seek(0)
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         self._averaged.close()

@@ -21,10 +21,12 @@ def pool(image: Tensor, factor: Sequence[int]) -> Tensor:
     Returns:
         (N, channels, *ceil(spatial / factor)).
     """
-    if all(f == 1 for f in factor):
+    # avg_pool3d refuses a kernel longer than its axis: a single cell is its own average.
+    kernel = tuple(min(f, n) for f, n in zip(factor, image.shape[2:], strict=True))
+    if all(k == 1 for k in kernel):
         return image
     average = functional.avg_pool2d if len(factor) == 2 else functional.avg_pool3d
-    return average(image, tuple(factor), tuple(factor), ceil_mode=True, count_include_pad=False)
+    return average(image, kernel, kernel, ceil_mode=True, count_include_pad=False)
 
 
 def image_pyramid(image: Tensor, factors: Factors) -> list[Tensor]:

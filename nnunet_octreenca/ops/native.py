@@ -1,6 +1,7 @@
 """Finds the native modules, which an installation may lack (no compiler when it was built)."""
 
 from functools import lru_cache
+from importlib import import_module
 from types import ModuleType
 
 _IMPORT_ERROR: list[str] = []
@@ -10,11 +11,10 @@ _IMPORT_ERROR: list[str] = []
 def cpu_module() -> ModuleType | None:
     """The C++ module, or None where it was not built or cannot be loaded."""
     try:
-        from nnunet_octreenca import _cpu  # type: ignore[attr-defined]
+        return import_module("nnunet_octreenca._cpu")
     except ImportError as error:
         _IMPORT_ERROR.append(str(error))
         return None
-    return _cpu
 
 
 def cpu_module_problem() -> str | None:

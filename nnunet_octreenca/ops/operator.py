@@ -5,6 +5,7 @@ computes on; the function below takes PyTorch's (N, C, *spatial).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,10 +105,14 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     steps, fire_rate, seed, level, origin, keep_trajectory = inputs[6:]
     # Without a trajectory the backward pass recomputes it from the first state.
     ctx.save_for_backward(output[1] if keep_trajectory else state, *weights)
+    # Else autograd hands the backward pass zeros in the trajectory's size.
+    ctx.set_materialize_grads(False)
     ctx.arguments = (steps, fire_rate, seed, level, origin, keep_trajectory)
 
 
 def _backward(ctx, grad_out, grad_trajectory):  # type: ignore[no-untyped-def]
+    if grad_out is None:
+        return (None,) * 12
     trajectory, *weights = ctx.saved_tensors
     steps, fire_rate, seed, level, origin, keep_trajectory = ctx.arguments
     if not keep_trajectory:
@@ -209,16 +214,12 @@ def _signed64(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _origins(
-    origin: Sequence[int] | Sequence[Sequence[int]] | None, batch: int, dimension: int
-) -> list[list[int]]:
+def _origins(origin: Sequence[Any] | None, batch: int, dimension: int) -> list[list[int]]:
     """One origin a sample."""
     if origin is None:
-        return [[0] * dimension] * batch
-    rows = list(origin)
-    if rows and not isinstance(rows[0], Sequence):
-        rows = [rows] * batch  # type: ignore[list-item]
-    per_sample = [[int(c) for c in row] for row in rows]  # type: ignore[union-attr]
+        origin = (0,) * dimension
+    one_for_all = not any(isinstance(row, Sequence) for row in origin)
+    per_sample = [[int(c) for c in row] for row in ([origin] * batch if one_for_all else origin)]
     if len(per_sample) != batch or any(len(row) != dimension for row in per_sample):
         raise ValueError(
             f"origin {origin} must be {dimension} coordinates, once or for each of the "

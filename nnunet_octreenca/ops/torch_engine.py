@@ -19,6 +19,9 @@ from nnunet_octreenca.ops.weights import StepWeights
 # on a GPU a launch has enough to do.
 _CPU_CHUNK = 4096
 _GPU_CHUNK = 1 << 20
+# Rows come in multiples of this: for a last chunk of less than 16 cells MKL adds up in another
+# order, and a crop would differ from the whole in the last bit.
+_ROWS = 64
 
 
 def fired_cells(
@@ -52,6 +55,12 @@ def _chunks(cells: Tensor) -> Iterator[Tensor]:
     return iter(cells.split(_CPU_CHUNK if cells.device.type == "cpu" else _GPU_CHUNK))
 
 
+def _padded(cells: Tensor) -> Tensor:
+    """The last cell again until there is a multiple of `_ROWS`."""
+    missing = -len(cells) % _ROWS
+    return torch.cat([cells, cells[-1:].expand(missing)]) if missing else cells
+
+
 def _inputs(state: Tensor, perceived: Tensor, cells: Tensor) -> Tensor:
     """[state | perceived] of some cells, (len(cells), 2 C)."""
     channels = state.shape[-1]
@@ -76,9 +85,10 @@ def step(state: Tensor, weights: StepWeights, cells: Tensor, out: Tensor) -> Non
     out.copy_(state)
     changing = out.view(-1, weights.channels)[:, weights.input_channels :]
     for chunk in _chunks(cells):
-        inputs = _inputs(state, perceived, chunk)
+        inputs = _inputs(state, perceived, _padded(chunk))
         hidden = functional.linear(inputs, weights.hidden_weight, weights.hidden_bias).relu_()
-        changing.index_add_(0, chunk, functional.linear(hidden, weights.update_weight))
+        update = functional.linear(hidden, weights.update_weight)
+        changing.index_add_(0, chunk, update[: len(chunk)])
 
 
 def step_backward(
@@ -180,4 +190,5 @@ def backward(
             grad, grads = step_backward(grad, state, weights, cells)
             for accumulated, new in zip(total, grads, strict=True):
                 accumulated.add_(new)
-        return grad, total
+        # An operator may not hand back what it was given.
+        return (grad_out.clone() if grad is grad_out else grad), total

@@ -89,7 +89,7 @@ class Settings:
                 f"the plans' {BLOCK!r} block does not know {', '.join(unknown)}; "
                 f"it knows {', '.join(sorted(known))}"
             )
-        values = {
+        values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in block.items()
         }
         try:

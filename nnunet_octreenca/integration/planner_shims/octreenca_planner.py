@@ -5,7 +5,7 @@ planners, whatever state the plugin is in.
 """
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> type:
     if name == "OctreeNCAPlanner":
         from nnunet_octreenca.integration.planner import OctreeNCAPlanner
 

@@ -5,7 +5,7 @@ nnU-Net's own trainers, whatever state the plugin is in.
 """
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> type:
     if name == "OctreeNCATrainer":
         from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 

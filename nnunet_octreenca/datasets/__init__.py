@@ -1,0 +1,1 @@
+"""Data sets in nnU-Net's layout."""
