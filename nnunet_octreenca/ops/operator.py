@@ -218,8 +218,10 @@ def _origins(origin: Sequence[Any] | None, batch: int, dimension: int) -> list[l
     """One origin a sample."""
     if origin is None:
         origin = (0,) * dimension
-    one_for_all = not any(isinstance(row, Sequence) for row in origin)
-    per_sample = [[int(c) for c in row] for row in ([origin] * batch if one_for_all else origin)]
+    rows: Sequence[Any] = origin
+    if not any(isinstance(row, Sequence) for row in rows):
+        rows = [rows] * batch
+    per_sample = [[int(c) for c in row] for row in rows]
     if len(per_sample) != batch or any(len(row) != dimension for row in per_sample):
         raise ValueError(
             f"origin {origin} must be {dimension} coordinates, once or for each of the "
