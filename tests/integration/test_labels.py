@@ -39,7 +39,9 @@ def test_labels_end_to_end(nnunet, tmp_path, number, described, order, ignore):
             sitk.WriteImage(changed, str(path))
     (folder / "dataset.json").write_text(json.dumps(description))
 
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres", "-np", 2)
+    nnunet.run(
+        "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres", "-np", 2, "-npfp", 2
+    )
     short = ["num_epochs=1", "num_iterations_per_epoch=4", "num_val_iterations_per_epoch=1"]
     settings = [part for pair in short for part in ("--set", pair)]
     nnunet.run("nnunet_octreenca", "extend_plans", "-d", number, *settings)

@@ -48,10 +48,10 @@ def test_planner_and_extend_plans_agree(nnunet):
 
 
 def test_memory_target_crops(nnunet):
-    """A tenth of a gibibyte does not hold three whole images."""
+    """A fiftieth of a gibibyte does not hold three whole images."""
     output = nnunet.run(
         "nnunet_octreenca",
-        *("extend_plans", "-d", 901, "-gpu_memory_target", 0.05),
+        *("extend_plans", "-d", 901, "-gpu_memory_target", 0.02),
         *("-overwrite_plans_name", "SmallPlans"),
     ).output
     small, whole = (

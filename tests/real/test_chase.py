@@ -40,16 +40,16 @@ def test_rgb_png_end_to_end(new_nnunet, data_folder, tmp_path):
             }
         )
     )
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 5, "-c", "2d", "-np", 2)
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 5, "-c", "2d", "-np", 2, "-npfp", 2)
     settings = ["num_epochs=1", "num_iterations_per_epoch=4", "num_val_iterations_per_epoch=1"]
     nnunet.run(
         "nnunet_octreenca",
-        *("extend_plans", "-d", 5, "-gpu_memory_target", 1),
+        *("extend_plans", "-d", 5, "-gpu_memory_target", 0.3, "--batch_size", 1),
         *(part for pair in settings for part in ("--set", pair)),
     )
     plans = json.loads((nnunet.preprocessed / DATASET / f"{PLANS}.json").read_text())
     flat = plans["configurations"]["2d"]
-    assert flat["octreenca"]["crop_levels"] >= 1  # a gibibyte does not hold three photographs
+    assert flat["octreenca"]["crop_levels"] >= 1  # a whole photograph does not fit
     assert min(flat["patch_size"]) >= 960  # the coarse levels see all of them
     ours = ("-tr", "OctreeNCATrainer", "-p", PLANS, "-device", "cpu")
     nnunet.run("nnUNetv2_train", DATASET, "2d", 0, *ours)

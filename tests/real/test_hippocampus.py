@@ -44,7 +44,7 @@ def test_all_commands(hippocampus, tmp_path):
     nnunet = hippocampus
     nnunet.run(
         "nnUNetv2_plan_and_preprocess",
-        *("-d", 4, "-c", "2d", "3d_fullres", "-np", 2, 2, "--verify_dataset_integrity"),
+        *("-d", 4, "-c", "2d", "3d_fullres", "-np", 2, 2, "-npfp", 2, "--verify_dataset_integrity"),
     )
     settings = ["num_epochs=1", "num_iterations_per_epoch=25", "num_val_iterations_per_epoch=1"]
     nnunet.run(
