@@ -122,7 +122,7 @@ def main() -> None:
     os.environ.setdefault("nnUNet_def_n_proc", "2")
     os.environ.setdefault("nnUNet_n_proc_DA", "1")
     cases = make_raw(find_data(arguments.data), work / "raw", arguments.cases)
-    plan = ["nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres", "-np", "2"]
+    plan = ["nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
     run(plan, work / "plan.log")
     settings = [part for pair in arguments.set for part in ("--set", pair)]
     run(["nnunet_octreenca", "extend_plans", "-d", "4", *settings], work / "extend.log")

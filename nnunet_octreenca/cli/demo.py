@@ -132,13 +132,14 @@ def find_device(wanted: str | None) -> str:
 def child_environment(folder: Path, minutes: float) -> dict[str, str]:
     """What nnU-Net's commands are told: the demo's folders, and trainers without registration.
 
-    The numbers of worker processes stay what the user has set.
+    The first three stay what the user has set.
     """
     from nnunet_octreenca.integration.register import TRAINER_SHIMS
 
     return {
         "nnUNet_def_n_proc": "2",
         "nnUNet_n_proc_DA": "2" if (os.cpu_count() or 1) >= 4 else "1",
+        "nnUNet_compile": "f",  # on a GPU it would take a good part of so short a training
         **os.environ,
         **{name: str(folder / name) for name in FOLDERS},
         "nnUNet_extTrainer": str(TRAINER_SHIMS),
@@ -165,7 +166,7 @@ class Demo:
         self.command(
             "plan and preprocess",
             *("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", CONFIGURATION),
-            *("-np", "2", "--verify_dataset_integrity"),
+            *("-np", "2", "-npfp", "2", "--verify_dataset_integrity"),
         )
         self.command("extend plans", "nnunet_octreenca", "extend_plans", "-d", DATASET_ID)
         networks = {name: self.train(name) for name in NETWORKS}

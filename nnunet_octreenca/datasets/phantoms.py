@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import write_json
 
-SHAPE = (12, 40, 40)  # voxels (z, y, x)
+SHAPE = (12, 38, 38)  # voxels (z, y, x); the median plans to a context of 12 x 40 x 40
 SPACING = (2.5, 1.0, 1.0)  # mm (z, y, x)
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 MIN_SHAPE = (6, 16, 16)  # below, a lesion has no voxel of its own
@@ -24,10 +24,10 @@ MIN_VOXELS = 8  # of every class in every case
 # What a voxel is made of, and how bright that is. Nodules are of the lesion's tissue, vessels
 # of the organ's.
 AIR, BODY, ORGAN, LESION = range(4)
-BRIGHTNESS = (0.03, 0.4, 0.65, 0.9)
+BRIGHTNESS = (0.03, 0.35, 0.65, 0.95)
 BRIGHTNESS_SPREAD = 0.05  # standard deviation between cases, relative
-BIAS = 0.2  # standard deviation of the log of the bias field within a case
-NOISE = 0.06  # standard deviation
+BIAS = 0.12  # standard deviation of the log of the bias field within a case
+NOISE = 0.05  # standard deviation
 SCANNER_UNITS = 1000  # stored int16 per unit of brightness
 
 Mask = NDArray[np.bool_]

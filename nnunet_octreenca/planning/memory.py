@@ -14,12 +14,12 @@ _FLOAT = 4
 # Whole states alive beside the trajectory while a level's backward pass runs: gradients of
 # output and input, perceived and its gradient, and what padding and convolution hold (oneDNN
 # keeps reordered copies of both operands).
-_BACKWARD_STATES = 19
+_BACKWARD_STATES = 8
 # Alive while a level's forward pass runs without a trajectory: two states, what perceive
 # holds, and the state as it was handed in.
 _FORWARD_STATES = 6
-# Copies of the heads that loss, targets and their gradients hold.
-_LOSS_COPIES = 10
+# Copies of the heads that loss, targets and their gradients hold, with an ignore label.
+_LOSS_COPIES = 7
 # One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
 _CHUNK_CELLS = 4096
 

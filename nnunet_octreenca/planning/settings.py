@@ -4,7 +4,7 @@ nnU-Net carries unknown keys of a plans file through training, export and import
 always knows how it was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -92,60 +92,45 @@ class Settings:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in block.items()
         }
-        try:
-            settings = cls(**values)
-            settings._check()
-        except TypeError as error:
-            raise PlansError(f"the plans' {BLOCK!r} block holds a wrong type: {error}") from error
-        return settings
-
-    def _check(self) -> None:
-        ranges = {
-            "initial_lr": (self.initial_lr > 0, "above 0"),
-            "betas": (
-                len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-                "two numbers within [0, 1)",
-            ),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "lr_schedule": (self.lr_schedule in LR_SCHEDULES, f"one of {LR_SCHEDULES}"),
-            "poly_exponent": (self.poly_exponent > 0, "above 0"),
-            "lr_decay": (0 < self.lr_decay <= 1, "within (0, 1]"),
-            "gradient_clip": (
-                self.gradient_clip is None or self.gradient_clip > 0,
-                "null or above 0",
-            ),
-            "ema_decay": (0 <= self.ema_decay < 1, "within [0, 1)"),
-            "dice_weight": (0 <= self.dice_weight <= 2, "within [0, 2]"),
-            "num_epochs": (_whole(self.num_epochs), "a whole number above 0"),
-            "num_iterations_per_epoch": (
-                _whole(self.num_iterations_per_epoch),
-                "a whole number above 0",
-            ),
-            "num_val_iterations_per_epoch": (
-                _whole(self.num_val_iterations_per_epoch),
-                "a whole number above 0",
-            ),
-            "oversample_foreground_percent": (
-                0 <= self.oversample_foreground_percent <= 1,
-                "within [0, 1]",
-            ),
-            "max_skipped_steps": (_whole(self.max_skipped_steps), "a whole number above 0"),
-            "seed": (isinstance(self.seed, int), "a whole number"),
-            "crop_levels": (
-                isinstance(self.crop_levels, int) and self.crop_levels >= 0,
-                "a whole number",
-            ),
-            "crop_shape": (
-                self.crop_shape is None or all(_whole(n) for n in self.crop_shape),
-                "null or whole numbers above 0",
-            ),
-        }
-        for key, (good, wanted) in ranges.items():
+        settings = cls(**values)
+        for key, (is_good, wanted) in _RANGES.items():
+            value = getattr(settings, key)
+            try:
+                good = is_good(value)
+            except TypeError:
+                good = False
             if not good:
-                raise PlansError(
-                    f"the plans' {BLOCK}.{key} is {getattr(self, key)!r}, but must be {wanted}"
-                )
+                raise PlansError(f"the plans' {BLOCK}.{key} is {value!r}, but must be {wanted}")
+        return settings
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+# What a value must fulfil; a TypeError, such as that of "fast" > 0, is a no.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "crop_shape": (
+        lambda value: value is None or (len(value) in (2, 3) and all(map(_whole, value))),
+        "null or two or three whole numbers above 0",
+    ),
+    "crop_levels": (lambda value: value == 0 or _whole(value), "a whole number, at least 0"),
+    "initial_lr": (lambda value: value > 0, "above 0"),
+    "betas": (
+        lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),
+        "two numbers within [0, 1)",
+    ),
+    "weight_decay": (lambda value: value >= 0, "at least 0"),
+    "lr_schedule": (lambda value: value in LR_SCHEDULES, f"one of {LR_SCHEDULES}"),
+    "poly_exponent": (lambda value: value > 0, "above 0"),
+    "lr_decay": (lambda value: 0 < value <= 1, "within (0, 1]"),
+    "gradient_clip": (lambda value: value is None or value > 0, "null or above 0"),
+    "ema_decay": (lambda value: 0 <= value < 1, "within [0, 1)"),
+    "dice_weight": (lambda value: 0 <= value <= 2, "within [0, 2]"),
+    "num_epochs": (_whole, "a whole number above 0"),
+    "num_iterations_per_epoch": (_whole, "a whole number above 0"),
+    "num_val_iterations_per_epoch": (_whole, "a whole number above 0"),
+    "oversample_foreground_percent": (lambda value: 0 <= value <= 1, "within [0, 1]"),
+    "max_skipped_steps": (_whole, "a whole number above 0"),
+    "seed": (lambda value: isinstance(value, int), "a whole number"),
+}
