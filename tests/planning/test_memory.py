@@ -1,0 +1,70 @@
+"""The memory model against what the operating system measures (benchmarks/memory_model.py)."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnunet_octreenca.octree import Crop
+from nnunet_octreenca.planning import inference_bytes, training_bytes
+
+_PATH = Path(__file__).parents[2] / "benchmarks" / "memory_model.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("memory_model", _PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize(
+    "case",
+    [
+        "hippocampus",
+        "pathology",
+        "radiology, cropped",
+        "one volume",
+        # Together over 20 seconds.
+        pytest.param("20 classes", marks=pytest.mark.slow),
+        pytest.param("150 classes", marks=pytest.mark.slow),
+        pytest.param("large slide", marks=pytest.mark.slow),
+        pytest.param("one slide", marks=pytest.mark.slow),
+        pytest.param("40 classes, mirrored", marks=pytest.mark.slow),
+    ],
+)
+def test_the_model_is_right_within_15_percent(benchmark, case):
+    row = benchmark.measure(case)
+    assert 0.85 < row["ratio"] < 1.15, row
+
+
+SMALL = {"channels": 16, "hidden": 64, "input_channels": 1, "num_classes": 2}
+CHUNK = 4096 * (4 * 16 + 3 * 64) * 4
+
+
+def test_training_bytes_written_out():
+    """Ten states kept on level 0, eight more at work; three kept on level 1; the images."""
+    needed = training_bytes((40, 50), factors=[(2, 2)], steps=[10, 3], batch_size=2, **SMALL)
+    fine, coarse = 2 * 40 * 50, 2 * 20 * 25
+    states = 16 * 4 * (10 * fine + 3 * coarse + 8 * fine)
+    assert needed == states + 4 * (fine + coarse) + CHUNK
+
+
+def test_a_crop_counts_on_its_levels_and_the_whole_image_is_kept():
+    needed = training_bytes(
+        (40, 50), factors=[(2, 2)], steps=[10, 3], batch_size=2, crop=Crop((8, 10), 1), **SMALL
+    )
+    crop, fine, coarse = 2 * 8 * 10, 2 * 40 * 50, 2 * 20 * 25
+    states = 16 * 4 * (10 * crop + 3 * coarse + 8 * coarse)
+    assert needed == states + 4 * (fine + coarse) + CHUNK
+
+
+def test_inference_needs_the_same_for_any_number_of_steps_and_little_a_pixel():
+    """DESIGN section 5: PyTorch OctreeNCA took its authors 269 bytes per pixel, U-Net 2,745."""
+    sizes = {"factors": [(2, 2)] * 4, "channels": 16, "hidden": 64, "num_classes": 2}
+    whole = inference_bytes((4000, 3000), input_channels=3, **sizes)
+    half = inference_bytes((2000, 3000), input_channels=3, **sizes)
+    assert (whole - half) / 6e6 == pytest.approx(6 * 64 + 2 * 2 * 4 + 3 * 4 * 4 / 3, rel=1e-3)

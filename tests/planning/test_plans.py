@@ -1,0 +1,256 @@
+"""A plans file of stock nnU-Net's form, extended."""
+
+import json
+import pydoc
+from copy import deepcopy
+
+import pytest
+
+from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.octree import level_shapes
+from nnunet_octreenca.planning import (
+    extend_plans,
+    load_preset,
+    octreenca_configuration,
+    octreenca_settings,
+    training_bytes,
+)
+from nnunet_octreenca.planning.configuration import NETWORK_CLASS
+from nnunet_octreenca.planning.settings import Settings
+
+UNET = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet"}
+PLANS = {
+    "dataset_name": "Dataset001_Made",
+    "plans_name": "nnUNetPlans",
+    "original_median_shape_after_transp": [36, 50, 35],
+    "configurations": {
+        "2d": {
+            "data_identifier": "nnUNetPlans_2d",
+            "batch_size": 366,
+            "patch_size": [56, 40],
+            "median_image_size_in_voxels": [50.0, 35.0],
+            "spacing": [1.0, 1.0],
+            "architecture": UNET,
+        },
+        "3d_lowres": {
+            "data_identifier": "nnUNetPlans_3d_lowres",
+            "batch_size": 2,
+            "patch_size": [32, 32, 32],
+            "median_image_size_in_voxels": [24, 33, 23],
+            "spacing": [1.5, 1.5, 1.5],
+            "architecture": UNET,
+            "next_stage": "3d_cascade_fullres",
+        },
+        "3d_fullres": {
+            "data_identifier": "nnUNetPlans_3d_fullres",
+            "batch_size": 9,
+            "patch_size": [40, 56, 40],
+            "median_image_size_in_voxels": [36.0, 50.0, 35.0],
+            "spacing": [1.0, 1.0, 1.0],
+            "architecture": UNET,
+        },
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+        "3d_fullres_small_batch": {"inherits_from": "3d_fullres", "batch_size": 1},
+    },
+    "label_manager": "LabelManager",
+}
+DATA = {"input_channels": 1, "num_classes": 3, "foreground_labels": 2, "has_regions": False}
+
+
+def resolved(plans, name):
+    """A configuration with its inheritance resolved, as nnU-Net's PlansManager does it."""
+    configuration = plans["configurations"][name]
+    parent = configuration.get("inherits_from")
+    return {**(resolved(plans, parent) if parent else {}), **configuration}
+
+
+def build(plans, name, n_in, classes):
+    return OctreeNCA(n_in, classes, **resolved(plans, name)["architecture"]["arch_kwargs"])
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "coarsest", "steps", "n_in"),
+    [
+        ("2d", [56, 40], (7, 5), [10, 10, 10, 7], 1),
+        ("3d_lowres", [24, 40, 24], (6, 5, 6), [10, 10, 10, 6], 1),
+        ("3d_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1),
+        ("3d_cascade_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 3),
+        ("3d_fullres_small_batch", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1),
+    ],
+)
+def test_configurations(name, context, coarsest, steps, n_in):
+    extended = extend_plans(PLANS, **DATA)
+    configuration = resolved(extended, name)
+    assert configuration["patch_size"] == context
+    assert configuration["batch_size"] == (1 if name == "3d_fullres_small_batch" else 3)
+    network = build(extended, name, n_in, 3)
+    assert (network.dimension, network.channels, network.hidden) == (len(context), 16, 64)
+    assert network.steps == tuple(steps)
+    assert level_shapes(context, network.factors)[-1] == coarsest
+    assert network.fire_rate == 0.5
+    assert network.constant_background
+    settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
+    assert settings == Settings()
+
+
+def test_what_data_depend_on_stays_as_it_was():
+    extended = extend_plans(PLANS, **DATA)
+    assert extended["plans_name"] == "nnUNetOctreeNCAPlans"
+    ours = {"batch_size", "patch_size", "architecture", "octreenca"}
+    for name, configuration in PLANS["configurations"].items():
+        new = extended["configurations"][name]
+        kept = {key: value for key, value in configuration.items() if key not in ours}
+        assert {key: value for key, value in new.items() if key not in ours} == kept
+    for key in PLANS.keys() - {"plans_name", "configurations"}:
+        assert extended[key] == PLANS[key]
+    assert json.loads(json.dumps(extended)) == extended
+
+
+def test_a_configuration_that_only_inherits_is_left_alone():
+    extended = extend_plans(PLANS, **DATA)
+    name = "3d_fullres_small_batch"
+    assert extended["configurations"][name] == PLANS["configurations"][name]
+
+
+def test_the_given_plans_are_not_changed():
+    plans = deepcopy(PLANS)
+    extended = extend_plans(plans, **DATA)
+    extended["configurations"]["2d"]["spacing"][0] = 99
+    assert plans == PLANS
+
+
+@pytest.mark.parametrize(
+    ("name", "n_in", "channels"), [("3d_fullres", 5, 60), ("3d_cascade_fullres", 50, 104)]
+)
+def test_a_cascades_second_stage_takes_the_labels_as_channels(name, n_in, channels):
+    """n_in + K + 8: 5 + 45 + 8 = 58 and (5 + 45) + 45 + 8 = 103."""
+    many = {**DATA, "input_channels": 5, "num_classes": 46, "foreground_labels": 45}
+    extended = extend_plans(PLANS, **many)
+    network = build(extended, name, n_in, 46)
+    assert (network.channels, network.hidden) == (channels, 4 * channels)
+
+
+def test_regions_have_no_constant_background():
+    regions = {**DATA, "has_regions": True, "num_classes": 1, "foreground_labels": 2}
+    extended = extend_plans(PLANS, **regions)
+    network = build(extended, "3d_fullres", 1, 1)
+    assert network.logits == 1
+    assert not network.constant_background
+
+
+@pytest.mark.parametrize("gib", [0.4, 0.1, 0.03])
+def test_what_is_planned_fits_the_memory_target(gib):
+    configuration = octreenca_configuration(
+        (155, 240, 240),
+        input_channels=4,
+        num_classes=4,
+        has_regions=False,
+        gpu_memory_target_in_gb=gib,
+        batch_size=2,
+    )
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    needed = training_bytes(
+        configuration["patch_size"],
+        **{key: kwargs[key] for key in ("factors", "steps", "channels", "hidden")},
+        input_channels=4,
+        num_classes=4,
+        batch_size=2,
+        crop=Settings.from_plans(configuration["octreenca"]).crop,
+    )
+    assert needed <= gib * 2**30
+    if gib < 0.4:
+        assert needed > gib * 2**30 / 3, "and the target is used"
+
+
+def test_less_memory_crops_first_then_shrinks():
+    def plan(gib):
+        configuration = octreenca_configuration(
+            (24, 320, 320),
+            input_channels=1,
+            num_classes=2,
+            has_regions=False,
+            gpu_memory_target_in_gb=gib,
+        )
+        block = configuration["octreenca"]
+        return configuration["patch_size"], block["crop_shape"], block["crop_levels"]
+
+    assert plan(100) == ([24, 320, 320], None, 0)
+    assert plan(2.0) == ([24, 320, 320], [12, 160, 160], 1)
+    assert plan(0.5) == ([24, 320, 320], [6, 80, 80], 2)  # the paper's
+    assert plan(0.2)[0] != [24, 320, 320]
+
+
+def test_settings_go_into_every_planned_configuration():
+    extended = extend_plans(
+        PLANS, **DATA, settings={"num_epochs": 7, "crop_shape": [16, 16, 16], "crop_levels": 1}
+    )
+    for name in ("3d_lowres", "3d_fullres", "3d_cascade_fullres"):
+        block = extended["configurations"][name]["octreenca"]
+        assert (block["num_epochs"], block["crop_shape"]) == (7, [16, 16, 16])
+    with pytest.raises(PlansError, match="does not know epochs"):
+        extend_plans(PLANS, **DATA, settings={"epochs": 7})
+
+
+def test_a_preset_replaces_the_configurations_of_its_dimension():
+    extended = extend_plans(
+        PLANS, **DATA, preset=load_preset("radiology"), settings={"num_epochs": 7}
+    )
+    configuration = extended["configurations"]["3d_fullres"]
+    assert configuration["patch_size"] == [24, 320, 320]
+    assert configuration["batch_size"] == 3
+    assert build(extended, "3d_fullres", 1, 3).steps == (10, 10, 10, 10, 20)
+    expected = {**load_preset("radiology")["octreenca"], "num_epochs": 7}
+    assert configuration["octreenca"] == expected
+    assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres"
+    assert extended["configurations"]["2d"]["patch_size"] == [56, 40]
+    regions = extend_plans(PLANS, **{**DATA, "has_regions": True}, preset=load_preset("radiology"))
+    assert not build(regions, "3d_fullres", 1, 3).constant_background
+
+
+def test_batch_size_and_plans_name_can_be_given():
+    extended = extend_plans(PLANS, **DATA, batch_size=5, plans_name="Mine")
+    assert extended["plans_name"] == "Mine"
+    assert extended["configurations"]["3d_fullres"]["batch_size"] == 5
+
+
+@pytest.mark.parametrize("plans", [{}, {"configurations": {}}, {"configurations": [1]}])
+def test_what_is_no_plans_file_is_refused(plans):
+    with pytest.raises(PlansError, match=r"not an nnU-Net plans file.*plan_experiment"):
+        extend_plans(plans, **DATA)
+
+
+def test_a_name_that_nnunet_would_split_is_refused():
+    with pytest.raises(PlansError, match="'My__Plans' must not hold '__'"):
+        extend_plans(PLANS, **DATA, plans_name="My__Plans")
+
+
+def test_a_missing_median_shape_is_named():
+    plans = deepcopy(PLANS)
+    del plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"]
+    with pytest.raises(PlansError, match="'3d_fullres' has no 'median_image_size_in_voxels'"):
+        extend_plans(plans, **DATA)
+
+
+def test_inheritance_in_a_circle_ends():
+    plans = deepcopy(PLANS)
+    for name, parent in (("a", "b"), ("b", "a")):
+        plans["configurations"][name] = {"inherits_from": parent, "previous_stage": "3d_lowres"}
+    with pytest.raises(PlansError, match=r"'a' has no .*looked in a -> b"):
+        extend_plans(plans, **DATA)
+
+
+def test_a_target_that_nothing_fits_is_refused():
+    with pytest.raises(PlansError, match="-gpu_memory_target"):
+        extend_plans(PLANS, **DATA, gpu_memory_target_in_gb=1e-6)
+
+
+def test_another_networks_configuration_is_named():
+    with pytest.raises(PlansError, match="'2d' of plans 'nnUNetPlans' describes PlainConvUNet"):
+        octreenca_settings(
+            PLANS["configurations"]["2d"], configuration_name="2d", plans_name="nnUNetPlans"
+        )
+
+
+def test_the_plans_name_the_network_by_where_it_is_found():
+    assert pydoc.locate(NETWORK_CLASS) is OctreeNCA
