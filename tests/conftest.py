@@ -11,6 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+# Before torch is imported, here and in all child processes: on tiny tensors two threads only
+# wait for one another. nnU-Net's commands set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parent.parent
 DATASET = "Dataset901_Phantoms"
 PLANS = "nnUNetOctreeNCAPlans"

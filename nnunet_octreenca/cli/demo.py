@@ -132,13 +132,16 @@ def find_device(wanted: str | None) -> str:
 def child_environment(folder: Path, minutes: float) -> dict[str, str]:
     """What nnU-Net's commands are told: the demo's folders, and trainers without registration.
 
-    The first three stay what the user has set.
+    Those before the user's environment stay what the user has set.
     """
     from nnunet_octreenca.integration.register import TRAINER_SHIMS
 
     return {
         "nnUNet_def_n_proc": "2",
         "nnUNet_n_proc_DA": "2" if (os.cpu_count() or 1) >= 4 else "1",
+        # Threads that spin while they wait take the cores from the data loader: on two cores
+        # a training got through a fifth (OctreeNCA) or half (U-Net) of the iterations.
+        "OMP_WAIT_POLICY": "passive",
         "nnUNet_compile": "f",  # on a GPU it would take a good part of so short a training
         **os.environ,
         **{name: str(folder / name) for name in FOLDERS},

@@ -235,7 +235,7 @@ class OctreeNCATrainer(nnUNetTrainer):
         if crop is not None:
             generator = torch.Generator().manual_seed(seed)
             origins = crop_origins(
-                target, crop.shape, self.oversample_foreground_percent, generator
+                self._annotated(target), crop.shape, self.oversample_foreground_percent, generator
             )
             target = cut(target, crop.shape, origins)
         self._set_learning_rate()
@@ -255,6 +255,14 @@ class OctreeNCATrainer(nnUNetTrainer):
             return {"loss": loss.detach().cpu().numpy()}
         self._skip(batch, float(loss.detach()), float(norm))
         return {"loss": np.array(np.nan, dtype=np.float32)}
+
+    def _annotated(self, target: Tensor) -> Tensor:
+        """The target without what is to be ignored, which is no foreground to crop around."""
+        if not self.label_manager.has_ignore_label:
+            return target
+        if self.label_manager.has_regions:
+            return target[:, :-1]
+        return target.masked_fill(target == self.label_manager.ignore_label, 0)
 
     def _finite(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether the step may be taken; all processes agree."""

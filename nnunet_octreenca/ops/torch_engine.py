@@ -16,9 +16,9 @@ from nnunet_octreenca.ops.perceive import perceive, perceive_backward
 from nnunet_octreenca.ops.weights import StepWeights
 
 # Cells computed at once: on a CPU the chunk's 2 C + H floats a cell stay in the L2 cache,
-# on a GPU a launch has enough to do.
+# on a GPU a launch has enough to do (and 128 MiB of it at C = 16).
 _CPU_CHUNK = 4096
-_GPU_CHUNK = 1 << 20
+_GPU_CHUNK = 1 << 17
 # Rows come in multiples of this: for a last chunk of less than 16 cells MKL adds up in another
 # order, and a crop would differ from the whole in the last bit.
 _ROWS = 64

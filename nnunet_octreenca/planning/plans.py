@@ -68,7 +68,16 @@ def extend_plans(
             continue  # its parent is extended, and so is it
         median = _inherited(extended["configurations"], name, "median_image_size_in_voxels")
         if preset is not None and len(preset["patch_size"]) == len(median):
-            configuration.update(_from_preset(preset, has_regions, settings))
+            own = _from_preset(preset, has_regions, settings)
+            needed = input_channels + (foreground_labels if cascaded else 0)
+            needed += num_classes - (not has_regions)
+            channels = own["architecture"]["arch_kwargs"]["channels"]
+            if needed > channels:
+                raise PlansError(
+                    f"the preset's cells have {channels} channels, but {name!r} needs {needed} for "
+                    f"image and labels; leave the preset out, and the channels are worked out"
+                )
+            configuration.update(own)
             continue
         configuration.update(
             octreenca_configuration(

@@ -254,3 +254,10 @@ def test_another_networks_configuration_is_named():
 
 def test_the_plans_name_the_network_by_where_it_is_found():
     assert pydoc.locate(NETWORK_CLASS) is OctreeNCA
+
+
+def test_a_preset_that_cannot_hold_the_labels_is_refused():
+    """The presets' cells have 16 channels: too few for an image and 40 labels."""
+    many = {**DATA, "num_classes": 41, "foreground_labels": 40}
+    with pytest.raises(PlansError, match=r"16 channels, but '\w+' needs \d+ for image and labels"):
+        extend_plans(PLANS, **many, preset=load_preset("radiology"))
