@@ -139,8 +139,8 @@ def child_environment(folder: Path, minutes: float) -> dict[str, str]:
     return {
         "nnUNet_def_n_proc": "2",
         "nnUNet_n_proc_DA": "2" if (os.cpu_count() or 1) >= 4 else "1",
-        # Threads that spin while they wait take the cores from the data loader: on two cores
-        # a training got through a fifth (OctreeNCA) or half (U-Net) of the iterations.
+        # Threads that spin while they wait take the cores from the data loader: on two busy
+        # cores a training got through a fifth (OctreeNCA) or half (U-Net) of the iterations.
         "OMP_WAIT_POLICY": "passive",
         "nnUNet_compile": "f",  # on a GPU it would take a good part of so short a training
         **os.environ,
