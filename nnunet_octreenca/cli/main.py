@@ -1,13 +1,13 @@
 """`nnunet_octreenca COMMAND ...`: parse, run, and turn our errors into one sentence."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from nnunet_octreenca import __version__
 from nnunet_octreenca.cli import demo, doctor, extend_plans, register
 from nnunet_octreenca.errors import OctreeNCAError
+from nnunet_octreenca.integration.excepthook import debugging
 
 COMMANDS = (register, extend_plans, demo, doctor)
 
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    debug = arguments.debug or os.environ.get("nnUNet_octreenca_debug") in ("1", "true", "t")
+    debug = arguments.debug or debugging()
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:

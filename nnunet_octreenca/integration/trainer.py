@@ -314,13 +314,9 @@ class OctreeNCATrainer(nnUNetTrainer):
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         self._averaged.close()
         checkpoint[RAW_WEIGHTS] = {
-            key: value.detach().cpu().clone()
-            for key, value in self.bare_network.state_dict().items()
+            key: value.cpu() for key, value in self.bare_network.state_dict().items()
         }
-        checkpoint[AVERAGE] = {
-            "updates": self.average.updates,
-            "average": {key: value.cpu() for key, value in self.average.average.items()},
-        }
+        checkpoint[AVERAGE] = self.average.state_dict()
         checkpoint["network_weights"] = checkpoint[AVERAGE]["average"]
         with whole_file(filename) as temporary:
             torch.save(checkpoint, temporary)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,10 @@ class WeightAverage:
         finally:
             module.load_state_dict(raw)
 
-    def state_dict(self) -> dict[str, object]:
-        """For a checkpoint; `load_state_dict` takes it."""
-        return {"updates": self.updates, "average": dict(self.average)}
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint, on the CPU; `load_state_dict` takes it."""
+        average = {key: value.cpu() for key, value in self.average.items()}
+        return {"updates": self.updates, "average": average}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue an average."""
