@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from nnunet_octreenca.integration.register import TRAINER_SHIMS
+
 STOCK, OURS = "nnUNetTrainerTimeBudget", "OctreeNCATrainerTimeBudget"
 PLANS = {STOCK: "nnUNetPlans", OURS: "nnUNetOctreeNCAPlans"}
 DATASET = "Dataset004_Hippocampus"
@@ -121,6 +123,11 @@ def main() -> None:
         os.environ[f"nnUNet_{name}"] = str(work / name)
     os.environ.setdefault("nnUNet_def_n_proc", "2")
     os.environ.setdefault("nnUNet_n_proc_DA", "1")
+    # Works whether or not the trainers are registered.
+    os.environ.setdefault("nnUNet_extTrainer", str(TRAINER_SHIMS))
+    # Two cores for training, augmentation and validation: threads that spin while they wait
+    # would take them from the others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     cases = make_raw(find_data(arguments.data), work / "raw", arguments.cases)
     plan = ["nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
     run(plan, work / "plan.log")

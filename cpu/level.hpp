@@ -1,0 +1,112 @@
+// One level of the octree: its shape, its packed weights, and a step of one of its units.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fire.hpp"
+#include "kernels.hpp"
+#include "memory.hpp"
+
+namespace octreenca {
+
+// Cells per axis; a 2-D level has depth 1. The level is cut into units along its first axis.
+struct Shape {
+  int dimension;
+  std::int64_t depth, height, width;
+
+  std::int64_t cells() const { return depth * height * width; }
+  std::int64_t units() const { return dimension == 2 ? height : depth; }
+  std::int64_t unit_height() const { return dimension == 2 ? 1 : height; }
+  std::int64_t unit_cells() const { return unit_height() * width; }
+};
+
+// One level's weights as PyTorch keeps them.
+template <class T>
+struct RawWeights {
+  int dimension, channels, inputs, hidden;
+  const T* perceive;       // (C, 3, 3) or (C, 3, 3, 3)
+  const T* perceive_bias;  // (C)
+  const T* hidden_weight;  // (H, 2 C)
+  const T* hidden_bias;    // (H)
+  const T* update;         // (C - n_in, H)
+};
+
+// What the fire draws of a level depend on, but for step and sample.
+struct Seed {
+  std::uint64_t seed;
+  std::uint32_t level;
+  std::uint64_t threshold;  // of 2^32
+};
+
+// Coordinates of a window's first cell in the whole level.
+struct Origin {
+  std::uint32_t z, y, x;
+};
+
+template <class T>
+class PackedWeights {
+ public:
+  PackedWeights(const RawWeights<T>& raw, int lanes);
+  const Weights<T>& view() const { return view_; }
+  const Sizes& sizes() const { return view_.sizes; }
+
+  // From sums in packed layout to PyTorch's, added to what is there.
+  void unpack(const Gradients<T>& sums, T* perceive, T* perceive_bias, T* hidden_weight,
+              T* hidden_bias, T* update) const;
+
+ private:
+  RawWeights<T> raw_;
+  Weights<T> view_;
+  Buffer<T> memory_;
+  Buffer<std::uint32_t> pairs_;
+};
+
+// Scratch memory of a thread, and sums of gradients where wanted.
+template <class T>
+class Workspace {
+ public:
+  Workspace(const Sizes& sizes, const Shape& shape);
+  Scratch<T> scratch;
+
+ private:
+  Buffer<std::uint8_t> flags_;
+  Buffer<std::uint32_t> x_;
+  Buffer<std::int64_t> row_end_;
+  Buffer<T> memory_;
+};
+
+template <class T>
+class PendingUpdates {
+ public:
+  PendingUpdates(const Sizes& sizes, const Shape& shape)
+      : cells_(shape.unit_cells() + kChunk),
+        updates_((shape.unit_cells() + kChunk) * sizes.padded_channels),
+        view{0, cells_.get(), updates_.get()} {}
+
+ private:
+  Buffer<std::uint32_t> cells_;
+  Buffer<T> updates_;
+
+ public:
+  Pending<T> view;
+};
+
+// Which draw a unit of a sample makes in a step.
+Draw unit_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::uint32_t key,
+               std::int64_t unit);
+
+// The number of fired cells before every unit of every step, [steps * units + 1].
+std::vector<std::int64_t> fired_before(const Shape& shape, const Seed& seed, const Origin& origin,
+                                       std::uint32_t sample, int steps, int threads,
+                                       const KernelSet& kernels);
+
+inline std::int64_t mirrored_unit(std::int64_t unit, std::int64_t first, std::int64_t end) {
+  if (end - first == 1) return first;
+  return unit < first ? first + 1 : unit >= end ? end - 2 : unit;
+}
+
+template <class T, class S>
+const Operations<T, S>& operations_of(const KernelSet& kernels);
+
+}  // namespace octreenca

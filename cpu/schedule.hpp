@@ -1,0 +1,138 @@
+// In which order the units of a level go through their steps. Both orders are in place: a unit's
+// updates are committed once the units beside it no longer need the old values. The result does
+// not depend on the order or on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "threads.hpp"
+
+namespace octreenca {
+
+// One step after the other; every thread sweeps through a band of units.
+//   compute(thread, step, unit, slot)   slot 0, 1 or 2 of the thread's pending updates
+//   commit(thread, step, unit, slot)
+template <class Compute, class Commit>
+void sweep(int threads, std::int64_t units, int steps, const Compute& compute,
+           const Commit& commit) {
+  threads = static_cast<int>(std::min<std::int64_t>(threads, units));
+  Team::run(threads, [&](int index, Team& team) {
+    const std::int64_t first = units * index / team.size(), end = units * (index + 1) / team.size();
+    for (int step = 0; step < steps; ++step) {
+      // The band before needs the first unit's old values, the band behind the last one's: both
+      // wait until all threads have come this far.
+      int current = 1, previous = 2;
+      compute(index, step, first, 0);
+      for (std::int64_t unit = first + 1; unit < end; ++unit) {
+        compute(index, step, unit, current);
+        if (unit > first + 1) commit(index, step, unit - 1, previous);
+        std::swap(current, previous);
+      }
+      team.meet();
+      commit(index, step, first, 0);
+      if (end - first > 1) commit(index, step, end - 1, previous);
+      team.meet();
+    }
+  });
+}
+
+// All steps at once: step t trails step t - 1 by two units, so that a state is read from the
+// cache ten times instead of from memory. Threads take whichever step can go on. With fewer
+// slots than units (a ring) the whole state never exists: `feed` fills a unit, and `drain` uses it
+// when its last step is done.
+//   feed(thread, unit), drain(thread, unit)
+//   compute(thread, step, unit, slot), commit(thread, step, unit, slot)   slot: 2 a step
+// How far every step of a wave is.
+struct Progress {
+  struct alignas(64) Stage {
+    std::atomic<std::int64_t> ready{0};  // units that have all the steps before
+    std::atomic<bool> busy{false};
+    std::int64_t next = 0;  // the unit this stage does next; only touched by who is busy with it
+  };
+
+  // Stage 0 feeds, stage t + 1 does step t; ready of stage t + 1 counts what stage t finished.
+  Progress(std::int64_t units_, int steps_, std::int64_t ring_, std::int64_t batch_)
+      : units(units_), steps(steps_), ring(ring_), batch(batch_),
+        stages(new Stage[static_cast<std::size_t>(steps_) + 2]) {}
+
+  std::int64_t finished() const {
+    return stages[static_cast<std::size_t>(steps) + 1].ready.load(std::memory_order_acquire);
+  }
+
+  const std::int64_t units;
+  const int steps;
+  const std::int64_t ring;
+  const std::int64_t batch;  // units done before another stage is looked at
+  std::unique_ptr<Stage[]> stages;
+};
+
+template <class Feed, class Compute, class Commit, class Drain>
+void wave(int thread, Progress& progress, const Feed& feed, const Compute& compute,
+          const Commit& commit, const Drain& drain) {
+  const std::int64_t units = progress.units;
+  const int steps = progress.steps;
+  Progress::Stage* stages = progress.stages.get();
+
+  const auto publish = [&](int stage, std::int64_t count) {
+    stages[stage + 1].ready.store(count, std::memory_order_release);
+  };
+  const auto can_feed = [&](std::int64_t unit) {
+    return unit < units && unit < progress.finished() + progress.ring;
+  };
+  const auto can_step = [&](int stage, std::int64_t unit) {
+    return unit < units && stages[stage].ready.load(std::memory_order_acquire) >=
+                               std::min(unit + 2, units);
+  };
+  const auto do_feed = [&](std::int64_t unit) {
+    feed(thread, unit);
+    publish(0, unit + 1);
+  };
+  const auto finish = [&](int stage, std::int64_t unit) {
+    commit(thread, stage - 1, unit, static_cast<int>(unit & 1));
+    if (stage == steps) drain(thread, unit);
+    publish(stage, unit + 1);
+  };
+  const auto do_step = [&](int stage, std::int64_t unit) {
+    compute(thread, stage - 1, unit, static_cast<int>(unit & 1));
+    if (unit > 0) finish(stage, unit - 1);
+    if (unit == units - 1) finish(stage, unit);
+  };
+
+  Patience patience;
+  while (progress.finished() < units) {
+    bool worked = false;
+    // The last steps first: what they finish leaves the cache and makes room in the ring.
+    for (int stage = steps; stage >= 0; --stage) {
+      Progress::Stage& mine = stages[stage];
+      const auto possible = [&](std::int64_t unit) {
+        return stage == 0 ? can_feed(unit) : can_step(stage, unit);
+      };
+      if (mine.busy.exchange(true, std::memory_order_acquire)) continue;
+      std::int64_t unit = mine.next, done = 0;
+      for (; done < progress.batch && possible(unit); ++done, ++unit) {
+        if (stage == 0) {
+          do_feed(unit);
+        } else {
+          do_step(stage, unit);
+        }
+      }
+      mine.next = unit;
+      mine.busy.store(false, std::memory_order_release);
+      if (done) {
+        worked = true;
+        break;
+      }
+    }
+    if (worked) {
+      patience = Patience();
+    } else {
+      patience.wait();
+    }
+  }
+}
+
+}  // namespace octreenca

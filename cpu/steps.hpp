@@ -1,0 +1,83 @@
+// n steps of one level, forward and backward.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "level.hpp"
+
+namespace octreenca {
+
+enum class Schedule { kAuto, kSweep, kWave };
+
+struct Options {
+  const KernelSet* kernels;
+  int threads = 1;
+  Schedule schedule = Schedule::kAuto;
+  bool bf16 = false;  // products of bfloat16, summed in float
+};
+
+// Threads worth starting for `cells` * `steps` cell-steps.
+int useful_threads(int threads, std::int64_t cells, int steps);
+
+// Which units a wave leaves in place, and how far it looks to both sides for that.
+struct Band {
+  std::int64_t first, end;            // units computed
+  std::int64_t drain_first, drain_end;  // units that are right at the end
+};
+
+// Slots of a wave's ring: enough for every step to trail the one before.
+std::int64_t ring_slots(const Shape& shape, int steps);
+
+// Runs the steps of one sample, a wave through every band.
+//
+//   slot(band, unit)          where a unit's state is kept
+//   feed(thread, unit, to)    fills a unit
+//   drain(thread, unit, from) uses a unit that has all its steps; its slot is then filled anew
+template <class T, class S>
+struct WaveWork {
+  std::vector<Band> bands;
+  std::int64_t ring;
+  std::function<S*(std::size_t, std::int64_t)> slot;
+  std::function<void(int, std::int64_t, S*)> feed;
+  std::function<void(int, std::int64_t, const S*)> drain;
+};
+template <class T, class S>
+void run_wave(const PackedWeights<T>& weights, const Shape& shape, const WaveWork<T, S>& work,
+              int steps, const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
+              int threads, const Options& options);
+
+// Runs the steps of one sample in place.
+//
+//   state   [cells][padded channels]
+//   log     room for steps * cells * (C - n_in) numbers, or null. Receives the old values of the
+//           cells that fire, step by step, unit by unit, without gaps: its end is not touched.
+template <class T, class S>
+void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, int steps,
+               const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
+               const Options& options);
+
+// All samples of a batch, channels tight (C). `log` as above, one sample behind the other.
+// Image channels stay as they are.
+template <class T>
+void steps_forward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state, int steps,
+                   const Seed& seed, const std::vector<Origin>& origins, T* log,
+                   const Options& options);
+
+// The gradient of `steps_forward`.
+//
+//   state     what the steps led to; undone on the way and restored at the end
+//   log       what the steps wrote; likewise
+//   gradient  of the state after the steps; becomes that of the state before
+// The weights' gradients are added to. The same number of threads gives the same bits.
+template <class T>
+struct WeightGradients {
+  T *perceive, *perceive_bias, *hidden_weight, *hidden_bias, *update;
+};
+template <class T>
+void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state, T* log,
+                    T* gradient, int steps, const Seed& seed, const std::vector<Origin>& origins,
+                    const WeightGradients<T>& gradients, const Options& options);
+
+}  // namespace octreenca
