@@ -59,20 +59,40 @@ def _versions() -> list[dict[str, Any]]:
 def _cpu_engine() -> dict[str, Any]:
     import torch
 
-    from nnunet_octreenca.ops.native import cpu_module, cpu_module_problem
+    from nnunet_octreenca.errors import EnvironmentMismatchError
+    from nnunet_octreenca.ops.native import (
+        ENGINE_VARIABLE,
+        KERNELS_VARIABLE,
+        cpu_engine_wanted,
+        cpu_kernels,
+        cpu_module,
+        cpu_module_problem,
+    )
 
     module = cpu_module()
     if module is None:
         return _row(
-            "native CPU code",
+            "CPU engine",
             "note",
             f"not there ({cpu_module_problem()}): no C++ compiler was found when the package was "
             f"installed. Everything works with the PyTorch engine; for the native code install a "
             f"compiler and `pip install --force-reinstall --no-deps nnunet-octreenca`",
         )
-    threads = torch.get_num_threads()
-    openmp = f"OpenMP, {threads} threads" if module.openmp else "built without OpenMP: one thread"
-    return _row("native CPU code", "ok", f"fire draws in C++ ({openmp}); steps run in PyTorch")
+    try:
+        wanted, kernels = cpu_engine_wanted(), cpu_kernels()
+    except EnvironmentMismatchError as error:
+        return _row("CPU engine", "missing", str(error))
+    if not wanted:
+        return _row("CPU engine", "note", f"off: {ENGINE_VARIABLE}=torch; steps run in PyTorch")
+    chosen = os.environ.get(KERNELS_VARIABLE)
+    why = f"{KERNELS_VARIABLE}={chosen}" if chosen else "the fastest this processor runs"
+    bf16 = "yes" if module.native_bf16(kernels) else "not in this processor"
+    return _row(
+        "CPU engine",
+        "ok",
+        f"C++, {kernels} kernels ({why}; there are {', '.join(module.kernels())}), "
+        f"{torch.get_num_threads()} threads, bfloat16 products: {bf16}",
+    )
 
 
 def _cuda() -> dict[str, Any]:

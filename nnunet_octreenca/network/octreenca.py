@@ -1,6 +1,7 @@
 """OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
-from nnunet_octreenca.ops import nca_steps
+from nnunet_octreenca.ops import cpu_engine, nca_steps_channels_last
 from nnunet_octreenca.ops.fire import fire_threshold
 
 
@@ -122,14 +123,12 @@ class OctreeNCA(nn.Module):
         Raises:
             InputError: the image has other channels or axes than the network.
         """
-        if image.ndim != self.dimension + 2 or image.shape[1] != self.input_channels:
-            raise InputError(
-                f"the network takes {self.input_channels} channel(s) and {self.dimension} spatial "
-                f"axes, but the image is {tuple(image.shape)} (samples, channels, axes). Give "
-                f"every channel of the data set (files _0000, _0001, ...) in its order."
-            )
-        if image.dtype != torch.float64:
-            image = image.float()
+        image = self._checked(image)
+        seed = self.seed if seed is None else seed
+        if crop is None and self._is_inference(image):
+            values = image.new_empty(image.shape[0], self.num_classes, *image.shape[2:])
+            self._run_octree(image, seed, values=values)
+            return values
         batch, spatial = image.shape[0], image.shape[2:]
         if origins is None:
             origins = [(0,) * self.dimension] * batch
@@ -137,47 +136,130 @@ class OctreeNCA(nn.Module):
         pyramid = image_pyramid(image, self.factors)
         state = None
         for level in reversed(range(len(self.steps))):
-            state = self._enter(level, pyramid[level], boxes, state)
-            state = nca_steps(
-                state,
+            state = nca_steps_channels_last(
+                self._enter(level, pyramid[level], boxes, state),
                 self.levels[level].weights(),  # type: ignore[operator]
-                steps=self.steps[level],
+                self.steps[level],
                 fire_rate=self.fire_rate,
-                seed=self.seed if seed is None else seed,
+                seed=seed,
                 level=level,
                 origin=boxes[level].origins,
                 full_shape=pyramid[level].shape[2:],
             )
         assert state is not None
-        logits = state[:, self.input_channels : self.input_channels + self.logits]
+        logits = state[..., self.input_channels : self.input_channels + self.logits].movedim(-1, 1)
         if self.constant_background:
             logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
         return logits.contiguous()
+
+    def segment(
+        self,
+        image: Tensor,
+        seed: int | None = None,
+        *,
+        multiply: str = "float32",
+        state: str = "float32",
+    ) -> Tensor:
+        """Labels of an image of any size, in one pass; for plain labels.
+
+        On a CPU the last step ends in the label: logits are never held, and a 2-D image needs
+        some 20 bytes a pixel beside itself.
+
+        Args:
+            image: (N, n_in, *spatial).
+            seed: of the fire draws; `self.seed` if left out.
+            multiply: "float32", or "bfloat16" for products of bfloat16 numbers summed in float32
+                where the processor has them (C++ engine; labels of some cells change).
+            state: "float32", or "float16" for half the memory (C++ engine).
+
+        Returns:
+            (N, *spatial) uint8, int16 for more than 256 classes.
+
+        Raises:
+            InputError: the image has other channels or axes than the network.
+            ValueError: the network was made for regions, or there is no such precision.
+        """
+        if not self.constant_background:
+            raise ValueError(
+                "a network for regions has no single label a cell; call the network and compare "
+                "every logit with 0"
+            )
+        image = self._checked(image)
+        dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
+        with torch.no_grad():
+            if self._is_inference(image):
+                labels = torch.empty(image.shape[0], *image.shape[2:], dtype=dtype)
+                seed = self.seed if seed is None else seed
+                self._run_octree(image, seed, labels=labels, multiply=multiply, state=state)
+                return labels
+            if (multiply, state) != ("float32", "float32"):
+                raise ValueError(
+                    f"multiply={multiply!r} and state={state!r} need the C++ engine and a float32 "
+                    f"image on the CPU"
+                )
+            return self(image, seed).argmax(1).to(dtype)
+
+    def _checked(self, image: Tensor) -> Tensor:
+        if image.ndim != self.dimension + 2 or image.shape[1] != self.input_channels:
+            raise InputError(
+                f"the network takes {self.input_channels} channel(s) and {self.dimension} spatial "
+                f"axes, but the image is {tuple(image.shape)} (samples, channels, axes). Give "
+                f"every channel of the data set (files _0000, _0001, ...) in its order."
+            )
+        return image if image.dtype == torch.float64 else image.float()
+
+    def _is_inference(self, image: Tensor) -> bool:
+        """Whether the C++ engine can do the whole octree in one call."""
+        if torch.compiler.is_compiling() or type(image) is not Tensor:
+            return False
+        tensors = (image, *self.parameters())
+        return (
+            not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+            and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+            and cpu_engine.takes(image)
+        )
+
+    def _run_octree(self, image: Tensor, seed: int, **result: Any) -> None:
+        cpu_engine.octree(
+            image,
+            [level.weights() for level in self.levels],  # type: ignore[operator]
+            self.steps,
+            self.factors,
+            fire_rate=self.fire_rate,
+            seed=seed,
+            logits=self.logits,
+            background=self.constant_background,
+            **result,
+        )
 
     def _enter(
         self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None
     ) -> Tensor:
         """The state a level begins with: its image beside the parents' other channels."""
         here = boxes[level]
-        image = _cut(image, here)
+        image = _cut(image, here).movedim(1, -1)
         if parent is None:
             rest = self.channels - self.input_channels
-            others = image.new_zeros((image.shape[0], rest, *here.shape))
+            others = image.new_zeros((*image.shape[:-1], rest))
         else:
             above = boxes[level + 1]
+            parent = parent[..., self.input_channels :]
+            # Samples that lie alike come down together.
+            places = list(zip(here.origins, above.origins, strict=True))
+            together = [slice(None)] if len(set(places)) == 1 else range(len(places))
             others = torch.cat(
                 [
                     upsample(
-                        parent[sample : sample + 1, self.input_channels :],
+                        parent[which if isinstance(which, slice) else slice(which, which + 1)],
                         self.factors[level],
                         here.shape,
-                        here.origins[sample],
-                        above.origins[sample],
+                        *places[0 if isinstance(which, slice) else which],
+                        first_axis=1,
                     )
-                    for sample in range(image.shape[0])
+                    for which in together
                 ]
             )
-        return torch.cat([image, others], 1)
+        return torch.cat([image, others], -1)
 
     def extra_repr(self) -> str:
         """What `print(network)` shows beside the levels."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -12,20 +11,22 @@ def upsample(
     shape: Sequence[int],
     origin: Sequence[int] | None = None,
     parent_origin: Sequence[int] | None = None,
+    first_axis: int = 2,
 ) -> Tensor:
     """Copy each parent to its children (nearest neighbour, parent index = child // factor).
 
     Args:
-        parent: (N, channels, *parent_spatial).
+        parent: (N, channels, *parent_spatial), or with its spatial axes from `first_axis` on.
         factor: 1 or 2 per spatial axis.
         shape: cells wanted on the finer level, per axis.
         origin: index in the whole finer level of the first cell wanted; zeros if left out.
         parent_origin: index in the whole coarser level of `parent`'s first cell; zeros if
             left out. With `origin` it lets a crop of the fine level hang below a crop of the
             coarse one.
+        first_axis: the first spatial axis of `parent`.
 
     Returns:
-        (N, channels, *shape).
+        (N, channels, *shape), laid out like `parent`.
 
     Raises:
         ValueError: a wanted cell's parent lies outside `parent`.
@@ -35,16 +36,18 @@ def upsample(
     parent_origin = tuple(parent_origin) if parent_origin is not None else (0,) * dimension
     child = parent
     for axis in range(dimension):
-        first = origin[axis] // factor[axis] - parent_origin[axis]
-        last = (origin[axis] + shape[axis] - 1) // factor[axis] - parent_origin[axis]
-        if first < 0 or last >= parent.shape[2 + axis]:
+        here, f = first_axis + axis, factor[axis]
+        first = origin[axis] // f - parent_origin[axis]
+        last = (origin[axis] + shape[axis] - 1) // f - parent_origin[axis]
+        if first < 0 or last >= parent.shape[here]:
             raise ValueError(
                 f"axis {axis}: cells {origin[axis]} to {origin[axis] + shape[axis] - 1} have "
-                f"parents {first} to {last}, outside the {parent.shape[2 + axis]} given"
+                f"parents {first} to {last}, outside the {parent.shape[here]} given"
             )
-        if factor[axis] == 1:
-            child = child.narrow(2 + axis, first, shape[axis])
-        else:
-            cells = torch.arange(origin[axis], origin[axis] + shape[axis], device=parent.device)
-            child = child.index_select(2 + axis, cells // factor[axis] - parent_origin[axis])
+        child = child.narrow(here, first, last - first + 1)
+        if f > 1:
+            copies = [-1] * child.ndim
+            copies.insert(here + 1, f)
+            child = child.unsqueeze(here + 1).expand(copies).flatten(here, here + 1)
+            child = child.narrow(here, origin[axis] % f, shape[axis])
     return child

@@ -1,8 +1,14 @@
 """Finds the native modules, which an installation may lack (no compiler when it was built)."""
 
+import os
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
+
+from nnunet_octreenca.errors import EnvironmentMismatchError
+
+ENGINE_VARIABLE = "OCTREENCA_ENGINE"
+KERNELS_VARIABLE = "OCTREENCA_CPU_KERNELS"
 
 _IMPORT_ERROR: list[str] = []
 
@@ -20,3 +26,41 @@ def cpu_module() -> ModuleType | None:
 def cpu_module_problem() -> str | None:
     """Why `cpu_module` is None, in the words of the import system; None if it is there."""
     return None if cpu_module() is not None else _IMPORT_ERROR[-1]
+
+
+def cpu_engine_wanted() -> bool:
+    """Whether CPU tensors go to the C++ engine: yes where it is there, unless told otherwise.
+
+    Raises:
+        EnvironmentMismatchError: `OCTREENCA_ENGINE` names no engine, or one that is not there.
+    """
+    wanted = os.environ.get(ENGINE_VARIABLE, "")
+    if wanted not in ("", "torch", "cpu"):
+        raise EnvironmentMismatchError(
+            f"{ENGINE_VARIABLE} is {wanted!r}; it can be 'cpu' (C++), 'torch' (PyTorch) or unset "
+            f"(the fastest there is)"
+        )
+    if wanted == "cpu" and cpu_module() is None:
+        raise EnvironmentMismatchError(
+            f"{ENGINE_VARIABLE} is 'cpu', but the C++ module is not there "
+            f"({cpu_module_problem()}): install a C++ compiler and this package anew, or unset it"
+        )
+    return wanted != "torch" and cpu_module() is not None
+
+
+def cpu_kernels() -> str:
+    """Which of the C++ module's kernels run: the fastest, or what `OCTREENCA_CPU_KERNELS` names.
+
+    Raises:
+        EnvironmentMismatchError: the variable names kernels that this processor cannot run.
+    """
+    module = cpu_module()
+    assert module is not None
+    names = module.kernels()
+    wanted = os.environ.get(KERNELS_VARIABLE, "")
+    if wanted and wanted not in names:
+        raise EnvironmentMismatchError(
+            f"{KERNELS_VARIABLE} is {wanted!r}, but this build on this processor has "
+            f"{', '.join(names)}"
+        )
+    return wanted or names[0]

@@ -1,7 +1,8 @@
 """`nca_steps` as a torch.library operator: fake tensors, autograd, torch.compile, export.
 
 The operators work on channels-last states, (N, *spatial, C), which is what every engine
-computes on; the function below takes PyTorch's (N, C, *spatial).
+computes on and what the network carries from level to level; `nca_steps` takes PyTorch's
+(N, C, *spatial). CPU tensors go to the C++ engine where it was built (ops.native says when not).
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_octreenca.ops import torch_engine
+from nnunet_octreenca.ops import cpu_engine, torch_engine
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -29,8 +30,13 @@ def _nca_steps(
     level: int,
     origin: Sequence[int],
     keep_trajectory: bool,
+    engine: str,
 ) -> tuple[Tensor, Tensor]:
     weights = StepWeights(perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight)
+    if engine == "cpu":
+        return cpu_engine.forward(
+            state, weights, steps, fire_rate, seed, level, origin, keep_trajectory
+        )
     return torch_engine.forward(
         state.contiguous(), weights, steps, fire_rate, seed, level, origin, keep_trajectory
     )
@@ -50,14 +56,18 @@ def _(
     level: int,
     origin: Sequence[int],
     keep_trajectory: bool,
+    engine: str,
 ) -> tuple[Tensor, Tensor]:
-    trajectory = state.new_empty((steps, *state.shape) if keep_trajectory else (0,))
-    return state.new_empty(state.shape), trajectory
+    # The C++ engine keeps the channels that change, of the cells that fire.
+    channels = update_weight.shape[0] if engine == "cpu" else state.shape[-1]
+    kept = (steps, *state.shape[:-1], channels) if keep_trajectory else (0,)
+    return state.new_empty(state.shape), state.new_empty(kept)
 
 
 @torch.library.custom_op("nnunet_octreenca::nca_steps_backward", mutates_args=())
 def _nca_steps_backward(
     grad_out: Tensor,
+    out: Tensor,
     trajectory: Tensor,
     perceive_weight: Tensor,
     perceive_bias: Tensor,
@@ -68,17 +78,24 @@ def _nca_steps_backward(
     seed: int,
     level: int,
     origin: Sequence[int],
+    engine: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     weights = StepWeights(perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight)
-    grad, grads = torch_engine.backward(
-        grad_out.contiguous(), trajectory, weights, fire_rate, seed, level, origin
-    )
+    if engine == "cpu":
+        grad, grads = cpu_engine.backward(
+            grad_out, out, trajectory, weights, fire_rate, seed, level, origin
+        )
+    else:
+        grad, grads = torch_engine.backward(
+            grad_out.contiguous(), trajectory, weights, fire_rate, seed, level, origin
+        )
     return (grad, *grads)
 
 
 @_nca_steps_backward.register_fake
 def _(
     grad_out: Tensor,
+    out: Tensor,
     trajectory: Tensor,
     perceive_weight: Tensor,
     perceive_bias: Tensor,
@@ -89,6 +106,7 @@ def _(
     seed: int,
     level: int,
     origin: Sequence[int],
+    engine: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         grad_out.new_empty(grad_out.shape),
@@ -102,27 +120,35 @@ def _(
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     state, *weights = inputs[:6]
-    steps, fire_rate, seed, level, origin, keep_trajectory = inputs[6:]
-    # Without a trajectory the backward pass recomputes it from the first state.
-    ctx.save_for_backward(output[1] if keep_trajectory else state, *weights)
+    arguments = inputs[6:]
+    out, trajectory = output
+    engine, keep_trajectory = arguments[-1], arguments[-2]
+    if not keep_trajectory:  # the backward pass recomputes it from the first state
+        saved = (state,)
+    elif engine == "cpu":  # whose log is undone from the last state
+        saved = (out, trajectory)
+    else:
+        saved = (trajectory,)
+    ctx.save_for_backward(*weights, *saved)
     # Else autograd hands the backward pass zeros in the trajectory's size.
     ctx.set_materialize_grads(False)
-    ctx.arguments = (steps, fire_rate, seed, level, origin, keep_trajectory)
+    ctx.arguments = arguments
 
 
 def _backward(ctx, grad_out, grad_trajectory):  # type: ignore[no-untyped-def]
     if grad_out is None:
-        return (None,) * 12
-    trajectory, *weights = ctx.saved_tensors
-    steps, fire_rate, seed, level, origin, keep_trajectory = ctx.arguments
+        return (None,) * 13
+    *weights, last = ctx.saved_tensors
+    weights, saved = weights[:5], (*weights[5:], last)
+    *arguments, keep_trajectory, engine = ctx.arguments
     if not keep_trajectory:
-        _, trajectory = torch.ops.nnunet_octreenca.nca_steps(
-            trajectory, *weights, steps, fire_rate, seed, level, origin, True
-        )
+        saved = torch.ops.nnunet_octreenca.nca_steps(*saved, *weights, *arguments, True, engine)
+    trajectory = saved[-1]
+    out = saved[0] if engine == "cpu" else grad_out.new_empty(0)
     grads = torch.ops.nnunet_octreenca.nca_steps_backward(
-        grad_out, trajectory, *weights, fire_rate, seed, level, origin
+        grad_out, out, trajectory, *weights, *arguments[1:], engine
     )
-    return (*grads, None, None, None, None, None, None)
+    return (*grads, None, None, None, None, None, None, None)
 
 
 _nca_steps.register_autograd(_backward, setup_context=_setup_context)
@@ -145,8 +171,8 @@ def nca_steps(
     non-image channels, and add it where the cell fires.
 
     Differentiable with respect to the state and the weights. No hidden activation is stored:
-    each step keeps its input state (4 C bytes a cell in float32) and the backward pass
-    recomputes the rest.
+    each step keeps its input state (4 C bytes a cell in float32; the C++ engine keeps only the
+    cells that fire, and of them what changes) and the backward pass recomputes the rest.
 
     Args:
         state: (N, C, *spatial), spatial (y, x) or (z, y, x); channels
@@ -174,17 +200,46 @@ def nca_steps(
     >>> nca_steps(torch.zeros(1, 4, 1, 1), weights, steps=2, fire_rate=1.0).flatten().tolist()
     [0.0, 16.0, 16.0, 16.0]
     """
+    out = nca_steps_channels_last(
+        state.movedim(1, -1) if state.ndim > 1 else state,
+        weights,
+        steps,
+        fire_rate=fire_rate,
+        seed=seed,
+        level=level,
+        origin=origin,
+        full_shape=full_shape,
+    )
+    return out.movedim(-1, 1)
+
+
+def nca_steps_channels_last(
+    state: Tensor,
+    weights: StepWeights,
+    steps: int,
+    *,
+    fire_rate: float = 0.5,
+    seed: int = 0,
+    level: int = 0,
+    origin: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    full_shape: Sequence[int] | None = None,
+) -> Tensor:
+    """`nca_steps` of a state (N, *spatial, C), which comes back in the same layout.
+
+    Raises: what `nca_steps` raises, in terms of (N, C, *spatial).
+    """
     weights.check()
     dimension = weights.dimension
-    if state.ndim != dimension + 2 or state.shape[1] != weights.channels:
+    if state.ndim != dimension + 2 or state.shape[-1] != weights.channels:
+        shape = (*state.shape[:1], *state.shape[-1:], *state.shape[1:-1]) if state.ndim > 1 else ()
         raise ValueError(
-            f"state {tuple(state.shape)} must be (N, {weights.channels}, "
+            f"state {tuple(shape)} must be (N, {weights.channels}, "
             f"{'y, x' if dimension == 2 else 'z, y, x'}) for these weights"
         )
     if steps < 0:
         raise ValueError(f"steps ({steps}) must be at least 0")
     fire_threshold(fire_rate)
-    batch, spatial = state.shape[0], state.shape[2:]
+    batch, spatial = state.shape[0], state.shape[1:-1]
     origins = _origins(origin, batch, dimension)
     if full_shape is not None:
         for first in origins:
@@ -194,10 +249,9 @@ def nca_steps(
                         f"axis {axis}: cells {first[axis]} to {first[axis] + spatial[axis] - 1} "
                         f"are not within the level's {full_shape[axis]}"
                     )
-    tensors = (state, *weights)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (state, *weights))
     out, _ = torch.ops.nnunet_octreenca.nca_steps(
-        state.movedim(1, -1),
+        state,
         *weights,
         steps,
         float(fire_rate),
@@ -205,8 +259,9 @@ def nca_steps(
         level,
         [coordinate for first in origins for coordinate in first],
         keep,
+        "cpu" if cpu_engine.takes(state) else "torch",
     )
-    return out.movedim(-1, 1)
+    return out
 
 
 def _signed64(value: int) -> int:

@@ -1,13 +1,31 @@
-"""`nca_steps` against the same mathematics written with autograd and dense masks."""
+"""`nca_steps` against the same mathematics written with autograd and dense masks.
+
+Every test runs with every engine that there is for CPU tensors; tests/ops/test_cpu_engine.py
+compares the engines with one another.
+"""
 
 import pytest
 import torch
 from torch.nn import functional
 
 from nnunet_octreenca.ops import StepWeights, fire_mask, nca_steps
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, cpu_module, cpu_module_problem
 
 OPERATOR = torch.ops.nnunet_octreenca.nca_steps
 NAMES = ("state", *StepWeights._fields)
+
+
+ENGINES = ["torch", "cpu"]
+only_torch = pytest.mark.parametrize("engine", ["torch"], indirect=True)
+
+
+@pytest.fixture(autouse=True, params=ENGINES)
+def engine(request, monkeypatch):
+    """The engine that the test runs with."""
+    if request.param == "cpu" and cpu_module() is None:
+        pytest.skip(f"the C++ module is not there: {cpu_module_problem()}")
+    monkeypatch.setenv(ENGINE_VARIABLE, request.param)
+    return request.param
 
 
 def make(spatial, channels=6, n_in=2, hidden=9, batch=2, dtype=torch.float64, seed=0):
@@ -160,28 +178,30 @@ def test_gradcheck(spatial):
     )
 
 
-def operator_arguments(spatial, steps, keep, dtype=torch.float64, requires_grad=True):
+def operator_arguments(engine, spatial, steps, keep, dtype=torch.float64, requires_grad=True):
     state, weights = make(spatial, dtype=dtype)
     tensors = [t.requires_grad_(requires_grad) for t in (state.movedim(1, -1), *weights)]
     origin = [0] * (len(spatial) * state.shape[0])
-    return (*tensors, steps, 0.5, 3, 1, origin, keep)
+    return (*tensors, steps, 0.5, 3, 1, origin, keep, engine)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
 @pytest.mark.parametrize("spatial", [(5, 6), (3, 4, 5)])
-def test_a_trajectory_kept_or_recomputed_gives_the_same_gradients(spatial, steps):
+def test_a_trajectory_kept_or_recomputed_gives_the_same_gradients(engine, spatial, steps):
     results = []
     for keep in (True, False):
-        arguments = operator_arguments(spatial, steps, keep)
+        arguments = operator_arguments(engine, spatial, steps, keep)
         out, trajectory = OPERATOR(*arguments)
-        assert trajectory.numel() == (steps * out.numel() if keep else 0)
+        channels = 6 if engine == "torch" else 4  # the C++ engine keeps those that change
+        assert trajectory.numel() == (steps * out.numel() * channels // 6 if keep else 0)
         results.append((out, *torch.autograd.grad(out.square().sum(), arguments[:6])))
     for kept, recomputed in zip(*results, strict=True):
         assert torch.equal(kept, recomputed)
 
 
-def test_the_trajectory_holds_the_input_state_of_every_step():
-    arguments = operator_arguments((4, 5), 3, keep=True, requires_grad=False)
+@only_torch
+def test_the_trajectory_holds_the_input_state_of_every_step(engine):
+    arguments = operator_arguments(engine, (4, 5), 3, keep=True, requires_grad=False)
     _, trajectory = OPERATOR(*arguments)
     state, weights = arguments[0].movedim(-1, 1), StepWeights(*arguments[1:6])
     for step in range(3):
@@ -191,7 +211,7 @@ def test_the_trajectory_holds_the_input_state_of_every_step():
 
 @pytest.mark.parametrize("steps", [1, 10])
 @pytest.mark.parametrize("spatial", [(12, 11), (5, 6, 7)])
-def test_nothing_but_input_states_and_weights_is_stored(spatial, steps):
+def test_nothing_but_input_states_and_weights_is_stored(engine, spatial, steps):
     state, weights = make(spatial, channels=16, n_in=1, hidden=64, dtype=torch.float32)
     inputs = [tensor.requires_grad_() for tensor in (state, *weights)]
     stored = {}
@@ -202,8 +222,10 @@ def test_nothing_but_input_states_and_weights_is_stored(spatial, steps):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         nca_steps(inputs[0], StepWeights(*inputs[1:]), steps)
+    # The C++ engine: the last state, and room for the 15 channels that change.
+    states = steps if engine == "torch" else 1 + steps * 15 / 16
     assert sum(stored.values()) == 4 * (
-        steps * state.numel() + sum(weight.numel() for weight in weights)
+        states * state.numel() + sum(weight.numel() for weight in weights)
     )
 
 
@@ -225,17 +247,22 @@ def test_the_trajectory_gets_no_gradient_of_zeros():
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("spatial", [(4, 5), (3, 1, 4)])
-def test_opcheck(spatial, keep):
-    torch.library.opcheck(OPERATOR.default, operator_arguments(spatial, 2, keep))
+def test_opcheck(engine, spatial, keep):
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if engine == "torch" or not keep:  # the unused end of the log differs from run to run
+        checks.append("test_aot_dispatch_dynamic")
+    torch.library.opcheck(
+        OPERATOR.default, operator_arguments(engine, spatial, 2, keep), test_utils=checks
+    )
 
 
 @pytest.mark.parametrize("spatial", [(4, 5), (3, 1, 4)])
-def test_opcheck_of_the_backward(spatial):
-    arguments = operator_arguments(spatial, 2, True, requires_grad=False)
+def test_opcheck_of_the_backward(engine, spatial):
+    arguments = operator_arguments(engine, spatial, 2, True, requires_grad=False)
     out, trajectory = OPERATOR(*arguments)
     torch.library.opcheck(
         torch.ops.nnunet_octreenca.nca_steps_backward.default,
-        (torch.ones_like(out), trajectory, *arguments[1:6], *arguments[7:11]),
+        (torch.ones_like(out), out, trajectory, *arguments[1:6], *arguments[7:11], engine),
     )
 
 
@@ -246,6 +273,7 @@ def test_compiled_equals_eager(spatial):
     def loss(s, *w):
         return nca_steps(s.sin(), StepWeights(*w), 3, seed=9).cos().sum()
 
+    torch._dynamo.reset()  # a graph keeps the engine it was compiled with
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     inputs = [tensor.requires_grad_() for tensor in (state, *weights)]
     eager, traced = loss(*inputs), compiled(*inputs)

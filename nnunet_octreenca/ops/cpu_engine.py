@@ -1,0 +1,212 @@
+"""The C++ engine on CPU tensors: the same functions as the PyTorch engine, and whole octrees.
+
+Here tensors become NumPy views and arguments take the form that `cpu/bindings.cpp` wants; what
+is computed stands in `cpu/`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.native import cpu_engine_wanted, cpu_kernels, cpu_module
+from nnunet_octreenca.ops.weights import StepWeights
+
+_SEEDS = 1 << 64
+
+
+@torch.compiler.assume_constant_result
+def _wanted() -> bool:  # the environment is looked at when a graph is compiled
+    return cpu_engine_wanted()
+
+
+def takes(tensor: Tensor) -> bool:
+    """Whether the engine computes on such a tensor: float32 or float64, on the CPU."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and _wanted()
+    )
+
+
+def _arrays(weights: StepWeights) -> list[np.ndarray]:
+    return [weight.detach().contiguous().numpy() for weight in weights]
+
+
+def _origins(origin: Sequence[int], batch: int, dimension: int) -> list[list[int]]:
+    # Coordinates count modulo 2^32, as in the PyTorch engine.
+    return [
+        [int(c) for c in origin[sample * dimension : (sample + 1) * dimension]]
+        for sample in range(batch)
+    ]
+
+
+def forward(
+    state: Tensor,
+    weights: StepWeights,
+    steps: int,
+    fire_rate: float,
+    seed: int,
+    level: int,
+    origin: Sequence[int],
+    keep_log: bool,
+    *,
+    schedule: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """All steps of a level.
+
+    Args:
+        state: (N, *spatial, C), any strides; not changed.
+        origin: coordinates of the first cell, sample by sample: N * dimension numbers.
+        keep_log: for a backward pass.
+        schedule: order of the work: "wave", "sweep" or "auto". Changes no bit.
+
+    Returns:
+        the state after the last step, and the log: the old values of the cells that fired, in
+        a tensor (steps, N, *spatial, C - n_in) whose unused end is never touched and so takes
+        no memory; empty where none is to be kept.
+    """
+    module = cpu_module()
+    assert module is not None
+    out = state.detach().clone(memory_format=torch.contiguous_format)
+    changing = weights.channels - weights.input_channels
+    log = out.new_empty((steps, *out.shape[:-1], changing) if keep_log else (0,))
+    module.steps_forward(
+        out.numpy(),
+        _arrays(weights),
+        steps,
+        seed % _SEEDS,
+        level,
+        fire_threshold(fire_rate),
+        _origins(origin, out.shape[0], weights.dimension),
+        log.numpy() if keep_log else None,
+        cpu_kernels(),
+        torch.get_num_threads(),
+        schedule,
+        False,
+    )
+    return out, log
+
+
+def backward(
+    grad_out: Tensor,
+    out: Tensor,
+    log: Tensor,
+    weights: StepWeights,
+    fire_rate: float,
+    seed: int,
+    level: int,
+    origin: Sequence[int],
+) -> tuple[Tensor, StepWeights]:
+    """Gradients of `forward` with respect to the first state and the weights.
+
+    Args:
+        grad_out: gradient of the last state, (N, *spatial, C).
+        out, log: what `forward` returned. The steps are undone in them, so that no other state
+            is needed, and done again at the end.
+    """
+    module = cpu_module()
+    assert module is not None
+    grad = grad_out.detach().clone(memory_format=torch.contiguous_format)
+    grads = StepWeights(
+        *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
+    )
+    module.steps_backward(
+        out.detach().numpy(),
+        log.detach().numpy(),
+        grad.numpy(),
+        _arrays(weights),
+        [g.numpy() for g in grads],
+        log.shape[0],
+        seed % _SEEDS,
+        level,
+        fire_threshold(fire_rate),
+        _origins(origin, grad.shape[0], weights.dimension),
+        cpu_kernels(),
+        torch.get_num_threads(),
+    )
+    return grad, grads
+
+
+@lru_cache(maxsize=1)
+def _warn_no_bf16(kernels: str) -> None:
+    warnings.warn(
+        f"multiply='bfloat16' was asked for, but the {kernels} kernels of this processor have no "
+        f"such instruction: float32 is used, which is more exact and as fast as it gets here",
+        stacklevel=4,
+    )
+
+
+def octree(
+    image: Tensor,
+    weights: Sequence[StepWeights],
+    steps: Sequence[int],
+    factors: Sequence[Sequence[int]],
+    *,
+    fire_rate: float,
+    seed: int,
+    logits: int,
+    background: bool,
+    labels: Tensor | None = None,
+    values: Tensor | None = None,
+    multiply: str = "float32",
+    state: str = "float32",
+    schedule: str = "auto",
+    emulate: bool = False,
+) -> None:
+    """All levels of a batch of images in one call each; writes labels or logits.
+
+    Beside the image, memory is needed for the state of level 1 and, in 2-D, for some rows of
+    level 0; nothing that PyTorch holds is copied.
+
+    Args:
+        image: (N, n_in, *spatial) float32, any strides.
+        weights, steps, factors: of all levels, finest first.
+        logits: K; channels n_in to n_in + K of the state.
+        background: label 0 where no logit is above 0; `values` get a channel of zeros in front.
+        labels: (N, *spatial) uint8 or int16, contiguous, to be filled.
+        values: (N, K or K + 1, *spatial) float32, contiguous, to be filled instead.
+        multiply: "float32", or "bfloat16": products of bfloat16 numbers, summed in float32.
+        state: "float32", or "float16" to keep states in half the memory.
+        schedule: as in `forward`.
+        emulate: compute with bfloat16 where the processor cannot, slowly (tests).
+
+    Raises:
+        ValueError: a precision that there is not.
+        MemoryError: the states do not fit.
+    """
+    module: Any = cpu_module()
+    if multiply not in ("float32", "bfloat16") or state not in ("float32", "float16"):
+        raise ValueError(
+            f"multiply ({multiply!r}) must be 'float32' or 'bfloat16', state ({state!r}) "
+            f"'float32' or 'float16'"
+        )
+    kernels = cpu_kernels()
+    if multiply == "bfloat16" and not emulate and not module.native_bf16(kernels):
+        _warn_no_bf16(kernels)
+        multiply = "float32"
+    arrays = [_arrays(level) for level in weights]
+    for sample in range(image.shape[0]):
+        module.octree_forward(
+            image[sample].detach().numpy(),
+            arrays,
+            list(steps),
+            [list(row) for row in factors],
+            seed % _SEEDS,
+            fire_threshold(fire_rate),
+            sample,
+            logits,
+            background,
+            None if labels is None else labels[sample].numpy(),
+            None if values is None else values[sample].numpy(),
+            kernels,
+            torch.get_num_threads(),
+            schedule,
+            multiply == "bfloat16",
+            state == "float16",
+        )
