@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <stdexcept>
@@ -225,6 +226,48 @@ void py_octree_forward(const py::array_t<float>& image,
                                                         sample, output, options);
 }
 
+// PyTorch's own copy would use its OpenMP threads, which a forked worker waits for in vain.
+template <class T>
+void py_copy(const py::array_t<T>& source, Array<T>& target, int threads) {
+  const py::ssize_t axes = target.ndim();
+  if (axes < 2 || source.ndim() != axes) refuse("source and target must have the same axes");
+  expect(target, {source.shape(), source.shape() + axes}, "target");
+  if (threads < 1) refuse("threads must be at least 1");
+  const auto stride = [&](py::ssize_t axis) {
+    return source.strides(axis) / static_cast<py::ssize_t>(sizeof(T));
+  };
+  const std::vector<py::ssize_t> shape(target.shape(), target.shape() + axes);
+  std::vector<py::ssize_t> strides;
+  for (py::ssize_t axis = 0; axis < axes; ++axis) strides.push_back(stride(axis));
+  if (target.size() == 0) return;
+  const py::ssize_t columns = shape.back(), step = strides.back();
+  const py::ssize_t lines = shape[shape.size() - 2], line_step = strides[strides.size() - 2];
+  const T* from = source.data();
+  T* to = target.mutable_data();
+  const bool parallel = target.size() > 65536;
+  py::gil_scoped_release release;
+  for_each(parallel ? threads : 1, target.size() / (lines * columns), [&](std::int64_t block) {
+    py::ssize_t offset = 0, rest = block;
+    for (std::size_t axis = shape.size() - 2; axis-- > 0;) {
+      offset += rest % shape[axis] * strides[axis];
+      rest /= shape[axis];
+    }
+    T* block_to = to + block * lines * columns;
+    if (step == 1) {
+      for (py::ssize_t line = 0; line < lines; ++line) {
+        std::copy_n(from + offset + line * line_step, columns, block_to + line * columns);
+      }
+    } else {  // channels-first: read along the lines
+      for (py::ssize_t column = 0; column < columns; ++column) {
+        const T* line_from = from + offset + column * step;
+        for (py::ssize_t line = 0; line < lines; ++line) {
+          block_to[line * columns + column] = line_from[line * line_step];
+        }
+      }
+    }
+  });
+}
+
 using Mask = Array<std::uint8_t>;
 
 void py_fire_mask(Mask& fired, std::uint32_t key, std::uint64_t threshold, std::uint32_t z0,
@@ -269,6 +312,8 @@ double py_burn(const std::string& kernels, int threads, std::int64_t iterations)
 
 template <class T>
 void define_steps(py::module_& m) {
+  m.def("copy", &py_copy<T>, py::arg("source").noconvert(), py::arg("target").noconvert(),
+        py::arg("threads"), "Copy a view of any strides into a contiguous array.");
   m.def("steps_forward", &py_steps_forward<T>, py::arg("state").noconvert(), py::arg("weights"),
         py::arg("steps"), py::arg("seed"), py::arg("level"), py::arg("threshold"),
         py::arg("origins"), py::arg("log").noconvert().none(true), py::arg("kernels"),

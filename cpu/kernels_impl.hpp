@@ -24,6 +24,12 @@ static_assert(kChunk % kGroup == 0, "chunks are made of groups");
 
 enum class Epilogue { kStore, kRelu, kReluBf16, kMask };
 
+// NaN stays NaN, so that a state that is lost is seen to be.
+template <class V>
+OCTREENCA_INLINE V relu(V value) {
+  return value < V{} ? V{} : value;
+}
+
 // out[row] = sum over k of x[row][k] * w[k], from `bias` or zero: kM rows, kN vectors of columns.
 template <int kM, int kN, Epilogue kEpilogue, class T>
 OCTREENCA_INLINE void block(const T* __restrict x, int x_stride, int depth, const T* __restrict w,
@@ -53,12 +59,11 @@ OCTREENCA_INLINE void block(const T* __restrict x, int x_stride, int depth, cons
 #pragma GCC unroll 16
     for (int n = 0; n < kN; ++n) {
       T* to = out + m * out_stride + n * L;
-      const Vector<T> zero = {};
       if constexpr (kEpilogue == Epilogue::kRelu) {
-        store(to, sum[m][n] > zero ? sum[m][n] : zero);
+        store(to, relu(sum[m][n]));
       } else if constexpr (kEpilogue == Epilogue::kMask) {  // `out` holds relu's output
         // What was not positive lets no gradient through. `out` is read, then overwritten.
-        store(to, load(to) > zero ? sum[m][n] : zero);
+        store(to, load(to) > Vector<T>{} ? sum[m][n] : Vector<T>{});
       } else {
         store(to, sum[m][n]);
       }
@@ -95,9 +100,8 @@ OCTREENCA_INLINE void block_bf16(const std::uint32_t* __restrict x, int x_stride
 #pragma GCC unroll 16
     for (int n = 0; n < kN; ++n) {
       if constexpr (kEpilogue == Epilogue::kReluBf16) {
-        const Vector<float> zero = {};
         store_bf16(reinterpret_cast<std::uint16_t*>(out + m * out_stride) + n * L,
-                   sum[m][n] > zero ? sum[m][n] : zero);
+                   relu(sum[m][n]));
       } else {
         store(out + m * out_stride + n * L, sum[m][n]);
       }
@@ -649,6 +653,7 @@ void backward(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scratc
 double burn(std::int64_t iterations, float* sink) {
   constexpr int N = 12;  // enough sums to hide the latency, few enough for 16 registers
   Vector<float> sum[N];
+#pragma GCC unroll 12
   for (int n = 0; n < N; ++n) sum[n] = broadcast<float>(1.0f + 1e-3f * n);
   const Vector<float> factor = broadcast<float>(sink[0]), term = broadcast<float>(sink[1]);
   for (std::int64_t i = 0; i < iterations; ++i) {
@@ -663,6 +668,7 @@ double burn(std::int64_t iterations, float* sink) {
     }
   }
   float total = 0;
+#pragma GCC unroll 12
   for (int n = 0; n < N; ++n) total += sum[n][0];
   sink[0] += 1e-30f * total;
   return 2.0 * N * kLanes<float> * static_cast<double>(iterations);

@@ -28,14 +28,20 @@ def _wanted() -> bool:  # the environment is looked at when a graph is compiled
 def takes(tensor: Tensor) -> bool:
     """Whether the engine computes on such a tensor: float32 or float64, on the CPU."""
     return (
-        tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float64)
-        and _wanted()
+        tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and _wanted()
     )
 
 
 def _arrays(weights: StepWeights) -> list[np.ndarray]:
     return [weight.detach().contiguous().numpy() for weight in weights]
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """A copy of its own, made by our threads (cpu/bindings.cpp says why)."""
+    module: Any = cpu_module()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    module.copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
+    return copy
 
 
 def _origins(origin: Sequence[int], batch: int, dimension: int) -> list[list[int]]:
@@ -73,7 +79,7 @@ def forward(
     """
     module = cpu_module()
     assert module is not None
-    out = state.detach().clone(memory_format=torch.contiguous_format)
+    out = _contiguous(state)
     changing = weights.channels - weights.input_channels
     log = out.new_empty((steps, *out.shape[:-1], changing) if keep_log else (0,))
     module.steps_forward(
@@ -112,7 +118,7 @@ def backward(
     """
     module = cpu_module()
     assert module is not None
-    grad = grad_out.detach().clone(memory_format=torch.contiguous_format)
+    grad = _contiguous(grad_out)
     grads = StepWeights(
         *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
     )

@@ -1,0 +1,339 @@
+"""The C++ engine against the PyTorch engine, on every instruction set this machine has."""
+
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_octreenca.errors import EnvironmentMismatchError
+from nnunet_octreenca.ops import StepWeights, cpu_engine, nca_steps, torch_engine
+from nnunet_octreenca.ops.native import (
+    ENGINE_VARIABLE,
+    KERNELS_VARIABLE,
+    cpu_engine_wanted,
+    cpu_kernels,
+    cpu_module,
+    cpu_module_problem,
+)
+
+MODULE = cpu_module()
+if MODULE is None:
+    pytest.skip(f"the C++ module is not there: {cpu_module_problem()}", allow_module_level=True)
+KERNELS = MODULE.kernels()
+NAMES = ("state", *StepWeights._fields)
+
+
+def make(spatial, channels, n_in, hidden, batch, dtype=torch.float32):
+    """A channels-last state and weights, small enough that twenty steps do not explode."""
+    draws = torch.Generator().manual_seed(len(spatial) + channels + batch)
+
+    def normal(*shape, scale=1.0):
+        return (torch.randn(shape, generator=draws, dtype=torch.float64) * scale).to(dtype)
+
+    kernel = (3,) * len(spatial)
+    return normal(batch, *spatial, channels), StepWeights(
+        normal(channels, *kernel, scale=0.6 / 3 ** len(spatial)),
+        normal(channels, scale=0.2),
+        normal(hidden, 2 * channels, scale=1 / (2 * channels) ** 0.5),
+        normal(hidden, scale=0.2),
+        normal(channels - n_in, hidden, scale=0.3 / hidden**0.5),
+    )
+
+
+def difference(result, expected):
+    """Largest difference relative to the largest value."""
+    return float((result - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads; it is put back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+CASES = [
+    # spatial, channels, n_in, hidden, batch, steps, rate
+    ((37, 50), 16, 3, 64, 1, 10, 0.5),
+    ((64, 48), 16, 1, 64, 3, 3, 0.5),
+    ((130, 97), 16, 1, 64, 1, 10, 0.3),
+    ((5, 7), 16, 3, 64, 3, 20, 0.5),
+    ((1, 19), 16, 1, 64, 1, 4, 0.5),
+    ((19, 1), 16, 1, 64, 3, 4, 1.0),
+    ((1, 1), 16, 1, 64, 1, 7, 0.5),
+    ((2, 2), 16, 0, 64, 1, 7, 0.5),
+    ((33, 20), 20, 2, 80, 1, 5, 0.5),
+    ((33, 20), 13, 2, 37, 1, 5, 0.5),
+    ((33, 20), 5, 1, 3, 3, 5, 0.3),
+    ((12, 9), 1, 0, 1, 1, 3, 0.5),
+    ((12, 9), 52, 5, 208, 1, 3, 1.0),
+    ((21, 30), 16, 15, 64, 1, 2, 0.5),
+    ((16, 16), 16, 3, 64, 1, 1, 0.0),
+    ((16, 16), 16, 3, 64, 1, 0, 0.5),
+    ((12, 13, 14), 16, 1, 64, 1, 10, 0.5),
+    ((40, 6, 24), 16, 1, 64, 1, 3, 0.5),
+    ((5, 7, 6), 16, 3, 64, 3, 20, 0.5),
+    ((1, 9, 8), 16, 1, 64, 3, 4, 0.3),
+    ((8, 1, 9), 16, 1, 64, 1, 4, 1.0),
+    ((8, 9, 1), 16, 1, 64, 1, 4, 0.5),
+    ((1, 1, 1), 16, 1, 64, 1, 7, 0.5),
+    ((2, 2, 2), 16, 1, 64, 1, 7, 0.5),
+    ((7, 8, 9), 20, 2, 72, 1, 5, 0.5),
+    ((7, 8, 9), 11, 2, 19, 3, 5, 0.5),
+    ((6, 5, 4), 3, 1, 2, 1, 5, 0.3),
+    ((6, 5, 4), 16, 3, 64, 1, 3, 0.0),
+]
+each_case = pytest.mark.parametrize(
+    ("spatial", "channels", "n_in", "hidden", "batch", "steps", "rate"), CASES, ids=str
+)
+each_kernel = pytest.mark.parametrize("kernels", KERNELS)
+SEED, LEVEL = 2**63 + 5, 2
+
+
+@each_kernel
+@each_case
+def test_both_passes_equal_the_oracle(
+    spatial, channels, n_in, hidden, batch, steps, rate, kernels, monkeypatch, threads
+):
+    """Float32 to rounding; over 1, 2 and 3 threads and both schedules, bit for bit."""
+    monkeypatch.setenv(KERNELS_VARIABLE, kernels)
+    state, weights = make(spatial, channels, n_in, hidden, batch)
+    origin = [1000 * a + 7 * s for s in range(batch) for a in range(len(spatial))]
+    exact = [t.double() for t in (state, *weights)]
+    wanted, trajectory = torch_engine.forward(
+        exact[0], StepWeights(*exact[1:]), steps, rate, SEED, LEVEL, origin, True
+    )
+    grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
+    wanted_grad, wanted_grads = torch_engine.backward(
+        grad_out.double(), trajectory, StepWeights(*exact[1:]), rate, SEED, LEVEL, origin
+    )
+    given, outs, grads = state.clone(), [], []
+    for count in (1, 2, 3):
+        threads(count)
+        for schedule in ("wave", "sweep"):
+            out, log = cpu_engine.forward(
+                state, weights, steps, rate, SEED, LEVEL, origin, True, schedule=schedule
+            )
+            outs.append(out)
+        assert torch.equal(state, given)
+        assert torch.equal(out[..., :n_in], state[..., :n_in])
+        before = out.clone()
+        result = cpu_engine.backward(grad_out, out, log, weights, rate, SEED, LEVEL, origin)
+        again = cpu_engine.backward(grad_out, out, log, weights, rate, SEED, LEVEL, origin)
+        assert torch.equal(out, before)
+        grads.append(result)
+        for one, other in zip(result[1], again[1], strict=True):
+            assert torch.equal(one, other)
+    assert all(torch.equal(outs[0], out) for out in outs[1:])
+    assert difference(outs[0].double(), wanted) < 3e-6
+    for grad, weight_grads in grads:
+        assert difference(grad.double(), wanted_grad) < 1e-5
+        for name, ours, theirs in zip(NAMES[1:], weight_grads, wanted_grads, strict=True):
+            assert difference(ours.double(), theirs) < 1e-5 or not (ours.any() or theirs.any()), (
+                name
+            )
+
+
+@pytest.mark.parametrize("spatial", [(40, 31), (9, 10, 11)])
+@pytest.mark.parametrize("steps", range(1, 21))
+def test_every_number_of_steps(spatial, steps, threads):
+    threads(2)
+    state, weights = make(spatial, 16, 1, 64, 1)
+    origin = [0] * len(spatial)
+    wanted, _ = torch_engine.forward(state, weights, steps, 0.5, 1, 0, origin, False)
+    for schedule in ("wave", "sweep"):
+        out, _ = cpu_engine.forward(
+            state, weights, steps, 0.5, 1, 0, origin, False, schedule=schedule
+        )
+        assert difference(out, wanted) < 3e-6
+
+
+@pytest.mark.parametrize("spatial", [(61, 40), (9, 10, 11)])
+def test_kernels_that_fuse_multiplication_and_addition_agree_bit_for_bit(spatial, monkeypatch):
+    """The order of the additions is the same for every width of vector."""
+    state, weights = make(spatial, 16, 1, 64, 1)
+    results = []
+    for kernels in KERNELS:
+        if kernels == "plain":
+            continue
+        monkeypatch.setenv(KERNELS_VARIABLE, kernels)
+        results.append(
+            cpu_engine.forward(state, weights, 5, 0.5, 1, 0, [0] * len(spatial), False)[0]
+        )
+    assert all(torch.equal(results[0], result) for result in results[1:])
+
+
+def test_the_log_takes_no_memory_where_nothing_fired():
+    """Its shape is what would be needed if every cell fired in every step."""
+    state, weights = make((50, 40), 16, 1, 64, 1)
+    log = torch.full((4, 1, 50, 40, 15), float("nan"))
+    MODULE.steps_forward(
+        state.numpy(), [w.numpy() for w in weights], 4, 0, 0, 2**31, [[0, 0]], log.numpy(),
+        KERNELS[0], 1, "auto", False,
+    )  # fmt: skip
+    written = (~log.isnan()).flatten()
+    count = int(written.sum())
+    assert 0.45 < count / log.numel() < 0.55
+    assert written[:count].all()
+
+
+def test_cpu_tensors_go_to_the_engine_unless_told_otherwise(monkeypatch):
+    calls = []
+    forward = cpu_engine.forward
+    monkeypatch.setattr(cpu_engine, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    state, weights = make((4, 5), 6, 1, 9, 1)
+    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
+    first = nca_steps(state.movedim(-1, 1), weights, 2)
+    assert calls == [1]
+    nca_steps(state.movedim(-1, 1).double(), StepWeights(*(w.double() for w in weights)), 2)
+    assert calls == [1, 1]
+    monkeypatch.setenv(ENGINE_VARIABLE, "torch")
+    second = nca_steps(state.movedim(-1, 1), weights, 2)
+    assert calls == [1, 1]
+    assert difference(first, second) < 1e-6
+    half = nca_steps(state.movedim(-1, 1).half(), StepWeights(*(w.half() for w in weights)), 1)
+    assert half.dtype == torch.float16
+
+
+def test_variables_that_name_nothing_are_refused(monkeypatch):
+    monkeypatch.setenv(ENGINE_VARIABLE, "cuda12")
+    with pytest.raises(EnvironmentMismatchError, match=r"OCTREENCA_ENGINE is 'cuda12'.*'torch'"):
+        cpu_engine_wanted()
+    monkeypatch.setenv(KERNELS_VARIABLE, "sse9")
+    with pytest.raises(EnvironmentMismatchError, match=r"OCTREENCA_CPU_KERNELS is 'sse9'.*plain"):
+        cpu_kernels()
+
+
+def test_a_module_that_is_not_there_is_said(monkeypatch):
+    from nnunet_octreenca.ops import native
+
+    monkeypatch.setattr(native, "cpu_module", lambda: None)
+    monkeypatch.setattr(native, "cpu_module_problem", lambda: "no such file")
+    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
+    assert not native.cpu_engine_wanted()
+    monkeypatch.setenv(ENGINE_VARIABLE, "cpu")
+    with pytest.raises(EnvironmentMismatchError, match=r"no such file.*C\+\+ compiler"):
+        native.cpu_engine_wanted()
+
+
+def _steps_in_a_child(queue, state, weights):
+    queue.put(nca_steps(state, weights, 4).numpy())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_that_are_forked_or_spawned_compute_the_same(method, threads):
+    """nnU-Net starts its workers both ways, also after the parent has used threads."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    threads(2)
+    state, weights = make((40, 40, 40), 16, 1, 64, 1)
+    state = state.movedim(-1, 1)
+    wanted = nca_steps(state, weights, 4)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=_steps_in_a_child, args=(queue, state, weights))
+    child.start()
+    try:
+        result = queue.get(timeout=60)
+    finally:  # a child that waits for threads it does not have would wait for ever
+        child.kill()
+    assert np.array_equal(result, wanted.numpy())
+
+
+def test_python_goes_on_while_the_engine_works(threads):
+    threads(1)
+    state, weights = make((200, 200), 16, 1, 64, 1)
+    ticks = []
+    done = threading.Event()
+
+    def tick():
+        while not done.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(1e-3)
+
+    other = threading.Thread(target=tick)
+    other.start()
+    begun = time.perf_counter()
+    cpu_engine.forward(state, weights, 20, 0.5, 0, 0, [0, 0], False)
+    ended = time.perf_counter()
+    done.set()
+    other.join()
+    during = [t for t in ticks if begun < t < ended]
+    assert len(during) > (ended - begun) * 1e3 / 20  # a twentieth of what an idle machine gives
+
+
+def test_no_thread_is_left_over(threads):
+    threads(3)
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("counts threads in /proc")
+    state, weights = make((200, 100), 16, 1, 64, 1)
+    before = len(list(tasks.iterdir()))
+    cpu_engine.forward(state, weights, 4, 0.5, 0, 0, [0, 0], False)
+    assert len(list(tasks.iterdir())) == before
+
+
+def test_values_that_are_not_finite_spread_and_nothing_crashes():
+    state, weights = make((12, 12), 16, 1, 64, 1)
+    state[0, 5, 5, 0] = float("nan")
+    out, _ = cpu_engine.forward(state, weights, 2, 1.0, 0, 0, [0, 0], False)
+    wrong = out.isnan().any(-1)[0]
+    assert wrong[3:8, 3:8].all()
+    assert not wrong[:2].any()
+
+
+GOOD, GOOD_WEIGHTS = make((4, 5), 6, 1, 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"state": torch.zeros(2, 4, 5, 7)}, "state must be"),
+        ({"origins": [[0, 0]]}, "one origin a sample"),
+        ({"origins": [[0], [0]]}, "wrong length"),
+        ({"weights": GOOD_WEIGHTS._replace(hidden_bias=torch.zeros(8))}, "hidden_bias"),
+        ({"weights": GOOD_WEIGHTS._replace(update_weight=torch.zeros(7, 9))}, "update_weight"),
+        ({"log": torch.zeros(3)}, "log is too small"),
+        ({"kernels": "sse9"}, "no kernels 'sse9'"),
+        ({"schedule": "chaos"}, "schedule 'chaos'"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"threshold": 2**33}, "at most 2\\^32"),
+        ({"steps": -1}, "steps must be at least 0"),
+    ],
+)
+def test_the_binding_refuses_what_does_not_fit(change, named):
+    """It checks for itself: a wrong shape would be read beyond its end."""
+    arguments = {
+        "state": GOOD.clone(),
+        "weights": GOOD_WEIGHTS,
+        "steps": 1,
+        "seed": 0,
+        "level": 0,
+        "threshold": 2**31,
+        "origins": [[0, 0], [0, 0]],
+        "log": None,
+        "kernels": KERNELS[0],
+        "threads": 1,
+        "schedule": "auto",
+        "bf16": False,
+        **change,
+    }
+    arguments["state"] = arguments["state"].numpy()
+    arguments["weights"] = [w.numpy() for w in arguments["weights"]]
+    if arguments["log"] is not None:
+        arguments["log"] = arguments["log"].numpy()
+    with pytest.raises(ValueError, match=named):
+        MODULE.steps_forward(*arguments.values())
+
+
+def test_a_type_that_the_engine_has_not_is_refused():
+    with pytest.raises(TypeError):
+        MODULE.steps_forward(
+            GOOD.int().numpy(), [w.numpy() for w in GOOD_WEIGHTS], 1, 0, 0, 2**31,
+            [[0, 0], [0, 0]], None, KERNELS[0], 1, "auto", False,
+        )  # fmt: skip
