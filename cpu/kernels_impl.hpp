@@ -134,7 +134,7 @@ OCTREENCA_INLINE void strip_bf16(int rows, const std::uint32_t* x, int x_stride,
 
 // A linear layer on `rows` cells (a multiple of kGroup), `columns` a multiple of the lanes.
 template <Epilogue kEpilogue, class T>
-void linear(int rows, const T* x, int x_stride, int depth, const T* w, int columns, const T* bias,
+OCTREENCA_INLINE void linear(int rows, const T* x, int x_stride, int depth, const T* w, int columns, const T* bias,
             T* out, int out_stride) {
   constexpr int L = kLanes<T>;
   int c = 0;
@@ -153,7 +153,7 @@ void linear(int rows, const T* x, int x_stride, int depth, const T* w, int colum
 }
 
 template <Epilogue kEpilogue>
-void linear_bf16(int rows, const std::uint32_t* x, int x_stride, int depth, const std::uint32_t* w,
+OCTREENCA_INLINE void linear_bf16(int rows, const std::uint32_t* x, int x_stride, int depth, const std::uint32_t* w,
                  int columns, const float* bias, float* out, int out_stride) {
   constexpr int L = kLanes<float>;
   int c = 0;
@@ -271,11 +271,11 @@ OCTREENCA_INLINE void rows_of(S* const planes[3], const Chunk& chunk, int plane,
 // inputs[cell] = [state | perceived], tight: C and C of them. One plane of taps at a time, so
 // that its nine kernel vectors stay in registers.
 template <int kDimension, class T, class S>
-void perceive(const Unit<S>& unit, const Chunk& chunk, const Weights<T>& weights, T* inputs,
-              int stride) {
+OCTREENCA_INLINE void perceive(const Unit<S>& unit, const Chunk& chunk, const Weights<T>& weights,
+                               const Sizes& sizes, T* inputs, int stride) {
   constexpr int L = kLanes<T>;
   constexpr int kPlanes = kDimension == 2 ? 1 : 3;
-  const int channels = weights.sizes.channels, padded = weights.sizes.padded_channels;
+  const int channels = sizes.channels, padded = sizes.padded_channels;
   // The state first: its padding is overwritten by what is perceived.
   for (int i = 0; i < chunk.count; ++i) {
     const S* cell = unit.planes[1] + chunk.here[i] + chunk.middle[i];
@@ -318,23 +318,47 @@ int fill_group(int count, T* rows, int stride) {
   return whole;
 }
 
-template <class T>
-int input_stride(const Sizes& sizes) {
+OCTREENCA_INLINE int input_stride(const Sizes& sizes) {
   return sizes.padded_doubled + sizes.padded_channels;
+}
+
+// C = 16 and H = 64 are what the paper uses and what the planner chooses for most data sets. With
+// these sizes known to the compiler the micro-kernel reaches 94 % of the processor's peak, without
+// them 87 %.
+template <bool kPaper>
+OCTREENCA_INLINE Sizes sizes_of(const Sizes& sizes) {
+  if constexpr (kPaper) return {sizes.dimension, 16, sizes.inputs, 64, 16, 64, 32};
+  return sizes;
+}
+
+inline bool is_paper(const Sizes& sizes) {
+  return sizes.channels == 16 && sizes.hidden == 64 && sizes.padded_channels == 16 &&
+         sizes.padded_hidden == 64 && sizes.padded_doubled == 32;
+}
+
+// Calls work(dimension, is_paper) with both as types.
+template <class Work>
+OCTREENCA_INLINE void specialised(const Sizes& sizes, const Work& work) {
+  const bool paper = is_paper(sizes);
+  if (sizes.dimension == 2) {
+    paper ? work(Count<2>{}, Count<1>{}) : work(Count<2>{}, Count<0>{});
+  } else {
+    paper ? work(Count<3>{}, Count<1>{}) : work(Count<3>{}, Count<0>{});
+  }
 }
 
 // ------------------------------------------------------------------ forward
 
-template <int kDimension, class T, class S>
+template <int kDimension, bool kPaper, class T, class S>
 void forward_in(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
                 Pending<T>& pending) {
-  const Sizes& sizes = weights.sizes;
-  const int stride = input_stride<T>(sizes), padded = sizes.padded_channels;
+  const Sizes sizes = sizes_of<kPaper>(weights.sizes);
+  const int stride = input_stride(sizes), padded = sizes.padded_channels;
   Walk walk(scratch.fired, unit.height, unit.width, padded);
   Chunk chunk;
   pending.count = 0;
   while (walk.next(chunk)) {
-    perceive<kDimension>(unit, chunk, weights, scratch.inputs, stride);
+    perceive<kDimension>(unit, chunk, weights, sizes, scratch.inputs, stride);
     const int rows = fill_group(chunk.count, scratch.inputs, stride);
     T* updates = pending.updates + pending.count * padded;
     for (int row = 0; row < rows; row += kGroup) {
@@ -352,26 +376,24 @@ void forward_in(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scra
 template <class T, class S>
 void forward(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
              Pending<T>& pending) {
-  if (weights.sizes.dimension == 2) {
-    forward_in<2>(unit, weights, scratch, pending);
-  } else {
-    forward_in<3>(unit, weights, scratch, pending);
-  }
+  specialised(weights.sizes, [&](auto dimension, auto paper) {
+    forward_in<decltype(dimension)::value, decltype(paper)::value>(unit, weights, scratch, pending);
+  });
 }
 
-template <int kDimension, class S>
+template <int kDimension, bool kPaper, class S>
 void forward_bf16_in(const Unit<S>& unit, const Weights<float>& weights, Scratch<float>& scratch,
                      Pending<float>& pending) {
   constexpr int L = kLanes<float>;
-  const Sizes& sizes = weights.sizes;
-  const int stride = input_stride<float>(sizes), padded = sizes.padded_channels;
+  const Sizes sizes = sizes_of<kPaper>(weights.sizes);
+  const int stride = input_stride(sizes), padded = sizes.padded_channels;
   const int pairs = sizes.padded_hidden / 2;
   auto* words = reinterpret_cast<std::uint32_t*>(scratch.grad_inputs);
   Walk walk(scratch.fired, unit.height, unit.width, padded);
   Chunk chunk;
   pending.count = 0;
   while (walk.next(chunk)) {
-    perceive<kDimension>(unit, chunk, weights, scratch.inputs, stride);
+    perceive<kDimension>(unit, chunk, weights, sizes, scratch.inputs, stride);
     const int rows = fill_group(chunk.count, scratch.inputs, stride);
     float* updates = pending.updates + pending.count * padded;
     for (int row = 0; row < rows; row += kGroup) {
@@ -397,11 +419,9 @@ void forward_bf16_in(const Unit<S>& unit, const Weights<float>& weights, Scratch
 template <class S>
 void forward_bf16(const Unit<S>& unit, const Weights<float>& weights, Scratch<float>& scratch,
                   Pending<float>& pending) {
-  if (weights.sizes.dimension == 2) {
-    forward_bf16_in<2>(unit, weights, scratch, pending);
-  } else {
-    forward_bf16_in<3>(unit, weights, scratch, pending);
-  }
+  specialised(weights.sizes, [&](auto dimension, auto paper) {
+    forward_bf16_in<decltype(dimension)::value, decltype(paper)::value>(unit, weights, scratch, pending);
+  });
 }
 
 // ------------------------------------------------------------------ state and log
@@ -523,7 +543,7 @@ OCTREENCA_INLINE void outer_strip(int rows, int cells, const T* a, int a_stride,
 }
 
 template <class T>
-void outer(int rows, int cells, const T* a, int a_stride, const T* b, int b_stride, T* sums,
+OCTREENCA_INLINE void outer(int rows, int cells, const T* a, int a_stride, const T* b, int b_stride, T* sums,
            int columns) {
   constexpr int L = kLanes<T>;
   int c = 0;
@@ -542,11 +562,11 @@ void outer(int rows, int cells, const T* a, int a_stride, const T* b, int b_stri
 
 // The adjoint of perceive: sums of the kernel's gradient, and what every neighbour is owed.
 template <int kDimension, class T>
-void perceive_backward(const Unit<T>& unit, const Chunk& chunk, const Weights<T>& weights,
-                       const T* grad_perceived, int stride, T* const gradient[3], T* grad_kernel) {
+OCTREENCA_INLINE void perceive_backward(const Unit<T>& unit, const Chunk& chunk, const Weights<T>& weights,
+                       const Sizes& sizes, const T* grad_perceived, int stride, T* const gradient[3], T* grad_kernel) {
   constexpr int L = kLanes<T>;
   constexpr int kPlanes = kDimension == 2 ? 1 : 3;
-  const int padded = weights.sizes.padded_channels;
+  const int padded = sizes.padded_channels;
   for (int plane = 0; plane < kPlanes; ++plane) {
     for (int c = 0; c < padded; c += L) {
       Vector<T> sum[9];
@@ -585,18 +605,18 @@ void perceive_backward(const Unit<T>& unit, const Chunk& chunk, const Weights<T>
   }
 }
 
-template <int kDimension, class T>
+template <int kDimension, bool kPaper, class T>
 void backward_in(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scratch,
                  const Fired& fired, const T* gathered, T* const gradient[3],
                  Gradients<T>& gradients) {
   constexpr int L = kLanes<T>;
-  const Sizes& sizes = weights.sizes;
-  const int stride = input_stride<T>(sizes), padded = sizes.padded_channels;
+  const Sizes sizes = sizes_of<kPaper>(weights.sizes);
+  const int stride = input_stride(sizes), padded = sizes.padded_channels;
   const int hidden = sizes.padded_hidden, channels = sizes.channels;
   Walk walk(fired, unit.height, unit.width, padded);
   Chunk chunk;
   while (walk.next(chunk)) {
-    perceive<kDimension>(unit, chunk, weights, scratch.inputs, stride);
+    perceive<kDimension>(unit, chunk, weights, sizes, scratch.inputs, stride);
     const int rows = fill_group(chunk.count, scratch.inputs, stride);
     for (int i = 0; i < chunk.count * padded; ++i) scratch.grad_out[i] = gathered[i];
     fill_group(chunk.count, scratch.grad_out, padded);
@@ -632,7 +652,7 @@ void backward_in(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scr
       for (; c < channels; ++c) cell[c] += grad[c];
     }
     // Whole vectors of the perceived part's gradient: what lies beyond meets zeros of the kernel.
-    perceive_backward<kDimension>(unit, chunk, weights, scratch.grad_inputs + channels, stride,
+    perceive_backward<kDimension>(unit, chunk, weights, sizes, scratch.grad_inputs + channels, stride,
                                   gradient, gradients.perceive);
   }
 }
@@ -641,11 +661,9 @@ template <class T>
 void backward(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scratch,
               const Fired& fired, const T* gathered, T* const gradient[3],
               Gradients<T>& gradients) {
-  if (weights.sizes.dimension == 2) {
-    backward_in<2>(unit, weights, scratch, fired, gathered, gradient, gradients);
-  } else {
-    backward_in<3>(unit, weights, scratch, fired, gathered, gradient, gradients);
-  }
+  specialised(weights.sizes, [&](auto dimension, auto paper) {
+    backward_in<decltype(dimension)::value, decltype(paper)::value>(unit, weights, scratch, fired, gathered, gradient, gradients);
+  });
 }
 
 // ------------------------------------------------------------------ the peak
