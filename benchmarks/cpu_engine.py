@@ -402,13 +402,15 @@ def main() -> None:
         rows.extend(new)
         if not arguments.json:
             for one in new:
-                value = one["bytes_per_cell"] if one["ratio"] is None else one["ratio"]
-                share = one["percent_of_peak"]
+                size, share = one["bytes_per_cell"], one["percent_of_peak"]
+                value = f"{one['ratio']} x" if size is None else f"{size} bytes a cell"
+                if "missing" in one:
+                    value = one["missing"]
+                peak_text = "" if share is None else f"{share:.0f} % of peak"
+                verdict = {None: "", True: "met", False: "MISSED"}[one["met"]]
+                goal = "" if one["goal"] is None else f"goal {one['goal']}"
                 print(
-                    f"{one['case']:66} {value if value is not None else '-':>8} "
-                    f"{'' if share is None else f'{share:.0f} % of peak':14} "
-                    f"goal {one['goal']}  {one.get('missing') or {None: '', True: 'met', False: 'MISSED'}[one['met']]}",
-                    flush=True,
+                    f"{one['case']:66} {value:>22} {peak_text:14} {goal:10} {verdict}", flush=True
                 )
 
     for case in arguments.case or cases:

@@ -30,6 +30,7 @@ class Case(NamedTuple):
     batch_size: int = 3
     crop: tuple[tuple[int, ...], int] | None = None
     mirror_axes: tuple[int, ...] = ()
+    engine: str = "torch"
 
 
 CASES = {
@@ -43,6 +44,13 @@ CASES = {
     "large slide": Case("training", (512, 512), input_channels=3, num_classes=2),
     "one volume": Case("inference", (48, 64, 64)),
     "one slide": Case("inference", (1536, 1536), input_channels=3, num_classes=2),
+    "hippocampus, C++": Case("training", (40, 56, 40), engine="cpu"),
+    "pathology, C++": Case("training", (320, 320), input_channels=3, num_classes=2, engine="cpu"),
+    "20 classes, C++": Case("training", (48, 48, 48), num_classes=20, batch_size=1, engine="cpu"),
+    "one volume, C++": Case("inference", (48, 64, 64), engine="cpu"),
+    "one slide, C++": Case(
+        "inference", (1536, 1536), input_channels=3, num_classes=2, engine="cpu"
+    ),
     "40 classes, mirrored": Case("inference", (48, 64, 64), num_classes=40, mirror_axes=(0, 1)),
 }
 
@@ -70,6 +78,7 @@ def predicted_bytes(case: Case) -> int:
     network = plan(case) | {
         "input_channels": case.input_channels,
         "num_classes": case.num_classes,
+        "engine": case.engine,
     }
     if case.task == "inference":
         del network["steps"]
@@ -134,6 +143,7 @@ def measured_bytes(name: str) -> int:
             **os.environ,
             "MALLOC_MMAP_THRESHOLD_": threshold,
             "MALLOC_TRIM_THRESHOLD_": threshold,
+            "OCTREENCA_ENGINE": CASES[name].engine,
         },
         stdout=subprocess.PIPE,
         check=True,

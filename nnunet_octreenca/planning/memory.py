@@ -22,6 +22,13 @@ _FORWARD_STATES = 6
 _LOSS_COPIES = 7
 # One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
 _CHUNK_CELLS = 4096
+# The C++ engine, beside the log: the gradient handed in, the one handed back, and what the way
+# from a level to its parents holds.
+_CPU_BACKWARD_STATES = 2.6
+# Its kernels pad a cell's channels to whole vectors: of 8 with AVX2, at most 16.
+_CPU_LANES = 8
+# Rows of level 0 that its wave keeps, with 10 steps (cpu/steps.cpp, ring_slots).
+_CPU_RING_ROWS = 30
 
 
 def training_bytes(
@@ -35,18 +42,31 @@ def training_bytes(
     num_classes: int,
     batch_size: int,
     crop: Crop | None = None,
+    engine: str = "torch",
+    fire_rate: float = 0.5,
 ) -> int:
-    """Peak bytes of one training step with the PyTorch engine.
+    """Peak bytes of one training step.
 
     Args:
         shape: cells of the context (nnU-Net's patch size) per axis.
         factors, steps, channels, hidden, input_channels, num_classes: the network's.
         batch_size: samples per step.
         crop: of the finest levels, if any.
+        engine: "torch", which is what a GPU runs and the planner plans for, or "cpu".
+        fire_rate: counts for the C++ engine, which keeps only the cells that fire.
     """
     cells = [batch_size * prod(box) for box in window_shapes(shape, factors, crop)]
     pixels = [batch_size * prod(whole) for whole in level_shapes(shape, factors)]
     state = channels * _FLOAT
+    if engine == "cpu":
+        # A level keeps its last state, and of every step what the fired cells were before.
+        log = (channels - input_channels) * _FLOAT * fire_rate
+        kept = sum(round(n * (state + count * log)) for count, n in zip(steps, cells, strict=True))
+        padding = -channels % _CPU_LANES
+        padded = 2 * max(cells) // batch_size * (channels + padding) * _FLOAT if padding else 0
+        working = round(max(cells) * state * _CPU_BACKWARD_STATES) + padded
+        loss = cells[0] * num_classes * _FLOAT * _LOSS_COPIES
+        return kept + max(working, loss) + sum(pixels) * input_channels * _FLOAT
     # Every step keeps its input state until the backward pass has used it.
     kept = sum(count * n * state for count, n in zip(steps, cells, strict=True))
     working = max(cells) * state * _BACKWARD_STATES
@@ -65,8 +85,9 @@ def inference_bytes(
     hidden: int,
     input_channels: int,
     num_classes: int,
+    engine: str = "torch",
 ) -> int:
-    """Peak bytes of one pass over a whole image with the PyTorch engine, logits out.
+    """Peak bytes of one pass over a whole image, logits out.
 
     Args: as `training_bytes`; `shape` is the image's.
     """
@@ -74,5 +95,14 @@ def inference_bytes(
     state = channels * _FLOAT
     image = sum(pixels) * input_channels * _FLOAT
     heads = 2 * pixels[0] * num_classes * _FLOAT
+    if engine == "cpu":
+        # In 2-D the finest level exists as some rows only; a level is run while its parents' state
+        # is gone already.
+        padded = (channels + -channels % _CPU_LANES) * _FLOAT
+        first = pixels[0]
+        if len(shape) == 2 and shape[0] >= 2 * _CPU_RING_ROWS:
+            first = _CPU_RING_ROWS * shape[1]
+        parents = pixels[1] if len(pixels) > 1 else 0
+        return (first + parents) * padded + heads + sum(pixels[2:]) * input_channels * _FLOAT
     chunk = _CHUNK_CELLS * (2 * channels + 2 * hidden) * _FLOAT
     return pixels[0] * state * _FORWARD_STATES + image + heads + chunk

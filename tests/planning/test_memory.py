@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_octreenca.octree import Crop
+from nnunet_octreenca.ops.native import cpu_module, cpu_module_problem
 from nnunet_octreenca.planning import inference_bytes, training_bytes
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "memory_model.py"
@@ -28,7 +29,12 @@ def benchmark():
         "pathology",
         "radiology, cropped",
         "one volume",
+        "hippocampus, C++",
+        "pathology, C++",
+        "one volume, C++",
+        "one slide, C++",
         # Together over 20 seconds.
+        pytest.param("20 classes, C++", marks=pytest.mark.slow),
         pytest.param("20 classes", marks=pytest.mark.slow),
         pytest.param("150 classes", marks=pytest.mark.slow),
         pytest.param("large slide", marks=pytest.mark.slow),
@@ -37,6 +43,8 @@ def benchmark():
     ],
 )
 def test_the_model_is_right_within_15_percent(benchmark, case):
+    if case.endswith("C++") and cpu_module() is None:
+        pytest.skip(f"the C++ module is not there: {cpu_module_problem()}")
     row = benchmark.measure(case)
     assert 0.85 < row["ratio"] < 1.15, row
 
@@ -68,3 +76,21 @@ def test_inference_needs_the_same_for_any_number_of_steps_and_little_a_pixel():
     whole = inference_bytes((4000, 3000), input_channels=3, **sizes)
     half = inference_bytes((2000, 3000), input_channels=3, **sizes)
     assert (whole - half) / 6e6 == pytest.approx(6 * 64 + 2 * 2 * 4 + 3 * 4 * 4 / 3, rel=1e-3)
+
+
+def test_the_cpp_engine_keeps_what_fires_and_changes():
+    """Of ten steps half the cells, 15 of 16 channels; the last state; 2.6 states at work."""
+    needed = training_bytes(
+        (40, 50), factors=[(2, 2)], steps=[10, 3], batch_size=2, engine="cpu", **SMALL
+    )
+    fine, coarse = 2 * 40 * 50, 2 * 20 * 25
+    log = 15 * 4 * 0.5 * (10 * fine + 3 * coarse)
+    assert needed == log + 64 * (fine + coarse) + round(2.6 * 64 * fine) + 4 * (fine + coarse)
+
+
+def test_a_slide_needs_its_parents_and_some_rows_in_the_cpp_engine():
+    sizes = {"factors": [(2, 2)] * 4, "channels": 16, "hidden": 64, "num_classes": 2}
+    whole = inference_bytes((4000, 3000), input_channels=3, engine="cpu", **sizes)
+    half = inference_bytes((2000, 3000), input_channels=3, engine="cpu", **sizes)
+    # A quarter of the cells are parents; two float heads twice; the image of levels 2 to 4.
+    assert (whole - half) / 6e6 == pytest.approx(64 / 4 + 2 * 2 * 4 + 12 * 21 / 256, rel=1e-3)

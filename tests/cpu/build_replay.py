@@ -1,0 +1,50 @@
+"""Builds tests/cpu/replay.cpp with the engine's sources, natively or for another processor."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+KERNELS = {
+    "x86_64": {
+        "plain": [],
+        "avx2": AVX2,
+        "avx512": AVX512,
+        "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    },
+    "aarch64": {"plain": [], "neon": []},
+}
+
+
+def build_replay(
+    folder: Path,
+    *,
+    compiler: str = "g++",
+    machine: str | None = None,
+    flags: tuple[str, ...] = ("-O2",),
+) -> Path:
+    """Compile and link; returns the program.
+
+    Raises:
+        subprocess.CalledProcessError: the compiler refused; its words are on stderr.
+    """
+    machine = machine or platform.machine()
+    cpu, here = ROOT / "cpu", Path(__file__).parent
+    sources: list[tuple[Path, list[str]]] = [
+        (cpu / f"{name}.cpp", []) for name in ("kernels", "level", "steps", "octree")
+    ]
+    sources += [(cpu / f"kernels_{name}.cpp", extra) for name, extra in KERNELS[machine].items()]
+    sources += [(here / "kernels_wide.cpp", []), (here / "replay.cpp", [])]
+    common = ["-std=c++17", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi", f"-I{cpu}"]
+    objects = []
+    for source, extra in sources:
+        objects.append(folder / f"{source.stem}.o")
+        command = [compiler, *common, *flags, *extra, "-c", str(source), "-o", str(objects[-1])]
+        subprocess.run(command, check=True)
+    program = folder / "replay"
+    subprocess.run(
+        [compiler, *flags, "-pthread", *map(str, objects), "-o", str(program)], check=True
+    )
+    return program
