@@ -18,6 +18,9 @@ namespace {
 constexpr int kRows = 6;
 constexpr int kSingleRows = 12;
 constexpr int kGroup = 12;
+// Cells that are perceived together, all channels and planes of them: their neighbourhood, some
+// 2 * kNear cells of every row, stays in the L1 cache.
+constexpr int kNear = 12;
 static_assert(kChunk % kGroup == 0, "chunks are made of groups");
 
 // ------------------------------------------------------------------ the micro-kernel
@@ -281,30 +284,33 @@ OCTREENCA_INLINE void perceive(const Unit<S>& unit, const Chunk& chunk, const We
     const S* cell = unit.planes[1] + chunk.here[i] + chunk.middle[i];
     for (int c = 0; c < padded; c += L) store(inputs + i * stride + c, load(cell + c));
   }
-  for (int c = 0; c < padded; c += L) {
+  for (int begin = 0; begin < chunk.count; begin += kNear) {
+    const int end = begin + kNear < chunk.count ? begin + kNear : chunk.count;
     for (int plane = 0; plane < kPlanes; ++plane) {
-      Vector<T> kernel[9];
+      for (int c = 0; c < padded; c += L) {
+        Vector<T> kernel[9];
 #pragma GCC unroll 9
-      for (int tap = 0; tap < 9; ++tap) {
-        kernel[tap] = load(weights.perceive + (plane * 9 + tap) * padded + c);
-      }
-      for (int i = 0; i < chunk.count; ++i) {
-        const S* rows[3];
-        rows_of<kDimension>(unit.planes, chunk, plane, i, rows);
-        const std::int64_t left = chunk.left[i] + c, middle = chunk.middle[i] + c,
-                           right = chunk.right[i] + c;
-        Vector<T> a = load(rows[0] + left) * kernel[0];
-        Vector<T> b = load(rows[0] + middle) * kernel[1];
-        Vector<T> d = load(rows[0] + right) * kernel[2];
-        a += load(rows[1] + left) * kernel[3];
-        b += load(rows[1] + middle) * kernel[4];
-        d += load(rows[1] + right) * kernel[5];
-        a += load(rows[2] + left) * kernel[6];
-        b += load(rows[2] + middle) * kernel[7];
-        d += load(rows[2] + right) * kernel[8];
-        T* to = inputs + i * stride + channels + c;
-        const Vector<T> sum = a + b + d;
-        store(to, plane ? load(to) + sum : sum);
+        for (int tap = 0; tap < 9; ++tap) {
+          kernel[tap] = load(weights.perceive + (plane * 9 + tap) * padded + c);
+        }
+        for (int i = begin; i < end; ++i) {
+          const S* rows[3];
+          rows_of<kDimension>(unit.planes, chunk, plane, i, rows);
+          const std::int64_t left = chunk.left[i] + c, middle = chunk.middle[i] + c,
+                             right = chunk.right[i] + c;
+          Vector<T> a = load(rows[0] + left) * kernel[0];
+          Vector<T> b = load(rows[0] + middle) * kernel[1];
+          Vector<T> d = load(rows[0] + right) * kernel[2];
+          a += load(rows[1] + left) * kernel[3];
+          b += load(rows[1] + middle) * kernel[4];
+          d += load(rows[1] + right) * kernel[5];
+          a += load(rows[2] + left) * kernel[6];
+          b += load(rows[2] + middle) * kernel[7];
+          d += load(rows[2] + right) * kernel[8];
+          T* to = inputs + i * stride + channels + c;
+          const Vector<T> sum = a + b + d;
+          store(to, plane ? load(to) + sum : sum);
+        }
       }
     }
   }
@@ -567,38 +573,41 @@ OCTREENCA_INLINE void perceive_backward(const Unit<T>& unit, const Chunk& chunk,
   constexpr int L = kLanes<T>;
   constexpr int kPlanes = kDimension == 2 ? 1 : 3;
   const int padded = sizes.padded_channels;
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    for (int c = 0; c < padded; c += L) {
-      Vector<T> sum[9];
-      T* sums = grad_kernel + plane * 9 * padded + c;
+  for (int begin = 0; begin < chunk.count; begin += kNear) {
+    const int end = begin + kNear < chunk.count ? begin + kNear : chunk.count;
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      for (int c = 0; c < padded; c += L) {
+        Vector<T> sum[9];
+        T* sums = grad_kernel + plane * 9 * padded + c;
 #pragma GCC unroll 9
-      for (int tap = 0; tap < 9; ++tap) sum[tap] = load(sums + tap * padded);
-      for (int i = 0; i < chunk.count; ++i) {
-        const T* rows[3];
-        rows_of<kDimension>(unit.planes, chunk, plane, i, rows);
-        const Vector<T> grad = load(grad_perceived + i * stride + c);
-        const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
+        for (int tap = 0; tap < 9; ++tap) sum[tap] = load(sums + tap * padded);
+        for (int i = begin; i < end; ++i) {
+          const T* rows[3];
+          rows_of<kDimension>(unit.planes, chunk, plane, i, rows);
+          const Vector<T> grad = load(grad_perceived + i * stride + c);
+          const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
 #pragma GCC unroll 9
-        for (int tap = 0; tap < 9; ++tap) sum[tap] += grad * load(rows[tap / 3] + x[tap % 3]);
-      }
+          for (int tap = 0; tap < 9; ++tap) sum[tap] += grad * load(rows[tap / 3] + x[tap % 3]);
+        }
 #pragma GCC unroll 9
-      for (int tap = 0; tap < 9; ++tap) store(sums + tap * padded, sum[tap]);
+        for (int tap = 0; tap < 9; ++tap) store(sums + tap * padded, sum[tap]);
 
-      Vector<T> kernel[9];
-#pragma GCC unroll 9
-      for (int tap = 0; tap < 9; ++tap) {
-        kernel[tap] = load(weights.perceive + (plane * 9 + tap) * padded + c);
-      }
-      for (int i = 0; i < chunk.count; ++i) {
-        T* rows[3];
-        rows_of<kDimension>(gradient, chunk, plane, i, rows);
-        const Vector<T> grad = load(grad_perceived + i * stride + c);
-        const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
-        // One after the other: at a mirrored border two of them are the same cell.
+        Vector<T> kernel[9];
 #pragma GCC unroll 9
         for (int tap = 0; tap < 9; ++tap) {
-          T* to = rows[tap / 3] + x[tap % 3];
-          store(to, load(to) + grad * kernel[tap]);
+          kernel[tap] = load(weights.perceive + (plane * 9 + tap) * padded + c);
+        }
+        for (int i = begin; i < end; ++i) {
+          T* rows[3];
+          rows_of<kDimension>(gradient, chunk, plane, i, rows);
+          const Vector<T> grad = load(grad_perceived + i * stride + c);
+          const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
+          // One after the other: at a mirrored border two of them are the same cell.
+#pragma GCC unroll 9
+          for (int tap = 0; tap < 9; ++tap) {
+            T* to = rows[tap / 3] + x[tap % 3];
+            store(to, load(to) + grad * kernel[tap]);
+          }
         }
       }
     }

@@ -157,8 +157,8 @@ class OctreeNCA(nn.Module):
         image: Tensor,
         seed: int | None = None,
         *,
-        multiply: str = "float32",
-        state: str = "float32",
+        multiply: str | None = None,
+        state: str | None = None,
     ) -> Tensor:
         """Labels of an image of any size, in one pass; for plain labels.
 
@@ -170,7 +170,8 @@ class OctreeNCA(nn.Module):
             seed: of the fire draws; `self.seed` if left out.
             multiply: "float32", or "bfloat16" for products of bfloat16 numbers summed in float32
                 where the processor has them (C++ engine; labels of some cells change).
-            state: "float32", or "float16" for half the memory (C++ engine).
+            state: "float32", or "float16" for half the memory (C++ engine). Where left out,
+                `OCTREENCA_MULTIPLY` and `OCTREENCA_STATE` decide, else float32.
 
         Returns:
             (N, *spatial) uint8, int16 for more than 256 classes.
@@ -192,7 +193,7 @@ class OctreeNCA(nn.Module):
                 seed = self.seed if seed is None else seed
                 self._run_octree(image, seed, labels=labels, multiply=multiply, state=state)
                 return labels
-            if (multiply, state) != ("float32", "float32"):
+            if (multiply or "float32", state or "float32") != ("float32", "float32"):
                 raise ValueError(
                     f"multiply={multiply!r} and state={state!r} need the C++ engine and a float32 "
                     f"image on the CPU"

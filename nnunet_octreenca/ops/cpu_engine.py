@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunet_octreenca.ops.fire import fire_threshold
-from nnunet_octreenca.ops.native import cpu_engine_wanted, cpu_kernels, cpu_module
+from nnunet_octreenca.ops.native import cpu_engine_wanted, cpu_kernels, cpu_module, precision
 from nnunet_octreenca.ops.weights import StepWeights
 
 _SEEDS = 1 << 64
@@ -142,7 +142,7 @@ def backward(
 @lru_cache(maxsize=1)
 def _warn_no_bf16(kernels: str) -> None:
     warnings.warn(
-        f"multiply='bfloat16' was asked for, but the {kernels} kernels of this processor have no "
+        f"products of bfloat16 were asked for, but the {kernels} kernels of this processor have no "
         f"such instruction: float32 is used, which is more exact and as fast as it gets here",
         stacklevel=4,
     )
@@ -160,8 +160,8 @@ def octree(
     background: bool,
     labels: Tensor | None = None,
     values: Tensor | None = None,
-    multiply: str = "float32",
-    state: str = "float32",
+    multiply: str | None = None,
+    state: str | None = None,
     schedule: str = "auto",
     emulate: bool = False,
 ) -> None:
@@ -178,7 +178,8 @@ def octree(
         labels: (N, *spatial) uint8 or int16, contiguous, to be filled.
         values: (N, K or K + 1, *spatial) float32, contiguous, to be filled instead.
         multiply: "float32", or "bfloat16": products of bfloat16 numbers, summed in float32.
-        state: "float32", or "float16" to keep states in half the memory.
+        state: "float32", or "float16" to keep states in half the memory. Where left out, the
+            environment decides (ops.native.precision).
         schedule: as in `forward`.
         emulate: compute with bfloat16 where the processor cannot, slowly (tests).
 
@@ -187,11 +188,7 @@ def octree(
         MemoryError: the states do not fit.
     """
     module: Any = cpu_module()
-    if multiply not in ("float32", "bfloat16") or state not in ("float32", "float16"):
-        raise ValueError(
-            f"multiply ({multiply!r}) must be 'float32' or 'bfloat16', state ({state!r}) "
-            f"'float32' or 'float16'"
-        )
+    multiply, state = precision(multiply, state)
     kernels = cpu_kernels()
     if multiply == "bfloat16" and not emulate and not module.native_bf16(kernels):
         _warn_no_bf16(kernels)

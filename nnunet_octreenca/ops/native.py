@@ -9,6 +9,8 @@ from nnunet_octreenca.errors import EnvironmentMismatchError
 
 ENGINE_VARIABLE = "OCTREENCA_ENGINE"
 KERNELS_VARIABLE = "OCTREENCA_CPU_KERNELS"
+MULTIPLY_VARIABLE = "OCTREENCA_MULTIPLY"
+STATE_VARIABLE = "OCTREENCA_STATE"
 
 _IMPORT_ERROR: list[str] = []
 
@@ -64,3 +66,29 @@ def cpu_kernels() -> str:
             f"{', '.join(names)}"
         )
     return wanted or names[0]
+
+
+def precision(multiply: str | None = None, state: str | None = None) -> tuple[str, str]:
+    """What whole images are multiplied with and kept in: as asked for, else as the variables say.
+
+    Args:
+        multiply: "float32" or "bfloat16"; None looks at `OCTREENCA_MULTIPLY`.
+        state: "float32" or "float16"; None looks at `OCTREENCA_STATE`.
+
+    Raises:
+        ValueError: an argument names no precision.
+        EnvironmentMismatchError: a variable names none.
+    """
+    chosen = []
+    for name, given, variable, lower in (
+        ("multiply", multiply, MULTIPLY_VARIABLE, "bfloat16"),
+        ("state", state, STATE_VARIABLE, "float16"),
+    ):
+        value = given or os.environ.get(variable, "") or "float32"
+        if value not in ("float32", lower):
+            sentence = f"is {value!r}; it can be 'float32' or {lower!r}"
+            if given:
+                raise ValueError(f"{name} {sentence}")
+            raise EnvironmentMismatchError(f"{variable} {sentence}")
+        chosen.append(value)
+    return chosen[0], chosen[1]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid, level_shapes
 from nnunet_octreenca.ops import cpu_engine, fire_mask
@@ -146,8 +147,25 @@ def test_without_the_engine_labels_are_the_same(monkeypatch):
 
 def test_a_precision_that_is_not_there_is_named():
     network, image = make((9, 8))
-    with pytest.raises(ValueError, match=r"multiply \('float8'\)"):
+    with pytest.raises(ValueError, match="multiply is 'float8'; it can be 'float32' or 'bfloat16'"):
         network.segment(image, multiply="float8")
+    with pytest.raises(ValueError, match="state is 'bfloat16'; it can be 'float32' or 'float16'"):
+        network.segment(image, state="bfloat16")
+
+
+def test_the_environment_chooses_the_precision(monkeypatch):
+    """Which is how nnU-Net's own commands are told."""
+    network, image = make((30, 40), steps=[3, 2])
+    with torch.no_grad():
+        exact = network(image)
+        monkeypatch.setenv("OCTREENCA_STATE", "float16")
+        half = network(image)
+        assert torch.equal(half, run(network, image, seed=0, state="float16"))
+        assert not torch.equal(half, exact)
+        assert torch.equal(run(network, image, seed=0, state="float32"), exact)
+        monkeypatch.setenv("OCTREENCA_STATE", "int8")
+        with pytest.raises(EnvironmentMismatchError, match="OCTREENCA_STATE is 'int8'"):
+            network(image)
 
 
 # ---------------------------------------------------------------------- lower precisions
