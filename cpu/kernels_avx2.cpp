@@ -13,5 +13,5 @@ constexpr int kBlockVectors = 2;  // of 16 registers, 12 hold sums
 namespace octreenca {
 extern const KernelSet kernels_avx2;
 const KernelSet kernels_avx2 = {"avx2", false, operations<float, float>(),
-                                 operations<float, Half>(), nullptr, burn};
+                                 operations<float, Half>(), nullptr, burn<float>};
 }  // namespace octreenca

@@ -13,5 +13,5 @@ constexpr int kBlockVectors = 4;  // of 32 registers, 24 hold sums
 namespace octreenca {
 extern const KernelSet kernels_avx512;
 const KernelSet kernels_avx512 = {"avx512", false, operations<float, float>(),
-                                 operations<float, Half>(), nullptr, burn};
+                                 operations<float, Half>(), nullptr, burn<float>};
 }  // namespace octreenca

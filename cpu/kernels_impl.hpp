@@ -677,12 +677,13 @@ void backward(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scratc
 
 // ------------------------------------------------------------------ the peak
 
-double burn(std::int64_t iterations, float* sink) {
+template <class T>
+double burn(std::int64_t iterations, T* sink) {
   constexpr int N = 12;  // enough sums to hide the latency, few enough for 16 registers
-  Vector<float> sum[N];
+  Vector<T> sum[N];
 #pragma GCC unroll 12
-  for (int n = 0; n < N; ++n) sum[n] = broadcast<float>(1.0f + 1e-3f * n);
-  const Vector<float> factor = broadcast<float>(sink[0]), term = broadcast<float>(sink[1]);
+  for (int n = 0; n < N; ++n) sum[n] = broadcast<T>(T(1 + 1e-3 * n));
+  const Vector<T> factor = broadcast<T>(sink[0]), term = broadcast<T>(sink[1]);
   for (std::int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 12
     for (int n = 0; n < N; ++n) {
@@ -694,11 +695,11 @@ double burn(std::int64_t iterations, float* sink) {
 #endif
     }
   }
-  float total = 0;
+  T total = 0;
 #pragma GCC unroll 12
   for (int n = 0; n < N; ++n) total += sum[n][0];
-  sink[0] += 1e-30f * total;
-  return 2.0 * N * kLanes<float> * static_cast<double>(iterations);
+  sink[0] += T(1e-30) * total;
+  return 2.0 * N * kLanes<T> * static_cast<double>(iterations);
 }
 
 template <class T, class S>

@@ -17,5 +17,5 @@ constexpr Operations<double, double> kTwice = operations<double, double>();
 
 extern const KernelSet kernels_plain;
 const KernelSet kernels_plain = {"plain", false, operations<float, float>(),
-                                 operations<float, Half>(), &kTwice, burn};
+                                 operations<float, Half>(), &kTwice, burn<float>};
 }  // namespace octreenca

@@ -4,10 +4,20 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__) || defined(__F16C__)
+// Intrinsics only where the vectors are the processor's own.
+#if defined(OCTREENCA_PORTABLE_VECTORS)
+#define OCTREENCA_AVX512 0
+#define OCTREENCA_AVX2 0
+#define OCTREENCA_NEON 0
+#elif defined(__AVX512F__) || (defined(__F16C__) && defined(__AVX2__))
 #include <immintrin.h>
+#ifdef __AVX512F__
+#define OCTREENCA_AVX512 1
+#endif
+#define OCTREENCA_AVX2 1
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#define OCTREENCA_NEON 1
 #endif
 
 #include "half.hpp"
@@ -63,11 +73,11 @@ OCTREENCA_INLINE Vector<T> broadcast(T value) {
 // ------------------------------------------------------------------ float16 in memory
 
 OCTREENCA_INLINE Vector<float> load(const Half* from) {
-#if defined(__AVX512F__)
+#if OCTREENCA_AVX512
   return (Vector<float>)_mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256((const __m256i*)from));
-#elif defined(__F16C__) && defined(__AVX2__)
+#elif OCTREENCA_AVX2
   return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
-#elif defined(__aarch64__)
+#elif OCTREENCA_NEON
   return (Vector<float>)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from->bits)));
 #else
   Vector<float> value;
@@ -77,12 +87,12 @@ OCTREENCA_INLINE Vector<float> load(const Half* from) {
 }
 
 OCTREENCA_INLINE void store(Half* to, Vector<float> value) {
-#if defined(__AVX512F__)
+#if OCTREENCA_AVX512
   _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xFFFF, (__m512)value,
                                                                    _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__) && defined(__AVX2__)
+#elif OCTREENCA_AVX2
   _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__aarch64__)
+#elif OCTREENCA_NEON
   vst1_u16(&to->bits, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)value)));
 #else
   for (int lane = 0; lane < kLanes<float>; ++lane) to[lane].bits = float_to_half(value[lane]);
@@ -100,7 +110,7 @@ OCTREENCA_INLINE Vector<std::uint32_t> round_to_bf16(Vector<float> value) {
 }
 
 OCTREENCA_INLINE void store_bf16(std::uint16_t* to, Vector<float> value) {
-#if defined(__AVX512BF16__)
+#if OCTREENCA_AVX512 && defined(__AVX512BF16__)
   _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)value));
 #else
   const auto words = round_to_bf16(value);
@@ -111,7 +121,7 @@ OCTREENCA_INLINE void store_bf16(std::uint16_t* to, Vector<float> value) {
 // sum + low(x) * low(w) + high(x) * high(w), every word holding two bfloat16.
 OCTREENCA_INLINE Vector<float> dot_bf16(Vector<float> sum, Vector<std::uint32_t> x,
                                         Vector<std::uint32_t> w) {
-#if defined(__AVX512BF16__)
+#if OCTREENCA_AVX512 && defined(__AVX512BF16__)
   return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
 #else
   sum += (Vector<float>)(x << 16) * (Vector<float>)(w << 16);

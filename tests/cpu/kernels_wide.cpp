@@ -9,10 +9,11 @@ constexpr int kBlockVectors = 4;
 }  // namespace
 }  // namespace octreenca
 
+#define OCTREENCA_PORTABLE_VECTORS
 #include "kernels_impl.hpp"
 
 namespace octreenca {
 extern const KernelSet kernels_wide;
 const KernelSet kernels_wide = {"wide", false, operations<float, float>(),
-                                operations<float, Half>(), nullptr, burn};
+                                operations<float, Half>(), nullptr, nullptr};
 }  // namespace octreenca
