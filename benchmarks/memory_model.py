@@ -47,7 +47,7 @@ CASES = {
     "hippocampus, C++": Case("training", (40, 56, 40), engine="cpu"),
     "pathology, C++": Case("training", (320, 320), input_channels=3, num_classes=2, engine="cpu"),
     "20 classes, C++": Case("training", (48, 48, 48), num_classes=20, batch_size=1, engine="cpu"),
-    "one volume, C++": Case("inference", (48, 64, 64), engine="cpu"),
+    "one volume, C++": Case("inference", (96, 96, 96), engine="cpu"),
     "one slide, C++": Case(
         "inference", (1536, 1536), input_channels=3, num_classes=2, engine="cpu"
     ),

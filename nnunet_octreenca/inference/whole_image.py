@@ -5,6 +5,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.network import OctreeNCA
@@ -28,6 +29,7 @@ def predict_logits(
     image: Tensor,
     *,
     mirror_axes: Sequence[int] | None = None,
+    context: Sequence[int] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[int], object] | None = None,
@@ -40,6 +42,10 @@ def predict_logits(
             by one, each as if it were alone.
         mirror_axes: spatial axes of the network to mirror (test-time augmentation); the
             logits of all 2^axes passes are averaged. None or empty: a single pass.
+        context: cells per axis of the network that it was trained with (nnU-Net's patch size). A
+            smaller image is surrounded by zeros up to it, as nnU-Net does in training and in its
+            own predictor: the network knows the coarsest levels of that size. On the hippocampus
+            this is worth 1.2 Dice points (docs/results). None: as it is.
         seed: of the fire draws; same seed, same bits.
         device: where to compute.
         progress: called with the number of passes after each of them.
@@ -62,6 +68,7 @@ def predict_logits(
         )
     logits = torch.empty((network.num_classes, *image.shape[1:]), dtype=torch.float16)
     for target, part in _parts(network.dimension, image, logits):
+        part, inside = _padded(part, context)
         total: Tensor | None = None
         passes = mirrorings(mirror_axes)
         for axes in passes:
@@ -83,7 +90,7 @@ def predict_logits(
                 "another checkpoint"
             )
         # float16 ends at 65,504; a logit beyond is as certain as that.
-        target.copy_(total.clamp_(-65504, 65504))
+        target.copy_(total.clamp_(-65504, 65504)[inside])
     return logits
 
 
@@ -94,6 +101,19 @@ def _parts(dimension: int, image: Tensor, logits: Tensor) -> Iterator[tuple[Tens
         return
     for plane in range(image.shape[1]):
         yield logits[:, plane], image[:, plane]
+
+
+def _padded(part: Tensor, context: Sequence[int] | None) -> tuple[Tensor, tuple[slice, ...]]:
+    """The image amid zeros where it is smaller than the context, and where it then lies."""
+    shape = part.shape[1:]
+    inside, pads = [slice(None)], []
+    for cells, wanted in zip(shape, context or shape, strict=True):
+        missing = max(wanted - cells, 0)
+        inside.append(slice(missing // 2, missing // 2 + cells))
+        pads.append((missing // 2, missing - missing // 2))
+    if any(after for _, after in pads):
+        part = functional.pad(part, [n for pair in reversed(pads) for n in pair])
+    return part, tuple(inside)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -71,6 +71,7 @@ def _predict_whole_image(predictor: nnUNetPredictor, input_image: torch.Tensor) 
             network,
             input_image,
             mirror_axes=axes,
+            context=predictor.configuration_manager.patch_size,
             seed=inference_seed(settings),
             device=predictor.device,
             progress=bar.update,

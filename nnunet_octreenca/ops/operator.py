@@ -123,6 +123,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     arguments = inputs[6:]
     out, trajectory = output
     engine, keep_trajectory = arguments[-1], arguments[-2]
+    saved: tuple[Tensor, ...]
     if not keep_trajectory:  # the backward pass recomputes it from the first state
         saved = (state,)
     elif engine == "cpu":  # whose log is undone from the last state

@@ -8,6 +8,7 @@ from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.ops.native import cpu_engine_wanted
 from nnunet_octreenca.planning import inference_bytes
 
 
@@ -29,6 +30,21 @@ def test_3d_is_the_networks_pass_in_float16(spatial):
     assert logits.device.type == "cpu"
     assert torch.equal(logits, network(image[None], seed=3)[0].half())
     assert float(logits[1:].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("mirror_axes", [None, (0, 2)])
+def test_a_small_image_is_segmented_amid_zeros(mirror_axes):
+    """As in training, where nnU-Net pads it to the patch; a large one is left as it is."""
+    network, image = make(), torch.randn(1, 5, 20, 7)
+    logits = predict_logits(network, image, mirror_axes=mirror_axes, context=(8, 16, 8), seed=3)
+    padded = torch.zeros(1, 8, 20, 8)
+    padded[:, 1:6, :, :7] = image  # the odd zero comes last
+    expected = predict_logits(network, padded, mirror_axes=mirror_axes, seed=3)
+    assert torch.equal(logits, expected[:, 1:6, :, :7])
+    bare = predict_logits(network, image, mirror_axes=mirror_axes, seed=3)
+    assert not torch.equal(logits, bare)
+    same = predict_logits(network, image, mirror_axes=mirror_axes, context=(5, 20, 7), seed=3)
+    assert torch.equal(same, bare)
 
 
 @pytest.mark.parametrize("mirror_axes", [(0,), (1, 2), (0, 1, 2)])
@@ -145,6 +161,7 @@ def test_out_of_memory_names_the_bytes_and_the_device(monkeypatch, dimension, er
         hidden=64,
         input_channels=1,
         num_classes=3,
+        engine="cpu" if cpu_engine_wanted() else "torch",
     )
     sentence = f"an image of {shape} cells needs some {needed / 2**30:.1f} GiB on cpu"
     with pytest.raises(OutOfMemoryError, match=re.escape(sentence)) as raised:

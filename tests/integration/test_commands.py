@@ -94,7 +94,8 @@ kwargs = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
 network = OctreeNCA(1, 3, **kwargs)
 checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
 network.load_state_dict(checkpoint["octreenca_weight_average"]["average"])
-logits = predict_logits(network, torch.from_numpy(data), mirror_axes=(0, 1, 2))
+logits = predict_logits(
+    network, torch.from_numpy(data), mirror_axes=(0, 1, 2), context=manager.patch_size)
 logits = manager.resampling_fn_probabilities(
     logits, properties["shape_after_cropping_and_before_resampling"], manager.spacing,
     [properties["spacing"][i] for i in predictor.plans_manager.transpose_forward])

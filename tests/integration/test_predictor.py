@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
@@ -47,14 +48,24 @@ def no_sliding_window(monkeypatch):
     monkeypatch.setattr(nnUNetPredictor, "_internal_predict_sliding_window_return_logits", windows)
 
 
-@pytest.mark.parametrize("shape", [(8, 12, 10), (31, 5, 40), (1, 1, 1), (64, 3, 90)])
+PATCH = (8, 12, 10)
+
+
+def surrounded(image, patch=PATCH):
+    """The image amid zeros as nnU-Net pads it, and where it lies."""
+    padded, box = pad_nd_image(image, patch, return_slicer=True)
+    return padded, (slice(None), *box[1:])
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 10), (31, 5, 40), (1, 1, 1), (64, 3, 90), (7, 9, 10)])
 def test_one_pass_whatever_the_size(predictor_of, shape):
-    """The patch is 8 x 12 x 10; the logits are the network's own, in float16."""
+    """The logits are the network's own, in float16; what is smaller than the patch is padded."""
     predictor = predictor_of()
     image = torch.randn(1, *shape)
     logits = predictor.predict_logits_from_preprocessed_data(image)
+    padded, box = surrounded(image)
     with torch.no_grad():
-        expected = predictor.network(image[None], seed=0)[0].half()
+        expected = predictor.network(padded[None], seed=0)[0].half()[box]
     assert logits.dtype == torch.float16
     assert torch.equal(logits, expected)
 
@@ -73,12 +84,13 @@ def test_mirroring_as_nnunet_asks(predictor_of):
     predictor = predictor_of(use_mirroring=True)
     image = torch.randn(1, 9, 12, 7)
     logits = predictor.predict_sliding_window_return_logits(image)
+    image, box = surrounded(image)
     with torch.no_grad():
         total = 0
         for axes in ([], [2], [3], [4], [2, 3], [2, 4], [3, 4], [2, 3, 4]):
             total = total + predictor.network(image[None].flip(axes), seed=0).flip(axes)[0]
-    torch.testing.assert_close(logits.float(), total / 8, rtol=2e-3, atol=1e-4)
-    single = predictor_of().predict_sliding_window_return_logits(image)
+    torch.testing.assert_close(logits.float(), (total / 8)[box], rtol=2e-3, atol=1e-4)
+    single = predictor_of().predict_sliding_window_return_logits(image)[box]
     assert not torch.equal(logits, single)
 
 
@@ -104,7 +116,7 @@ def test_seed_repeats_and_changes(predictor_of, monkeypatch):
     predictor = predictor_of()
     seven = predictor.predict_sliding_window_return_logits(image)
     assert not torch.equal(plain, seven)
-    assert torch.equal(seven, predict_logits(predictor.network, image, seed=7))
+    assert torch.equal(seven, predict_logits(predictor.network, image, seed=7, context=PATCH))
     monkeypatch.setenv(module.SEED_VARIABLE, "seven")
     with pytest.raises(EnvironmentMismatchError, match="'seven'"):
         predictor.predict_sliding_window_return_logits(image)
@@ -114,7 +126,7 @@ def test_plans_seed(predictor_of):
     image = torch.randn(1, 9, 12, 7)
     predictor = predictor_of(seed=11)
     logits = predictor.predict_sliding_window_return_logits(image)
-    assert torch.equal(logits, predict_logits(predictor.network, image, seed=11))
+    assert torch.equal(logits, predict_logits(predictor.network, image, seed=11, context=PATCH))
 
 
 def test_compiled_and_distributed_wrappers_are_seen_through(predictor_of):
@@ -132,8 +144,8 @@ def test_voxels_that_are_no_numbers(predictor_of):
 
 
 def test_channels_the_network_does_not_know(predictor_of):
-    with pytest.raises(InputError, match=r"takes 1 channel.*\(1, 2, 9, 12, 7\)"):
-        predictor_of().predict_sliding_window_return_logits(torch.randn(2, 9, 12, 7))
+    with pytest.raises(InputError, match=r"takes 1 channel.*\(1, 2, 9, 12, 10\)"):
+        predictor_of().predict_sliding_window_return_logits(torch.randn(2, 9, 12, 10))
 
 
 def test_install_twice_wraps_once():
@@ -180,7 +192,7 @@ def test_numpy_way_of_the_python_predictor(predictor_of):
     image = np.random.default_rng(0).normal(size=(1, 9, 12, 7)).astype(np.float32)
     labels = predictor.predict_single_npy_array(image, {"spacing": [1.0, 1.0, 1.0]})
     normalised = torch.from_numpy((image - image.mean()) / max(image.std(), 1e-8))
-    logits = predict_logits(predictor.network, normalised, seed=0)
+    logits = predict_logits(predictor.network, normalised, seed=0, context=PATCH)
     foreground = logits[1:].float()
     expected = torch.where(foreground.max(0).values > 0, foreground.argmax(0) + 1, 0)
     assert (torch.from_numpy(labels.astype(np.int64)) == expected).float().mean() > 0.999
