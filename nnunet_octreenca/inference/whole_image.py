@@ -74,7 +74,11 @@ def predict_logits(
         for axes in passes:
             flipped = [axis + 2 for axis in axes]
             try:
-                one = network(part[None].to(device).flip(flipped), seed=seed).flip(flipped)[0]
+                given = part[None].to(device)
+                # A flip along no axis would be a copy.
+                one = network(given.flip(flipped) if axes else given, seed=seed)[0]
+                if axes:
+                    one = one.flip([axis - 1 for axis in flipped])
                 total = one if total is None else total.add_(one)
             except (MemoryError, RuntimeError) as error:
                 if _is_out_of_memory(error):

@@ -96,13 +96,13 @@ def inference_bytes(
     image = sum(pixels) * input_channels * _FLOAT
     heads = 2 * pixels[0] * num_classes * _FLOAT
     if engine == "cpu":
-        # In 2-D the finest level exists as some rows only; a level is run while its parents' state
-        # is gone already.
         padded = (channels + -channels % _CPU_LANES) * _FLOAT
-        first = pixels[0]
+        parents = (pixels[1] if len(pixels) > 1 else 0) * padded
+        head = heads // 2
         if len(shape) == 2 and shape[0] >= 2 * _CPU_RING_ROWS:
-            first = _CPU_RING_ROWS * shape[1]
-        parents = pixels[1] if len(pixels) > 1 else 0
-        return (first + parents) * padded + round(0.9 * heads) + image
+            # The finest level exists as some rows only, logits are written as they come.
+            return _CPU_RING_ROWS * shape[1] * padded + parents + head + image
+        # The finest level's state, at first beside its parents, at last beside the logits.
+        return pixels[0] * padded + max(parents, head) + image
     chunk = _CHUNK_CELLS * (2 * channels + 2 * hidden) * _FLOAT
     return round(pixels[0] * state * _FORWARD_STATES) + image + heads + chunk
