@@ -20,7 +20,7 @@ constexpr int kSingleRows = 12;
 constexpr int kGroup = 12;
 // Cells that are perceived together, all channels and planes of them: their neighbourhood, some
 // 2 * kNear cells of every row, stays in the L1 cache.
-constexpr int kNear = 12;
+constexpr int kNear = 24;
 static_assert(kChunk % kGroup == 0, "chunks are made of groups");
 
 // ------------------------------------------------------------------ the micro-kernel
