@@ -88,7 +88,10 @@ class Layerwise:
             self.memory_format = (
                 torch.channels_last if network.dimension == 2 else torch.channels_last_3d
             )
-        self.step = torch.compile(self._step, dynamic=False) if compiled else self._step
+        self.step: Callable[[Any, Any], Any] = self._step
+        if compiled:
+            torch._dynamo.reset()  # else it gives up after eight levels, of all networks together
+            self.step = torch.compile(self._step, dynamic=False)
 
     def _step(self, state: Any, level: Any) -> Any:
         import torch

@@ -1,7 +1,9 @@
 """Builds tests/cpu/replay.cpp with the engine's sources, natively or for another processor."""
 
+import os
 import platform
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +40,19 @@ def build_replay(
     sources += [(cpu / f"kernels_{name}.cpp", extra) for name, extra in KERNELS[machine].items()]
     sources += [(here / "kernels_wide.cpp", []), (here / "replay.cpp", [])]
     common = ["-std=c++17", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi", f"-I{cpu}"]
-    objects = []
-    for source, extra in sources:
-        objects.append(folder / f"{source.stem}.o")
-        command = [compiler, *common, *flags, *extra, "-c", str(source), "-o", str(objects[-1])]
+    objects = [folder / f"{source.stem}.o" for source, _ in sources]
+
+    def compile_one(source: Path, extra: list[str], target: Path) -> None:
+        command = [compiler, *common, *flags, *extra, "-c", str(source), "-o", str(target)]
         subprocess.run(command, check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [
+            pool.submit(compile_one, source, extra, target)
+            for (source, extra), target in zip(sources, objects, strict=True)
+        ]
+        for job in jobs:
+            job.result()
     program = folder / "replay"
     subprocess.run(
         [compiler, *flags, "-pthread", *map(str, objects), "-o", str(program)], check=True
