@@ -221,22 +221,21 @@ def test_a_module_that_is_not_there_is_said(monkeypatch):
         native.cpu_engine_wanted()
 
 
-def _steps_in_a_child(queue, state, weights):
-    queue.put(nca_steps(state, weights, 4).numpy())
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_that_are_forked_or_spawned_compute_the_same(method, threads):
+def test_workers_that_are_forked_or_spawned_compute_the_same(method, threads, monkeypatch):
     """nnU-Net starts its workers both ways, also after the parent has used threads."""
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    from steps_in_a_child import put_steps
+
     threads(2)
     state, weights = make((40, 40, 40), 16, 1, 64, 1)
     state = state.movedim(-1, 1)
     wanted = nca_steps(state, weights, 4)
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    child = context.Process(target=_steps_in_a_child, args=(queue, state, weights))
+    child = context.Process(target=put_steps, args=(queue, state, weights))
     child.start()
     try:
         result = queue.get(timeout=60)
