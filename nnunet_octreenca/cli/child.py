@@ -15,6 +15,22 @@ from typing import NamedTuple, NoReturn
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, OctreeNCAError
 
+# The kernel counts what a process held before it became another program. A small one in between
+# keeps our own memory out of the command's; it ends as the command ends.
+_LAUNCHER = """
+import os, signal, sys
+report, *command = sys.argv[1:]
+child = os.posix_spawn(command[0], command, os.environ)
+_, status, usage = os.wait4(child, 0)
+os.write(int(report), str(usage.ru_maxrss).encode())
+code = os.waitstatus_to_exitcode(status)
+if code < 0:
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # between asking processes to end and ending them
 
@@ -75,21 +91,13 @@ def run_child(
         CommandError: its exit code is not 0.
     """
     begun = time.monotonic()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(environment),
-            start_new_session=os.name == "posix",  # a process group, nnU-Net's workers in it
-        )
+    process, report = _start(command, log, environment)
     try:
         # The log is read back rather than a pipe: a worker that survives cannot hold us up.
         with log.open("rb") as written:
             rest = b""
             while True:
-                ended, peak_bytes = _poll(process)
+                ended = process.poll() is not None
                 *lines, rest = (rest + written.read()).split(b"\n")
                 for line in lines:
                     on_line(line.decode("utf-8", errors="replace").rstrip("\r"))
@@ -97,25 +105,54 @@ def run_child(
                 if ended:
                     break
                 time.sleep(POLL_SECONDS)
+        peak_bytes = _peak_bytes(report)
     finally:
         _end(process)
+        if report is not None:
+            os.close(report)
     if process.returncode:
         _raise(process.returncode, command, log)
     return Finished(time.monotonic() - begun, peak_bytes)
 
 
-def _poll(process: subprocess.Popen) -> tuple[bool, int | None]:
-    """Whether it has ended, and then its peak memory in bytes.
+def _start(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> tuple[subprocess.Popen, int | None]:
+    """The process, and where its peak memory can be read when it has ended (not on Windows)."""
+    report = written = None
+    if os.name == "posix":
+        report, written = os.pipe()
+        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(written), *command]
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                pass_fds=() if written is None else (written,),
+                start_new_session=os.name == "posix",  # a process group, nnU-Net's workers in it
+            )
+    except BaseException:
+        if report is not None:
+            os.close(report)
+        raise
+    finally:
+        if written is not None:
+            os.close(written)
+    return process, report
 
-    That of the largest process: itself or one of those that it waited for.
-    """
-    if not hasattr(os, "wait4"):  # Windows
-        return process.poll() is not None, None
-    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if pid == 0:
-        return False, None
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return True, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+def _peak_bytes(report: int | None) -> int | None:
+    """What the launcher wrote: peak memory of the largest process that was waited for."""
+    if report is None:
+        return None
+    os.set_blocking(report, False)  # a worker that survives cannot hold us up here either
+    with suppress(BlockingIOError):
+        if written := os.read(report, 64):
+            return int(written) * (1 if sys.platform == "darwin" else 1024)
+    return None
 
 
 def _end(process: subprocess.Popen) -> None:
