@@ -58,7 +58,9 @@ RawWeights<T> raw_weights(const WeightArrays<T>& arrays) {
 }
 
 Shape shape_of(const py::array& array, int dimension, py::ssize_t first_axis) {
-  const auto at = [&](int axis) { return static_cast<std::int64_t>(array.shape(first_axis + axis)); };
+  const auto at = [&](int axis) {
+    return static_cast<std::int64_t>(array.shape(first_axis + axis));
+  };
   if (dimension == 2) return {2, 1, at(0), at(1)};
   return {3, at(0), at(1), at(2)};
 }
@@ -130,7 +132,8 @@ void py_steps_forward(Array<T>& state, const WeightArrays<T>& weights, int steps
   T* data = state.mutable_data();
   T* log_data = log ? log->mutable_data() : nullptr;
   py::gil_scoped_release release;
-  steps_forward<T>(at.raw, at.shape, at.batch, data, steps, at.draws, at.origins, log_data, options);
+  steps_forward<T>(at.raw, at.shape, at.batch, data, steps, at.draws, at.origins, log_data,
+                   options);
 }
 
 template <class T>

@@ -79,7 +79,9 @@ PackedWeights<T>::PackedWeights(const RawWeights<T>& raw, int lanes) : raw_(raw)
     }
   }
   for (int j = 0; j < H; ++j) {
-    for (int c = 0; c < pc; ++c) update_pairs[j / 2 * pc + c] |= bf16(update[j * pc + c]) << (j % 2 * 16);
+    for (int c = 0; c < pc; ++c) {
+      update_pairs[j / 2 * pc + c] |= bf16(update[j * pc + c]) << (j % 2 * 16);
+    }
   }
   view_.hidden_pairs = hidden_pairs;
   view_.update_pairs = update_pairs;
@@ -107,7 +109,9 @@ void PackedWeights<T>::unpack(const Gradients<T>& sums, T* perceive, T* perceive
       const T bias = k < C ? T(0) : raw_.perceive_bias[k - C];
       hidden_weight[j * 2 * C + k] += sums.hidden[k * ph + j] + through_bias * bias;
     }
-    for (int o = 0; o < sizes.outputs(); ++o) update[o * H + j] += sums.update_transposed[o * ph + j];
+    for (int o = 0; o < sizes.outputs(); ++o) {
+      update[o * H + j] += sums.update_transposed[o * ph + j];
+    }
   }
 }
 
@@ -157,6 +161,18 @@ std::vector<std::int64_t> fired_before(const Shape& shape, const Seed& seed, con
   });
   for (std::size_t i = 1; i < before.size(); ++i) before[i] += before[i - 1];
   return before;
+}
+
+std::vector<std::int64_t> log_begins(const Shape& shape, int batch, int steps, const Seed& seed,
+                                     const std::vector<Origin>& origins, const Sizes& sizes,
+                                     const KernelSet& kernels) {
+  std::vector<std::int64_t> begins = {0};
+  for (int sample = 0; sample + 1 < batch; ++sample) {
+    const auto before = fired_before(shape, seed, origins[static_cast<std::size_t>(sample)],
+                                     static_cast<std::uint32_t>(sample), steps, 1, kernels);
+    begins.push_back(begins.back() + before.back() * sizes.outputs());
+  }
+  return begins;
 }
 
 template <>

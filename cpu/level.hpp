@@ -1,7 +1,9 @@
 // One level of the octree: its shape, its packed weights, and a step of one of its units.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "fire.hpp"
@@ -77,6 +79,18 @@ class Workspace {
 };
 
 template <class T>
+using Workspaces = std::vector<std::unique_ptr<Workspace<T>>>;
+
+template <class T>
+Workspaces<T> make_workspaces(int threads, const Sizes& sizes, const Shape& shape) {
+  Workspaces<T> workspaces;
+  for (int i = 0; i < threads; ++i) {
+    workspaces.push_back(std::make_unique<Workspace<T>>(sizes, shape));
+  }
+  return workspaces;
+}
+
+template <class T>
 class PendingUpdates {
  public:
   PendingUpdates(const Sizes& sizes, const Shape& shape)
@@ -100,6 +114,27 @@ Draw unit_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::
 std::vector<std::int64_t> fired_before(const Shape& shape, const Seed& seed, const Origin& origin,
                                        std::uint32_t sample, int steps, int threads,
                                        const KernelSet& kernels);
+
+// Where every sample's log begins: behind the numbers of the cells that fired in those before.
+std::vector<std::int64_t> log_begins(const Shape& shape, int batch, int steps, const Seed& seed,
+                                     const std::vector<Origin>& origins, const Sizes& sizes,
+                                     const KernelSet& kernels);
+
+// Cells with their channels tight, and padded as the kernels want them.
+template <class T>
+void pad(const T* tight, T* padded, std::int64_t cells, const Sizes& sizes) {
+  const int C = sizes.channels, P = sizes.padded_channels;
+  for (std::int64_t i = 0; i < cells; ++i) {
+    std::copy_n(tight + i * C, C, padded + i * P);
+    std::fill_n(padded + i * P + C, P - C, T(0));
+  }
+}
+
+template <class T>
+void unpad(const T* padded, T* tight, std::int64_t cells, const Sizes& sizes) {
+  const int C = sizes.channels, P = sizes.padded_channels;
+  for (std::int64_t i = 0; i < cells; ++i) std::copy_n(padded + i * P, C, tight + i * C);
+}
 
 inline std::int64_t mirrored_unit(std::int64_t unit, std::int64_t first, std::int64_t end) {
   if (end - first == 1) return first;

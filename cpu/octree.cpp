@@ -73,12 +73,13 @@ class Pyramid {
     std::fill_n(to, here.width * n, 0.0f);
     std::int64_t rows = 0;
     for (std::int64_t fz = z * factor[0]; fz < std::min((z + 1) * factor[0], finer.depth); ++fz) {
-      for (std::int64_t fy = y * factor[1]; fy < std::min((y + 1) * factor[1], finer.height); ++fy) {
+      const std::int64_t end = std::min((y + 1) * factor[1], finer.height);
+      for (std::int64_t fy = y * factor[1]; fy < end; ++fy) {
         row(level - 1, fz, fy, fine, rest);
         ++rows;
         for (std::int64_t x = 0; x < here.width; ++x) {
-          const std::int64_t end = std::min((x + 1) * factor[2], finer.width);
-          for (std::int64_t fx = x * factor[2]; fx < end; ++fx) {
+          const std::int64_t last = std::min((x + 1) * factor[2], finer.width);
+          for (std::int64_t fx = x * factor[2]; fx < last; ++fx) {
             for (int c = 0; c < n; ++c) to[x * n + c] += fine[fx * n + c];
           }
         }

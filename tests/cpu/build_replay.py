@@ -35,7 +35,8 @@ def build_replay(
     machine = machine or platform.machine()
     cpu, here = ROOT / "cpu", Path(__file__).parent
     sources: list[tuple[Path, list[str]]] = [
-        (cpu / f"{name}.cpp", []) for name in ("kernels", "level", "steps", "octree")
+        (cpu / f"{name}.cpp", [])
+        for name in ("kernels", "level", "steps", "steps_backward", "octree")
     ]
     sources += [(cpu / f"kernels_{name}.cpp", extra) for name, extra in KERNELS[machine].items()]
     sources += [(here / "kernels_wide.cpp", []), (here / "replay.cpp", [])]
