@@ -31,3 +31,7 @@ class OutOfMemoryError(OctreeNCAError):
 
 class EnvironmentMismatchError(OctreeNCAError):
     """The installation does not fit: nnU-Net too old, variables unset, folder read-only."""
+
+
+class CudaError(OctreeNCAError):
+    """The CUDA engine cannot compile or run its kernels."""

@@ -12,22 +12,49 @@ KERNELS_VARIABLE = "OCTREENCA_CPU_KERNELS"
 MULTIPLY_VARIABLE = "OCTREENCA_MULTIPLY"
 STATE_VARIABLE = "OCTREENCA_STATE"
 
-_IMPORT_ERROR: list[str] = []
+
+@lru_cache(maxsize=None)
+def _module(name: str) -> tuple[ModuleType | None, str | None]:
+    try:
+        return import_module(f"nnunet_octreenca.{name}"), None
+    except ImportError as error:
+        return None, str(error)
 
 
-@lru_cache(maxsize=1)
 def cpu_module() -> ModuleType | None:
     """The C++ module, or None where it was not built or cannot be loaded."""
-    try:
-        return import_module("nnunet_octreenca._cpu")
-    except ImportError as error:
-        _IMPORT_ERROR.append(str(error))
-        return None
+    return _module("_cpu")[0]
 
 
 def cpu_module_problem() -> str | None:
     """Why `cpu_module` is None, in the words of the import system; None if it is there."""
-    return None if cpu_module() is not None else _IMPORT_ERROR[-1]
+    return _module("_cpu")[1]
+
+
+def cuda_module() -> ModuleType | None:
+    """The host side of the CUDA engine, or None where it was not built or cannot be loaded."""
+    return _module("_cuda")[0]
+
+
+def cuda_module_problem() -> str | None:
+    """Why `cuda_module` is None, in the words of the import system; None if it is there."""
+    return _module("_cuda")[1]
+
+
+def wanted_engine() -> str:
+    """What `OCTREENCA_ENGINE` names: "cpu", "cuda", "torch", or "" for the fastest there is.
+
+    Raises:
+        EnvironmentMismatchError: it names no engine.
+    """
+    wanted = os.environ.get(ENGINE_VARIABLE, "")
+    if wanted not in ("", "torch", "cpu", "cuda"):
+        raise EnvironmentMismatchError(
+            f"{ENGINE_VARIABLE} is {wanted!r}; it can be 'cpu' (C++ on CPU tensors), 'cuda' (on "
+            f"CUDA tensors; neither falls back), 'torch' (PyTorch everywhere) or unset (the "
+            f"fastest there is)"
+        )
+    return wanted
 
 
 def cpu_engine_wanted() -> bool:
@@ -36,12 +63,7 @@ def cpu_engine_wanted() -> bool:
     Raises:
         EnvironmentMismatchError: `OCTREENCA_ENGINE` names no engine, or one that is not there.
     """
-    wanted = os.environ.get(ENGINE_VARIABLE, "")
-    if wanted not in ("", "torch", "cpu"):
-        raise EnvironmentMismatchError(
-            f"{ENGINE_VARIABLE} is {wanted!r}; it can be 'cpu' (C++), 'torch' (PyTorch) or unset "
-            f"(the fastest there is)"
-        )
+    wanted = wanted_engine()
     if wanted == "cpu" and cpu_module() is None:
         raise EnvironmentMismatchError(
             f"{ENGINE_VARIABLE} is 'cpu', but the C++ module is not there "

@@ -1,0 +1,12 @@
+# Writes OUTPUT, a header with the text of SOURCES (paths with | in between): the device code travels inside the module.
+set(text "// Written by cuda/sources.cmake.\n#pragma once\n\nnamespace octreenca {\n")
+string(APPEND text "struct SourceFile {\n  const char *name, *text;\n};\n")
+string(APPEND text "constexpr SourceFile kSources[] = {\n")
+string(REPLACE "|" ";" sources "${SOURCES}")
+foreach(source ${sources})
+  get_filename_component(name ${source} NAME)
+  file(READ ${source} content)
+  string(APPEND text "    {\"${name}\", R\"octreenca(${content})octreenca\"},\n")
+endforeach()
+string(APPEND text "};\n}  // namespace octreenca\n")
+file(WRITE ${OUTPUT} "${text}")

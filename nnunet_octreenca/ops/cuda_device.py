@@ -1,0 +1,151 @@
+"""A GPU as the CUDA engine sees it: programs compiled for it, loaded, and started on a stream."""
+
+import threading
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nnunet_octreenca.errors import CudaError, OutOfMemoryError
+from nnunet_octreenca.ops.cuda_compiler import best_architecture, compile_program
+from nnunet_octreenca.ops.cuda_program import Configuration, Program, program
+from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
+
+_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+
+
+class LoadedProgram(Protocol):
+    """The kernels of a configuration, ready to start."""
+
+    program: Program
+
+    def launch(self, kernel: str, blocks: int, arguments: bytes) -> None:
+        """Start a kernel on PyTorch's current stream."""
+
+    def resident_blocks(self, kernel: str) -> int:
+        """Blocks of the kernel that the whole device holds at a time."""
+
+
+class Device(Protocol):
+    """Where programs run. The tests have one that is no GPU."""
+
+    architecture: int  # what is compiled for; 90 for compute capability 9.0
+
+    def load(self, configuration: Configuration, backward: bool) -> LoadedProgram:
+        """The kernels of a configuration, compiled when first asked for."""
+
+
+class GpuProgram:
+    """A program on a GPU."""
+
+    def __init__(self, gpu: "Gpu", program: Program, kernels: dict[str, Any]) -> None:
+        self.program = program
+        self._gpu = gpu
+        self._kernels = kernels
+        self._resident: dict[str, int] = {}
+
+    def launch(self, kernel: str, blocks: int, arguments: bytes) -> None:
+        """Start a kernel on PyTorch's current stream of the GPU.
+
+        Raises:
+            OutOfMemoryError: the driver has no memory left for it.
+            CudaError: the driver refuses.
+        """
+        stream = torch.cuda.current_stream(self._gpu.index).cuda_stream
+        try:
+            self._kernels[kernel].launch(blocks, stream, arguments)
+        except self._gpu.module.DriverError as error:
+            raise driver_error(error, f"kernel {kernel} of {self.program.name}") from error
+
+    def resident_blocks(self, kernel: str) -> int:
+        """Blocks of the kernel that the whole GPU holds at a time, at least 1."""
+        if kernel not in self._resident:
+            per_multiprocessor = self._kernels[kernel].resident_blocks()
+            self._resident[kernel] = max(per_multiprocessor, 1) * self._gpu.multiprocessors
+        return self._resident[kernel]
+
+
+def driver_error(error: Exception, what: str) -> Exception:
+    """Our own error for one of the driver's."""
+    if getattr(error, "code", None) == _OUT_OF_MEMORY:
+        return OutOfMemoryError(f"the GPU has no memory left for {what} ({error})")
+    return CudaError(f"{what}: {error}")
+
+
+class Gpu:
+    """One GPU of this process.
+
+    Raises:
+        CudaError: no driver, or a GPU that NVRTC does not know.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.module: Any = cuda_module()
+        if self.module is None:
+            raise CudaError(f"the module _cuda was not built ({cuda_module_problem()})")
+        properties = torch.cuda.get_device_properties(index)
+        self.multiprocessors = properties.multi_processor_count
+        self.architecture = best_architecture(10 * properties.major + properties.minor)
+        self._driver = load_driver()
+        self._programs: dict[tuple[Configuration, bool], GpuProgram] = {}
+        self._lock = threading.Lock()
+
+    def load(self, configuration: Configuration, backward: bool) -> GpuProgram:
+        """The kernels of a configuration; seconds when it is first asked for, then from a cache.
+
+        Raises:
+            DoesNotFitError: the configuration is too large for this GPU.
+            CudaError: it cannot be compiled or loaded.
+        """
+        key = (configuration, backward)
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = self._load(program(configuration, self.architecture, backward))
+            return self._programs[key]
+
+    def _load(self, wanted: Program) -> GpuProgram:
+        cubin = compile_program(wanted.name, wanted.source, self.architecture)
+        try:
+            loaded = self._driver.load(self.index, cubin)
+            kernels = {
+                name: loaded.kernel(name, launch.threads, launch.shared)
+                for name, launch in wanted.kernels.items()
+            }
+        except self.module.DriverError as error:
+            raise driver_error(error, f"loading {wanted.name}") from error
+        return GpuProgram(self, wanted, kernels)
+
+
+@lru_cache(maxsize=1)
+def load_driver() -> Any:
+    """The CUDA driver.
+
+    Raises:
+        CudaError: it is not there, or does not start.
+    """
+    module: Any = cuda_module()
+    problems = []
+    for name in ("libcuda.so.1", "libcuda.so"):
+        try:
+            return module.Driver(name)
+        except module.LibraryError as error:
+            problems.append(str(error))
+        except module.DriverError as error:
+            raise CudaError(f"the CUDA driver does not start: {error}") from error
+    raise CudaError(f"no CUDA driver: {'; '.join(problems)}")
+
+
+@lru_cache(maxsize=None)
+def _gpu(index: int) -> Gpu:
+    return Gpu(index)
+
+
+def device_of(tensor: Tensor) -> Device:
+    """The device that a tensor lies on.
+
+    Raises:
+        CudaError: it cannot be used.
+    """
+    return _gpu(tensor.device.index)

@@ -1,0 +1,529 @@
+"""The CUDA engine: the same functions as the PyTorch engine, and whole octrees.
+
+Here tensors become pointers and levels are cut into launches; what is computed stands in `cuda/`.
+States are (N, *spatial, C), their channels filled up with zeros to groups of 16.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
+from nnunet_octreenca.ops import cuda_device
+from nnunet_octreenca.ops.cuda_program import (
+    MOST_SAMPLES,
+    Configuration,
+    DoesNotFitError,
+    arguments,
+    level_arguments,
+    program,
+)
+from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, precision, wanted_engine
+from nnunet_octreenca.ops.weights import StepWeights
+
+# Blocks of kernels that give a thread a cell, a multiprocessor's share of which is small work.
+_MOST_BLOCKS = 4096
+_THREADS = 128
+
+
+def configuration_of(weights: StepWeights, precision: str) -> Configuration:
+    """What is compiled for a level's weights."""
+    hidden = weights.hidden_weight.shape[0]
+    return Configuration(
+        weights.dimension, weights.channels, weights.input_channels, hidden, precision
+    )
+
+
+def takes(tensor: Tensor, weights: StepWeights) -> bool:
+    """Whether the engine computes on such a tensor: float32, on a GPU that it can use.
+
+    Raises:
+        EnvironmentMismatchError: `OCTREENCA_ENGINE` is "cuda" and the GPU cannot be used.
+    """
+    if tensor.device.type != "cuda" or tensor.dtype != torch.float32:
+        return False
+    index = tensor.device.index
+    hidden = weights.hidden_weight.shape[0]
+    return _usable(index, weights.dimension, weights.channels, weights.input_channels, hidden)
+
+
+@torch.compiler.assume_constant_result
+def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int) -> bool:
+    wanted = wanted_engine()
+    if wanted == "torch":
+        return False
+    problem = why_not(index, dimension, channels, inputs, hidden)
+    if problem is None:
+        return True
+    if wanted == "cuda":
+        raise EnvironmentMismatchError(f"{ENGINE_VARIABLE} is 'cuda', but {problem}")
+    _warn_fallback(problem)
+    return False
+
+
+@lru_cache(maxsize=None)
+def why_not(index: int, dimension: int, channels: int, inputs: int, hidden: int) -> str | None:
+    """Why a GPU cannot run a network; None if it can."""
+    try:
+        device = cuda_device._gpu(index)
+        name = _single(device.architecture)
+        configuration = Configuration(dimension, channels, inputs, hidden, name)
+        program(configuration, device.architecture, True)
+        device.load(configuration, False)
+    except (CudaError, DoesNotFitError) as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=8)
+def _warn_fallback(problem: str) -> None:
+    warnings.warn(
+        f"the CUDA engine is not used, PyTorch computes instead (correct, slower): {problem}",
+        stacklevel=5,
+    )
+
+
+def _single(architecture: int) -> str:
+    """float32: on tensor cores where they multiply TF32."""
+    return "tf32" if architecture >= 80 else "plain"
+
+
+def _origins(origin: Sequence[int], batch: int, dimension: int) -> list[Sequence[int]]:
+    return [origin[sample * dimension : (sample + 1) * dimension] for sample in range(batch)]
+
+
+def _cells(state: Tensor) -> int:
+    return int(torch.Size(state.shape[1:-1]).numel())
+
+
+class _Level:
+    """Launches of one level's kernels."""
+
+    def __init__(
+        self,
+        device: cuda_device.Device,
+        weights: StepWeights,
+        precision: str,
+        backward: bool,
+        *,
+        shape: Sequence[int],
+        batch: int,
+        threshold: int,
+        seed: int,
+        level: int,
+        origin: Sequence[int],
+    ) -> None:
+        self.configuration = configuration_of(weights, precision)
+        self.loaded = device.load(self.configuration, backward)
+        self.program = self.loaded.program
+        self.shape = tuple(shape)
+        self.batch = batch
+        self.cells = torch.Size(shape).numel()
+        self._draws = (threshold, seed, level)
+        self._origins = _origins(origin, batch, len(shape))
+        # Kept for as long as kernels are started that read them.
+        self.raw = [weight.detach().contiguous() for weight in weights]
+        words = self.configuration.weight_words(backward)
+        self.words = torch.empty(words, dtype=torch.int32, device=self.raw[0].device)
+        self.loaded.launch(
+            "pack",
+            _blocks(words),
+            arguments("PackArguments", *self.raw_pointers(), self.words.data_ptr(), words),
+        )
+
+    def raw_pointers(self) -> list[int]:
+        """Addresses of the weights as PyTorch keeps them."""
+        return [weight.data_ptr() for weight in self.raw]
+
+    def groups(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """First sample and `Level` of every launch."""
+        for first in range(0, self.batch, MOST_SAMPLES):
+            origins = self._origins[first : first + MOST_SAMPLES]
+            yield first, level_arguments(self.shape, *self._draws, first, origins)
+
+    def tiles(self, tile: Sequence[int], samples: int) -> int:
+        """Tiles that so many samples are cut into."""
+        count = samples
+        for length, size in zip(reversed(self.shape), tile, strict=False):
+            count *= -(-length // size)
+        return count
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        first_step: int,
+        fused: int = 1,
+        *,
+        label_bytes: int = 0,
+        logits: int = 0,
+        background: bool = False,
+    ) -> None:
+        """`fused` steps from one state to another, or to labels."""
+        kernel = f"forward_{fused}"
+        layout = self.program.forward[fused]
+        for first, level in self.groups():
+            offset = first * self.cells
+            blocks = min(
+                self.tiles(layout.tile, level[3]), self.loaded.resident_blocks(kernel)
+            )
+            out = offset * (label_bytes or self.configuration.cell_bytes)
+            self.loaded.launch(
+                kernel,
+                blocks,
+                arguments(
+                    "StepsArguments",
+                    *level,
+                    source.data_ptr() + offset * self.configuration.cell_bytes,
+                    target.data_ptr() + out,
+                    self.words.data_ptr(),
+                    first_step,
+                    label_bytes,
+                    logits,
+                    int(background),
+                ),
+            )
+
+
+def _blocks(threads: int) -> int:
+    return max(1, min(-(-threads // _THREADS), _MOST_BLOCKS))
+
+
+def _padded(state: Tensor, channels: int) -> Tensor:
+    """Contiguous, with so many channels; the state itself where it is so already."""
+    missing = channels - state.shape[-1]
+    return functional.pad(state, (0, missing)) if missing else state.contiguous()
+
+
+def _stripped(state: Tensor, channels: int) -> Tensor:
+    return state if state.shape[-1] == channels else state[..., :channels].contiguous()
+
+
+def forward(
+    state: Tensor,
+    weights: StepWeights,
+    steps: int,
+    fire_rate: float,
+    seed: int,
+    level: int,
+    origin: Sequence[int],
+    keep_trajectory: bool,
+    *,
+    device: cuda_device.Device | None = None,
+) -> tuple[Tensor, Tensor]:
+    """All steps of a level, float32.
+
+    Args:
+        state: (N, *spatial, C), any strides; not changed.
+        origin: coordinates of the first cell, sample by sample: N * dimension numbers.
+        keep_trajectory: for a backward pass.
+        device: where it runs; the tensor's GPU if left out.
+
+    Returns:
+        the state after the last step, and the input states of all steps, (steps, N, *spatial,
+        C filled up to a multiple of 16), or an empty tensor where they are not to be kept (then
+        two states are held).
+
+    Raises:
+        CudaError, OutOfMemoryError: the GPU refuses.
+    """
+    device = device or cuda_device.device_of(state)
+    with _on(state):
+        run = _Level(
+            device,
+            weights,
+            _single(device.architecture),
+            keep_trajectory,
+            shape=state.shape[1:-1],
+            batch=state.shape[0],
+            threshold=fire_threshold(fire_rate),
+            seed=seed,
+            level=level,
+            origin=origin,
+        )
+        current, spare = _padded(state.detach(), run.configuration.padded), None
+        trajectory = current.new_empty((steps, *current.shape) if keep_trajectory else (0,))
+        if keep_trajectory and steps:
+            trajectory[0].copy_(current)
+            current = trajectory[0]
+        theirs = current.data_ptr() in (state.data_ptr(), trajectory.data_ptr())
+        if state.numel():
+            for number in range(steps):
+                if keep_trajectory and number + 1 < steps:
+                    target = trajectory[number + 1]
+                else:
+                    target = spare if spare is not None else torch.empty_like(current)
+                run.forward(current, target, number)
+                spare = None if theirs or keep_trajectory else current
+                current, theirs = target, False
+        out = _stripped(current, weights.channels)
+        # An operator may not hand back what it was given.
+        return (out.clone() if theirs else out), trajectory
+
+
+def backward(
+    grad_out: Tensor,
+    trajectory: Tensor,
+    weights: StepWeights,
+    fire_rate: float,
+    seed: int,
+    level: int,
+    origin: Sequence[int],
+    *,
+    device: cuda_device.Device | None = None,
+) -> tuple[Tensor, StepWeights]:
+    """Gradients of `forward` with respect to the first state and the weights.
+
+    The same bits in every run on the same kind of GPU: sums over cells have a fixed order.
+
+    Args:
+        grad_out: gradient of the last state, (N, *spatial, C).
+        trajectory: what `forward` kept.
+
+    Raises:
+        CudaError, OutOfMemoryError: the GPU refuses.
+    """
+    device = device or cuda_device.device_of(grad_out)
+    with _on(grad_out):
+        run = _Level(
+            device,
+            weights,
+            _single(device.architecture),
+            True,
+            shape=grad_out.shape[1:-1],
+            batch=grad_out.shape[0],
+            threshold=fire_threshold(fire_rate),
+            seed=seed,
+            level=level,
+            origin=origin,
+        )
+        configuration, layout = run.configuration, run.program.backward
+        assert layout is not None
+        gradient = _padded(grad_out.detach(), configuration.padded)
+        if gradient.data_ptr() == grad_out.data_ptr():
+            gradient = gradient.clone()
+        perceived = torch.empty_like(gradient)
+        blocks = min(
+            max(run.tiles(layout.tile, min(run.batch, MOST_SAMPLES)), 1),
+            run.loaded.resident_blocks("backward_cells"),
+        )
+        sums = gradient.new_zeros(blocks, configuration.sums(layout.warps))
+        if gradient.numel():
+            for number in reversed(range(trajectory.shape[0])):
+                for first, level_values in run.groups():
+                    offset = first * run.cells * configuration.cell_bytes
+                    given = arguments(
+                        "BackwardArguments",
+                        *level_values,
+                        trajectory[number].data_ptr() + offset,
+                        gradient.data_ptr() + offset,
+                        perceived.data_ptr() + offset,
+                        run.words.data_ptr(),
+                        sums.data_ptr(),
+                        number,
+                        0,
+                    )
+                    run.loaded.launch("backward_cells", blocks, given)
+                    quads = level_values[3] * run.cells * configuration.padded // 4
+                    run.loaded.launch("backward_perceive", _blocks(quads), given)
+        grads = StepWeights(*(torch.empty_like(weight) for weight in run.raw))
+        run.loaded.launch(
+            "reduce",
+            _blocks(sum(weight.numel() for weight in grads)),
+            arguments(
+                "ReduceArguments",
+                sums.data_ptr(),
+                blocks,
+                *run.raw_pointers(),
+                *(grad.data_ptr() for grad in grads),
+            ),
+        )
+        return _stripped(gradient, weights.channels), grads
+
+
+def octree(
+    pyramid: list[Tensor],
+    weights: Sequence[StepWeights],
+    steps: Sequence[int],
+    factors: Sequence[Sequence[int]],
+    *,
+    fire_rate: float,
+    seed: int,
+    logits: int,
+    background: bool,
+    labels: Tensor | None = None,
+    values: Tensor | None = None,
+    multiply: str | None = None,
+    state: str | None = None,
+    fused: int | None = None,
+    device: cuda_device.Device | None = None,
+) -> None:
+    """All levels of a batch of images; writes labels or logits.
+
+    Beside the image two states of the finest level are held and nothing else of its size: 64 bytes
+    a cell in float16 and 128 in float32 at 16 channels.
+
+    Args:
+        pyramid: the image of every level, finest first, (N, n_in, *spatial) float32; emptied on
+            the way, so that its memory is free for the next level.
+        weights, steps, factors: of all levels, finest first.
+        logits: K; channels n_in to n_in + K of the state.
+        background: label 0 where no logit is above 0; `values` get a channel of zeros in front.
+        labels: (N, *spatial) uint8 or int16, contiguous, to be filled.
+        values: (N, K or K + 1, *spatial) float32, contiguous, to be filled instead.
+        multiply, state: as on the CPU ("float32", or "bfloat16" and "float16"; else the environment
+            decides). A state in float16 is multiplied in float16 too: the fast mode. Products of
+            bfloat16 with states in float32 are not made: float32 is used.
+        fused: steps a launch, 1 or 2; the engine's choice if left out.
+        device: where it runs; the tensors' GPU if left out.
+
+    Raises:
+        ValueError: a precision that there is not.
+        CudaError, OutOfMemoryError: the GPU refuses.
+    """
+    device = device or cuda_device.device_of(pyramid[0])
+    _, state_type = precision(multiply, state)
+    half = state_type == "float16"
+    kind = "half" if half else _single(device.architecture)
+    result = labels if labels is not None else values
+    assert result is not None
+    batch, dimension = pyramid[0].shape[0], weights[0].dimension
+    if result.numel() == 0:
+        return
+    parent: Tensor | None = None
+    parent_shape: Sequence[int] = ()
+    with _on(result):
+        for number in reversed(range(len(steps))):
+            image = pyramid.pop().contiguous()
+            shape = tuple(image.shape[2:])
+            run = _Level(
+                device,
+                weights[number],
+                kind,
+                False,
+                shape=shape,
+                batch=batch,
+                threshold=fire_threshold(fire_rate),
+                seed=seed,
+                level=number,
+                origin=(0,) * (batch * dimension),
+            )
+            current = torch.empty(
+                (batch, *shape, run.configuration.padded),
+                dtype=torch.float16 if half else torch.float32,
+                device=image.device,
+            )
+            _enter(run, image, current, parent, parent_shape, factors, number)
+            del image
+            parent = None  # its memory is free for the second state
+            to_labels = number == 0 and labels is not None and steps[0] > 0
+            current = _run_steps(
+                run,
+                current,
+                steps[number],
+                fused,
+                labels if to_labels else None,
+                logits,
+                background,
+            )
+            parent, parent_shape = current, shape
+        if labels is not None and steps[0] == 0:
+            heads = torch.empty(
+                (batch, logits + background, *shape), dtype=torch.float32, device=result.device
+            )
+            _leave(run, current, heads, logits, background)
+            labels.copy_(heads.argmax(1))
+        elif values is not None:
+            _leave(run, current, values, logits, background)
+
+
+def _run_steps(
+    run: _Level,
+    current: Tensor,
+    steps: int,
+    fused: int | None,
+    labels: Tensor | None,
+    logits: int,
+    background: bool,
+) -> Tensor:
+    """All steps of a level between two states; the last one to labels where they are wanted."""
+    most = fused or (2 if run.configuration.dimension == 2 and 2 in run.program.forward else 1)
+    spare: Tensor | None = None
+    done = 0
+    while done < steps:
+        count = min(most, steps - done)
+        if labels is not None and done + count == steps:
+            run.forward(
+                current,
+                labels,
+                done,
+                count,
+                label_bytes=labels.element_size(),
+                logits=logits,
+                background=background,
+            )
+            return current
+        if spare is None:
+            spare = torch.empty_like(current)
+        run.forward(current, spare, done, count)
+        current, spare = spare, current
+        done += count
+    return current
+
+
+def _enter(
+    run: _Level,
+    image: Tensor,
+    state: Tensor,
+    parent: Tensor | None,
+    parent_shape: Sequence[int],
+    factors: Sequence[Sequence[int]],
+    level: int,
+) -> None:
+    factor = [*(1,) * (3 - len(run.shape)), *(factors[level] if parent is not None else (1, 1, 1))]
+    run.loaded.launch(
+        "enter",
+        _blocks(run.batch * run.cells),
+        arguments(
+            "EnterArguments",
+            *_three(run.shape),
+            *_three(parent_shape if parent is not None else run.shape),
+            run.batch,
+            *factor[:3],
+            0,
+            image.data_ptr(),
+            0 if parent is None else parent.data_ptr(),
+            state.data_ptr(),
+        ),
+    )
+
+
+def _leave(run: _Level, state: Tensor, values: Tensor, logits: int, background: bool) -> None:
+    run.loaded.launch(
+        "leave",
+        _blocks(run.batch * run.cells),
+        arguments(
+            "LeaveArguments",
+            run.cells,
+            run.batch,
+            state.data_ptr(),
+            values.data_ptr(),
+            logits,
+            int(background),
+        ),
+    )
+
+
+def _three(shape: Sequence[int]) -> tuple[int, ...]:
+    return (1,) * (3 - len(shape)) + tuple(shape)
+
+
+def _on(tensor: Tensor) -> Any:
+    """PyTorch allocates and finds its current stream on the tensor's device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else torch.no_grad()

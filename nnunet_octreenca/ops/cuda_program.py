@@ -1,0 +1,279 @@
+"""What of `cuda/` is compiled for a network, and how its kernels are launched.
+
+One program holds the kernels of one (dimension, C, n_in, H, precision) on one architecture: a few
+lines of source that name the templates, and for every kernel its threads and shared memory. The
+arguments' layouts stand here and, as structs, in `cuda/*.cuh`; the sources check the sizes.
+"""
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+MOST_SAMPLES = 16  # of a launch: their origins travel as arguments
+PRECISIONS = ("half", "tf32", "plain")
+_CLASSES = {"half": "Float16", "tf32": "Tf32", "plain": "Plain"}
+_BLOCK_WORDS = {"half": 128, "tf32": 512, "plain": 256}
+
+# Dynamic shared memory that a block can have, bytes (CUDA C++ Programming Guide, table "Technical
+# Specifications per Compute Capability", less the 1 KiB that the system keeps).
+SHARED_BYTES = {
+    75: 64 << 10,
+    80: 163 << 10,
+    86: 99 << 10,
+    87: 163 << 10,
+    88: 99 << 10,
+    89: 99 << 10,
+    90: 227 << 10,
+    100: 227 << 10,
+    103: 227 << 10,
+    110: 227 << 10,
+    120: 99 << 10,
+    121: 99 << 10,
+}
+
+# Cells of a tile along x, y, z; the first that leaves room for a second block is taken.
+_TILES = {
+    2: ((32, 16, 1), (16, 16, 1), (16, 8, 1), (8, 8, 1), (8, 4, 1)),
+    3: ((16, 8, 4), (8, 8, 4), (8, 4, 4), (4, 4, 4), (4, 4, 2)),
+}
+_WARPS = (4, 2, 1)
+
+
+class Configuration(NamedTuple):
+    """What a program is compiled for: C, n_in and H are the network's."""
+
+    dimension: int
+    channels: int
+    inputs: int
+    hidden: int
+    precision: str  # "half", "tf32" or "plain"
+
+    @property
+    def padded(self) -> int:
+        """Channels from one cell of a state to the next: C in whole groups of 16."""
+        return -(-self.channels // 16) * 16
+
+    @property
+    def padded_hidden(self) -> int:
+        """H in whole groups of 16."""
+        return -(-self.hidden // 16) * 16
+
+    @property
+    def taps(self) -> int:
+        """Cells of a neighbourhood."""
+        return 9 if self.dimension == 2 else 27
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of a cell's state."""
+        return self.padded * (2 if self.precision == "half" else 4)
+
+    def weight_words(self, backward: bool) -> int:
+        """32-bit words of the packed weights (`Network::kForwardWords`, `kWords`)."""
+        blocks = 3 * (self.padded // 16) * (self.padded_hidden // 16) * (2 if backward else 1)
+        return (
+            self.padded_hidden
+            + self.taps * self.cell_bytes // 4
+            + blocks * _BLOCK_WORDS[self.precision]
+        )
+
+    def sums(self, warps: int) -> int:
+        """Numbers that a block of the backward pass sums up (`Sums::kCount`)."""
+        return (3 * self.padded + 1) * self.padded_hidden + warps * self.taps * self.padded
+
+
+class Layout(NamedTuple):
+    """How a kernel cuts a level: cells of a tile (x, y, z), warps of a block, its shared memory."""
+
+    tile: tuple[int, int, int]
+    warps: int
+    shared: int
+
+
+def _region(dimension: int, tile: Sequence[int], halo: int) -> int:
+    x, y, z = tile
+    return (x + 2 * halo) * (y + 2 * halo) * (z + 2 * halo * (dimension == 3))
+
+
+def forward_layout(configuration: Configuration, architecture: int, steps: int) -> Layout | None:
+    """Of the kernel that does `steps` steps a launch; None where it does not fit the GPU."""
+    warps = _WARPS[0]
+
+    def shared(tile: Sequence[int], _: int) -> int:
+        cells = _region(configuration.dimension, tile, steps)
+        lists = (_region(configuration.dimension, tile, steps - 1) + 64 * warps) * 2
+        return cells * configuration.cell_bytes * steps + lists
+
+    return _choose(configuration.dimension, architecture, shared, (warps,))
+
+
+def backward_layout(configuration: Configuration, architecture: int) -> Layout | None:
+    """Of the kernel that does one step of the backward pass; None where it does not fit."""
+
+    def shared(tile: Sequence[int], warps: int) -> int:
+        cells = _region(configuration.dimension, tile, 1)
+        stage = 16 * (4 * configuration.padded + 2 * configuration.padded_hidden + 20)
+        listed = -(-tile[0] * tile[1] * tile[2] // warps)
+        return 4 * (cells * configuration.padded + warps * (stage + 1)) + 2 * warps * listed
+
+    return _choose(configuration.dimension, architecture, shared, _WARPS)
+
+
+def _choose(dimension, architecture, shared, warps):  # type: ignore[no-untyped-def]
+    limit = SHARED_BYTES.get(architecture, min(SHARED_BYTES.values()))
+    for room in (limit // 2, limit):
+        for count in warps:
+            for tile in _TILES[dimension]:
+                if shared(tile, count) <= room:
+                    return Layout(tile, count, shared(tile, count))
+    return None
+
+
+class KernelLaunch(NamedTuple):
+    """Threads of a block and its shared memory in bytes."""
+
+    threads: int
+    shared: int
+
+
+class Program(NamedTuple):
+    """The source to compile, and its kernels."""
+
+    name: str
+    source: str
+    kernels: dict[str, KernelLaunch]
+    forward: dict[int, Layout]  # by steps a launch
+    backward: Layout | None
+
+
+class DoesNotFitError(ValueError):
+    """The network's tiles do not fit the GPU's shared memory."""
+
+
+@lru_cache(maxsize=None)
+def program(configuration: Configuration, architecture: int, backward: bool) -> Program:
+    """The program of a configuration.
+
+    Args:
+        architecture: compute capability as a number, 90 for 9.0.
+        backward: for training (one step a launch, and the gradient), else for inference.
+
+    Raises:
+        DoesNotFitError: C and H are too large for this GPU.
+    """
+    dimension, channels, inputs, hidden, precision = configuration
+    lines = [f'#include "{name}.cuh"' for name in ("forward", "backward", "octree")]
+    lines += [
+        "using namespace octreenca;",
+        f"using N = Network<{dimension}, {channels}, {inputs}, {hidden}, {_CLASSES[precision]}>;",
+        f"static_assert(N::{'kWords' if backward else 'kForwardWords'} == "
+        f"{configuration.weight_words(backward)});",
+    ]
+    kernels: dict[str, KernelLaunch] = {}
+
+    def add(name: str, threads: int, shared: int, arguments: str, function: str) -> None:
+        size = ARGUMENT_BYTES[arguments]
+        lines.append(f"static_assert(sizeof({arguments}) == {size});")
+        lines.append(f"OCTREENCA_KERNEL({name}, {threads}, {arguments}, {function})")
+        kernels[name] = KernelLaunch(threads, shared)
+
+    add("pack", 128, 0, "PackArguments", "pack<N>")
+    add("draw", 128, 0, "DrawArguments", "draw<N>")
+    forward = {}
+    for steps in (1,) if backward else (1, 2):
+        layout = forward_layout(configuration, architecture, steps)
+        if layout is None:
+            continue
+        forward[steps] = layout
+        lines.append(f"using Tile{steps} = Tile<{', '.join(map(str, layout.tile))}>;")
+        lines.append(
+            f"static_assert(ForwardMemory<N, Tile{steps}, {steps}, {layout.warps}>::kBytes == "
+            f"{layout.shared});"
+        )
+        add(
+            f"forward_{steps}",
+            32 * layout.warps,
+            layout.shared,
+            "StepsArguments",
+            f"forward<N, Tile{steps}, {steps}, {layout.warps}>",
+        )
+    back = backward_layout(configuration, architecture) if backward else None
+    if 1 not in forward or (backward and back is None):
+        raise DoesNotFitError(
+            f"{channels} channels and {hidden} hidden units do not fit the shared memory of a "
+            f"GPU of compute capability {architecture / 10:.1f}"
+        )
+    if back is not None:
+        lines.append(f"using TileBack = Tile<{', '.join(map(str, back.tile))}>;")
+        lines.append(
+            f"static_assert(BackwardMemory<N, TileBack, {back.warps}>::kBytes == {back.shared});"
+        )
+        lines.append(
+            f"static_assert(Sums<N, {back.warps}>::kCount == {configuration.sums(back.warps)});"
+        )
+        function = f"backward_cells<N, TileBack, {back.warps}>"
+        add("backward_cells", 32 * back.warps, back.shared, "BackwardArguments", function)
+        add("backward_perceive", 128, 0, "BackwardArguments", "backward_perceive<N>")
+        add("reduce", 128, 0, "ReduceArguments", f"reduce<N, {back.warps}>")
+    else:
+        add("enter", 128, 0, "EnterArguments", "enter<N>")
+        add("leave", 128, 0, "LeaveArguments", "leave<N>")
+    name = f"octreenca_{dimension}d_{channels}_{inputs}_{hidden}_{precision}.cu"
+    return Program(name, "\n".join(lines) + "\n", kernels, forward, back)
+
+
+# ---------------------------------------------------------------- arguments
+
+_LEVEL = "3iI2Q2I64I"
+_RAW = "5Q"
+_LAYOUTS = {
+    "PackArguments": f"{_RAW}Qq",
+    "DrawArguments": f"{_LEVEL}Q2I",
+    "StepsArguments": f"{_LEVEL}3QI3i",
+    "BackwardArguments": f"{_LEVEL}5Q2I",
+    "ReduceArguments": f"Qq{_RAW}5Q",
+    "EnterArguments": "7q4i3Q",
+    "LeaveArguments": "2q2Q2i",
+}
+_STRUCTS = {name: struct.Struct(layout) for name, layout in _LAYOUTS.items()}
+ARGUMENT_BYTES = {name: layout.size for name, layout in _STRUCTS.items()}
+
+
+def arguments(name: str, *values: int) -> bytes:
+    """The bytes of an argument struct."""
+    return _STRUCTS[name].pack(*values)
+
+
+def level_arguments(
+    shape: Sequence[int],
+    threshold: int,
+    seed: int,
+    level: int,
+    first_sample: int,
+    origins: Sequence[Sequence[int]],
+) -> tuple[int, ...]:
+    """The numbers of `Level`, as `arguments` takes them.
+
+    Args:
+        shape: cells per axis of the level.
+        threshold: of the fire draws, of 2^32.
+        first_sample: number in the batch of the first sample of this launch.
+        origins: of the samples of this launch, at most 16, coordinates per axis.
+    """
+    depth, height, width = (1,) * (3 - len(shape)) + tuple(shape)
+    places = [0] * (4 * MOST_SAMPLES)
+    for i, origin in enumerate(origins):
+        padded = (0,) * (3 - len(origin)) + tuple(origin)
+        places[4 * i : 4 * i + 3] = [c % (1 << 32) for c in padded]
+    return (
+        depth,
+        height,
+        width,
+        len(origins),
+        threshold,
+        seed % (1 << 64),
+        level,
+        first_sample,
+        *places,
+    )
