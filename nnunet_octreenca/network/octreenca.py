@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
-from nnunet_octreenca.ops import cpu_engine, nca_steps_channels_last
+from nnunet_octreenca.ops import cpu_engine, cuda_engine, nca_steps_channels_last
 from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.weights import StepWeights
 
 
 class OctreeNCA(nn.Module):
@@ -162,16 +163,17 @@ class OctreeNCA(nn.Module):
     ) -> Tensor:
         """Labels of an image of any size, in one pass; for plain labels.
 
-        On a CPU the last step ends in the label: logits are never held, and a 2-D image needs
-        some 20 bytes a pixel beside itself.
+        The last step ends in the label: logits are never held. A 2-D image needs some 20 bytes a
+        pixel beside itself on a CPU, on a GPU 129, or 65 with state="float16".
 
         Args:
             image: (N, n_in, *spatial).
             seed: of the fire draws; `self.seed` if left out.
             multiply: "float32", or "bfloat16" for products of bfloat16 numbers summed in float32
                 where the processor has them (C++ engine; labels of some cells change).
-            state: "float32", or "float16" for half the memory (C++ engine). Where left out,
-                `OCTREENCA_MULTIPLY` and `OCTREENCA_STATE` decide, else float32.
+            state: "float32", or "float16" for half the memory. On a GPU this is the fast mode,
+                whose products are float16 too. Where left out, `OCTREENCA_MULTIPLY` and
+                `OCTREENCA_STATE` decide, else float32.
 
         Returns:
             (N, *spatial) uint8, int16 for more than 256 classes.
@@ -189,14 +191,15 @@ class OctreeNCA(nn.Module):
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         with torch.no_grad():
             if self._is_inference(image):
-                labels = torch.empty(image.shape[0], *image.shape[2:], dtype=dtype)
+                shape = (image.shape[0], *image.shape[2:])
+                labels = torch.empty(shape, dtype=dtype, device=image.device)
                 seed = self.seed if seed is None else seed
                 self._run_octree(image, seed, labels=labels, multiply=multiply, state=state)
                 return labels
             if (multiply or "float32", state or "float32") != ("float32", "float32"):
                 raise ValueError(
-                    f"multiply={multiply!r} and state={state!r} need the C++ engine and a float32 "
-                    f"image on the CPU"
+                    f"multiply={multiply!r} and state={state!r} need the C++ or the CUDA engine "
+                    f"and a float32 image"
                 )
             return self(image, seed).argmax(1).to(dtype)
 
@@ -210,28 +213,35 @@ class OctreeNCA(nn.Module):
         return image if image.dtype == torch.float64 else image.float()
 
     def _is_inference(self, image: Tensor) -> bool:
-        """Whether the C++ engine can do the whole octree in one call."""
+        """Whether an engine of our own can do the whole octree in one call."""
         if torch.compiler.is_compiling() or type(image) is not Tensor:
             return False
         tensors = (image, *self.parameters())
         return (
             not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
-            and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
-            and cpu_engine.takes(image)
+            and all(t.dtype == torch.float32 and t.device == image.device for t in tensors)
+            and (
+                cpu_engine.takes(image)
+                or all(cuda_engine.takes(image, weights) for weights in self._weights())
+            )
         )
 
+    def _weights(self) -> list[StepWeights]:
+        return [level.weights() for level in self.levels]  # type: ignore[operator]
+
     def _run_octree(self, image: Tensor, seed: int, **result: Any) -> None:
-        cpu_engine.octree(
-            image,
-            [level.weights() for level in self.levels],  # type: ignore[operator]
-            self.steps,
-            self.factors,
-            fire_rate=self.fire_rate,
-            seed=seed,
-            logits=self.logits,
-            background=self.constant_background,
+        options = {
+            "fire_rate": self.fire_rate,
+            "seed": seed,
+            "logits": self.logits,
+            "background": self.constant_background,
             **result,
-        )
+        }
+        if cpu_engine.takes(image):
+            cpu_engine.octree(image, self._weights(), self.steps, self.factors, **options)
+        else:
+            pyramid = image_pyramid(image, self.factors)
+            cuda_engine.octree(pyramid, self._weights(), self.steps, self.factors, **options)
 
     def _enter(
         self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None

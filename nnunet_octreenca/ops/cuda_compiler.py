@@ -150,7 +150,12 @@ def cache_key(
 ) -> str:
     """A name for what is compiled: it changes with every word of it."""
     digest = hashlib.sha256()
-    for part in (source, *(text for header in headers for text in header), *flags, *map(str, version)):
+    for part in (
+        source,
+        *(text for header in headers for text in header),
+        *flags,
+        *map(str, version),
+    ):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part.encode())
     return digest.hexdigest()

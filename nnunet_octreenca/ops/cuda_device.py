@@ -1,7 +1,7 @@
 """A GPU as the CUDA engine sees it: programs compiled for it, loaded, and started on a stream."""
 
 import threading
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -102,7 +102,9 @@ class Gpu:
         key = (configuration, backward)
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = self._load(program(configuration, self.architecture, backward))
+                self._programs[key] = self._load(
+                    program(configuration, self.architecture, backward)
+                )
             return self._programs[key]
 
     def _load(self, wanted: Program) -> GpuProgram:
@@ -137,7 +139,7 @@ def load_driver() -> Any:
     raise CudaError(f"no CUDA driver: {'; '.join(problems)}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _gpu(index: int) -> Gpu:
     return Gpu(index)
 

@@ -6,7 +6,7 @@ States are (N, *spatial, C), their channels filled up with zeros to groups of 16
 
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int)
     return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def why_not(index: int, dimension: int, channels: int, inputs: int, hidden: int) -> str | None:
     """Why a GPU cannot run a network; None if it can."""
     try:
@@ -170,9 +170,7 @@ class _Level:
         layout = self.program.forward[fused]
         for first, level in self.groups():
             offset = first * self.cells
-            blocks = min(
-                self.tiles(layout.tile, level[3]), self.loaded.resident_blocks(kernel)
-            )
+            blocks = min(self.tiles(layout.tile, level[3]), self.loaded.resident_blocks(kernel))
             out = offset * (label_bytes or self.configuration.cell_bytes)
             self.loaded.launch(
                 kernel,

@@ -7,7 +7,7 @@ arguments' layouts stand here and, as structs, in `cuda/*.cuh`; the sources chec
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 MOST_SAMPLES = 16  # of a launch: their origins travel as arguments
@@ -151,7 +151,7 @@ class DoesNotFitError(ValueError):
     """The network's tiles do not fit the GPU's shared memory."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def program(configuration: Configuration, architecture: int, backward: bool) -> Program:
     """The program of a configuration.
 

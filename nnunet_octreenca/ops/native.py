@@ -1,7 +1,7 @@
 """Finds the native modules, which an installation may lack (no compiler when it was built)."""
 
 import os
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -13,7 +13,7 @@ MULTIPLY_VARIABLE = "OCTREENCA_MULTIPLY"
 STATE_VARIABLE = "OCTREENCA_STATE"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _module(name: str) -> tuple[ModuleType | None, str | None]:
     try:
         return import_module(f"nnunet_octreenca.{name}"), None

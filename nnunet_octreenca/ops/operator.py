@@ -2,7 +2,8 @@
 
 The operators work on channels-last states, (N, *spatial, C), which is what every engine
 computes on and what the network carries from level to level; `nca_steps` takes PyTorch's
-(N, C, *spatial). CPU tensors go to the C++ engine where it was built (ops.native says when not).
+(N, C, *spatial). CPU tensors go to the C++ engine, CUDA tensors to the CUDA engine, where they can
+be used (ops.native and ops.cuda_engine say when not).
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_octreenca.ops import cpu_engine, torch_engine
+from nnunet_octreenca.ops import cpu_engine, cuda_engine, torch_engine
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -37,6 +38,10 @@ def _nca_steps(
         return cpu_engine.forward(
             state, weights, steps, fire_rate, seed, level, origin, keep_trajectory
         )
+    if engine == "cuda":
+        return cuda_engine.forward(
+            state, weights, steps, fire_rate, seed, level, origin, keep_trajectory
+        )
     return torch_engine.forward(
         state.contiguous(), weights, steps, fire_rate, seed, level, origin, keep_trajectory
     )
@@ -58,8 +63,13 @@ def _(
     keep_trajectory: bool,
     engine: str,
 ) -> tuple[Tensor, Tensor]:
-    # The C++ engine keeps the channels that change, of the cells that fire.
-    channels = update_weight.shape[0] if engine == "cpu" else state.shape[-1]
+    # The C++ engine keeps the channels that change, of the cells that fire; the CUDA engine states
+    # with their padding.
+    channels = state.shape[-1]
+    if engine == "cpu":
+        channels = update_weight.shape[0]
+    elif engine == "cuda":
+        channels = (channels + 15) // 16 * 16
     kept = (steps, *state.shape[:-1], channels) if keep_trajectory else (0,)
     return state.new_empty(state.shape), state.new_empty(kept)
 
@@ -84,6 +94,10 @@ def _nca_steps_backward(
     if engine == "cpu":
         grad, grads = cpu_engine.backward(
             grad_out, out, trajectory, weights, fire_rate, seed, level, origin
+        )
+    elif engine == "cuda":
+        grad, grads = cuda_engine.backward(
+            grad_out, trajectory, weights, fire_rate, seed, level, origin
         )
     else:
         grad, grads = torch_engine.backward(
@@ -260,9 +274,15 @@ def nca_steps_channels_last(
         level,
         [coordinate for first in origins for coordinate in first],
         keep,
-        "cpu" if cpu_engine.takes(state) else "torch",
+        _engine(state, weights),
     )
     return out
+
+
+def _engine(state: Tensor, weights: StepWeights) -> str:
+    if cpu_engine.takes(state):
+        return "cpu"
+    return "cuda" if cuda_engine.takes(state, weights) else "torch"
 
 
 def _signed64(value: int) -> int:

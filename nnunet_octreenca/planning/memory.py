@@ -52,7 +52,7 @@ def training_bytes(
         factors, steps, channels, hidden, input_channels, num_classes: the network's.
         batch_size: samples per step.
         crop: of the finest levels, if any.
-        engine: "torch", which is what a GPU runs and the planner plans for, or "cpu".
+        engine: "torch", which the planner plans for (the CUDA engine needs less), or "cpu".
         fire_rate: counts for the C++ engine, which keeps only the cells that fire.
     """
     cells = [batch_size * prod(box) for box in window_shapes(shape, factors, crop)]
@@ -89,7 +89,7 @@ def inference_bytes(
 ) -> int:
     """Peak bytes of one pass over a whole image, logits out.
 
-    Args: as `training_bytes`; `shape` is the image's.
+    Args: as `training_bytes`, and engine "cuda"; `shape` is the image's.
     """
     pixels = [prod(whole) for whole in level_shapes(shape, factors)]
     state = channels * _FLOAT
@@ -104,5 +104,8 @@ def inference_bytes(
             return _CPU_RING_ROWS * shape[1] * padded + parents + head + image
         # The finest level's state, at first beside its parents, at last beside the logits.
         return pixels[0] * padded + max(parents, head) + image
+    if engine == "cuda":
+        # Two states of the finest level, their channels in groups of 16.
+        return 2 * pixels[0] * (channels + -channels % 16) * _FLOAT + image + heads // 2
     chunk = _CHUNK_CELLS * (2 * channels + 2 * hidden) * _FLOAT
     return round(pixels[0] * state * _FORWARD_STATES) + image + heads + chunk

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracle import LEVEL, SEED, difference, each_case, make, oracle
+from steps_in_a_child import put_steps
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.ops import StepWeights, cpu_engine, nca_steps, torch_engine
@@ -27,28 +29,6 @@ KERNELS = MODULE.kernels()
 NAMES = ("state", *StepWeights._fields)
 
 
-def make(spatial, channels, n_in, hidden, batch, dtype=torch.float32):
-    """A channels-last state and weights, small enough that twenty steps do not explode."""
-    draws = torch.Generator().manual_seed(len(spatial) + channels + batch)
-
-    def normal(*shape, scale=1.0):
-        return (torch.randn(shape, generator=draws, dtype=torch.float64) * scale).to(dtype)
-
-    kernel = (3,) * len(spatial)
-    return normal(batch, *spatial, channels), StepWeights(
-        normal(channels, *kernel, scale=0.6 / 3 ** len(spatial)),
-        normal(channels, scale=0.2),
-        normal(hidden, 2 * channels, scale=1 / (2 * channels) ** 0.5),
-        normal(hidden, scale=0.2),
-        normal(channels - n_in, hidden, scale=0.3 / hidden**0.5),
-    )
-
-
-def difference(result, expected):
-    """Largest difference relative to the largest value."""
-    return float((result - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-
-
 @pytest.fixture
 def threads():
     """Set the number of threads; it is put back."""
@@ -57,42 +37,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-CASES = [
-    # spatial, channels, n_in, hidden, batch, steps, rate
-    ((37, 50), 16, 3, 64, 1, 10, 0.5),
-    ((64, 48), 16, 1, 64, 3, 3, 0.5),
-    ((130, 97), 16, 1, 64, 1, 10, 0.3),
-    ((5, 7), 16, 3, 64, 3, 20, 0.5),
-    ((1, 19), 16, 1, 64, 1, 4, 0.5),
-    ((19, 1), 16, 1, 64, 3, 4, 1.0),
-    ((1, 1), 16, 1, 64, 1, 7, 0.5),
-    ((2, 2), 16, 0, 64, 1, 7, 0.5),
-    ((33, 20), 20, 2, 80, 1, 5, 0.5),
-    ((33, 20), 13, 2, 37, 1, 5, 0.5),
-    ((33, 20), 5, 1, 3, 3, 5, 0.3),
-    ((12, 9), 1, 0, 1, 1, 3, 0.5),
-    ((12, 9), 52, 5, 208, 1, 3, 1.0),
-    ((21, 30), 16, 15, 64, 1, 2, 0.5),
-    ((16, 16), 16, 3, 64, 1, 1, 0.0),
-    ((16, 16), 16, 3, 64, 1, 0, 0.5),
-    ((12, 13, 14), 16, 1, 64, 1, 10, 0.5),
-    ((40, 6, 24), 16, 1, 64, 1, 3, 0.5),
-    ((5, 7, 6), 16, 3, 64, 3, 20, 0.5),
-    ((1, 9, 8), 16, 1, 64, 3, 4, 0.3),
-    ((8, 1, 9), 16, 1, 64, 1, 4, 1.0),
-    ((8, 9, 1), 16, 1, 64, 1, 4, 0.5),
-    ((1, 1, 1), 16, 1, 64, 1, 7, 0.5),
-    ((2, 2, 2), 16, 1, 64, 1, 7, 0.5),
-    ((7, 8, 9), 20, 2, 72, 1, 5, 0.5),
-    ((7, 8, 9), 11, 2, 19, 3, 5, 0.5),
-    ((6, 5, 4), 3, 1, 2, 1, 5, 0.3),
-    ((6, 5, 4), 16, 3, 64, 1, 3, 0.0),
-]
-each_case = pytest.mark.parametrize(
-    ("spatial", "channels", "n_in", "hidden", "batch", "steps", "rate"), CASES, ids=str
-)
 each_kernel = pytest.mark.parametrize("kernels", KERNELS)
-SEED, LEVEL = 2**63 + 5, 2
 
 
 @each_kernel
@@ -104,14 +49,8 @@ def test_both_passes_equal_the_oracle(
     monkeypatch.setenv(KERNELS_VARIABLE, kernels)
     state, weights = make(spatial, channels, n_in, hidden, batch)
     origin = [1000 * a + 7 * s for s in range(batch) for a in range(len(spatial))]
-    exact = [t.double() for t in (state, *weights)]
-    wanted, trajectory = torch_engine.forward(
-        exact[0], StepWeights(*exact[1:]), steps, rate, SEED, LEVEL, origin, True
-    )
     grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
-    wanted_grad, wanted_grads = torch_engine.backward(
-        grad_out.double(), trajectory, StepWeights(*exact[1:]), rate, SEED, LEVEL, origin
-    )
+    wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
     given, outs, grads = state.clone(), [], []
     for count in (1, 2, 3):
         threads(count)
@@ -222,13 +161,10 @@ def test_a_module_that_is_not_there_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_that_are_forked_or_spawned_compute_the_same(method, threads, monkeypatch):
+def test_workers_that_are_forked_or_spawned_compute_the_same(method, threads):
     """nnU-Net starts its workers both ways, also after the parent has used threads."""
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    from steps_in_a_child import put_steps
-
     threads(2)
     state, weights = make((40, 40, 40), 16, 1, 64, 1)
     state = state.movedim(-1, 1)

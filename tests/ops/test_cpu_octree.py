@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from oracle import pad
 from torch import nn
 from torch.nn import functional
 
@@ -174,16 +175,6 @@ def test_the_environment_chooses_the_precision(monkeypatch):
 def rounded(tensor):
     """To bfloat16 and back."""
     return tensor.bfloat16().float()
-
-
-def pad(state):
-    """Reflect padding; an axis of length 1 repeats its cell."""
-    for axis in range(2, state.ndim):
-        lines = state.movedim(axis, -1)
-        mode = "reflect" if lines.shape[-1] > 1 else "replicate"
-        flat = functional.pad(lines.reshape(1, -1, lines.shape[-1]), (1, 1), mode=mode)
-        state = flat.view(*lines.shape[:-1], -1).movedim(-1, axis)
-    return state
 
 
 def one_step(state, weights, seed, level, step, multiply, keep):

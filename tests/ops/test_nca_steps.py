@@ -6,6 +6,7 @@ compares the engines with one another.
 
 import pytest
 import torch
+from oracle import pad
 from torch.nn import functional
 
 from nnunet_octreenca.ops import StepWeights, fire_mask, nca_steps
@@ -44,16 +45,6 @@ def make(spatial, channels=6, n_in=2, hidden=9, batch=2, dtype=torch.float64, se
         normal(channels - n_in, hidden, scale=0.1),
     )
     return normal(batch, channels, *spatial), weights
-
-
-def pad(state):
-    """Reflect padding; an axis of length 1 repeats its cell."""
-    for axis in range(2, state.ndim):
-        lines = state.movedim(axis, -1)
-        mode = "reflect" if lines.shape[-1] > 1 else "replicate"
-        flat = functional.pad(lines.reshape(1, -1, lines.shape[-1]), (1, 1), mode=mode)
-        state = flat.view(*lines.shape[:-1], -1).movedim(-1, axis)
-    return state
 
 
 def reference(state, weights, steps, fire_rate, seed=0, level=0, origins=None):

@@ -1,0 +1,391 @@
+"""The CUDA engine against the PyTorch engine, on this processor.
+
+The templates that NVRTC compiles are compiled as C++ (shim.hpp): a block's threads run one after
+the other from barrier to barrier, and the tensor cores have a twin with the layouts of the PTX
+manual. What only a GPU can show (timing, its memory, true concurrency) benchmarks/gpu_engine.py
+checks on one.
+"""
+
+import itertools
+import os
+import shutil
+
+import pytest
+import torch
+from host_device import HostDevice
+from oracle import CASES, LEVEL, SEED, difference, make, oracle
+from torch import nn
+
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.octree import image_pyramid
+from nnunet_octreenca.ops import cuda_device, cuda_engine, fire_mask, nca_steps, torch_engine
+from nnunet_octreenca.ops.cuda_program import (
+    SHARED_BYTES,
+    Configuration,
+    DoesNotFitError,
+    arguments,
+    backward_layout,
+    forward_layout,
+    level_arguments,
+    program,
+)
+from nnunet_octreenca.ops.fire import fire_threshold
+
+if shutil.which("g++") is None:
+    pytest.skip("g++ compiles the kernels for this processor", allow_module_level=True)
+
+TENSOR_CORES, TURING = 90, 75  # float32 as three TF32 products, and by multiplying and adding
+QUICK = [CASES[i] for i in (0, 3, 4, 5, 6, 16, 18, 20, 22, 23)]  # the sizes of the paper
+assert all(case[1] == 16 and case[3] == 64 for case in QUICK)
+
+
+@pytest.fixture(scope="session")
+def devices(tmp_path_factory):
+    """Devices by compute capability; what they compile is kept for the session."""
+    folder = tmp_path_factory.mktemp("kernels")
+    return {number: HostDevice(folder, number) for number in (TENSOR_CORES, TURING)}
+
+
+@pytest.fixture
+def network_on_host(devices, monkeypatch):
+    """Everything that takes CPU tensors goes to the CUDA engine."""
+    monkeypatch.setattr(cuda_device, "device_of", lambda tensor: devices[TENSOR_CORES])
+    monkeypatch.setattr(cuda_engine, "takes", lambda tensor, weights: True)
+    monkeypatch.setattr("nnunet_octreenca.ops.cpu_engine.takes", lambda tensor: False)
+    return devices[TENSOR_CORES]
+
+
+def compare(device, spatial, channels, n_in, hidden, batch, steps, rate):
+    state, weights = make(spatial, channels, n_in, hidden, batch)
+    origin = [1000 * a + 7 * s for s in range(batch) for a in range(len(spatial))]
+    grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
+    wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
+    given, given_grad = state.clone(), grad_out.clone()
+
+    arguments = (rate, SEED, LEVEL, origin)
+    out, trajectory = cuda_engine.forward(state, weights, steps, *arguments, True, device=device)
+    assert torch.equal(state, given)
+    assert torch.equal(out[..., :n_in], state[..., :n_in])
+    assert difference(out.double(), wanted) < 3e-6
+    again, none = cuda_engine.forward(state, weights, steps, *arguments, False, device=device)
+    assert torch.equal(again, out)
+    assert none.numel() == 0
+
+    results = [
+        cuda_engine.backward(grad_out, trajectory, weights, *arguments, device=device)
+        for _ in range(2)
+    ]
+    assert torch.equal(grad_out, given_grad)
+    (grad, grads), (second, seconds) = results
+    assert torch.equal(grad, second)
+    assert all(torch.equal(a, b) for a, b in zip(grads, seconds, strict=True))
+    assert difference(grad.double(), wanted_grad) < 1e-5
+    for name, ours, theirs in zip(grads._fields, grads, wanted_grads, strict=True):
+        assert ours.shape == theirs.shape
+        assert difference(ours.double(), theirs) < 1e-5 or not (ours.any() or theirs.any()), name
+
+
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_both_passes_equal_the_oracle(case, devices):
+    compare(devices[TENSOR_CORES], *case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [TENSOR_CORES, TURING])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_both_passes_equal_the_oracle_for_all_sizes(case, architecture, devices):
+    compare(devices[architecture], *case)
+
+
+def run_forward(device, state, weights, precision, steps, fused, **options):
+    """All steps in launches of `fused`, from and to a state in the precision's type."""
+    spatial = state.shape[1:-1]
+    run = cuda_engine._Level(
+        device, weights, precision, False, shape=spatial, batch=state.shape[0],
+        threshold=fire_threshold(options.get("rate", 0.5)), seed=SEED, level=LEVEL,
+        origin=(5,) * (state.shape[0] * len(spatial)),
+    )  # fmt: skip
+    kept = torch.float16 if precision == "half" else torch.float32
+    current = cuda_engine._padded(state.to(kept), run.configuration.padded)
+    for number in range(0, steps, fused):
+        target = torch.full_like(current, float("nan"))
+        run.forward(current, target, number, min(fused, steps - number))
+        current = target
+    return current[..., : weights.channels]
+
+
+@pytest.mark.parametrize("spatial", [(37, 50), (9, 70), (1, 40), (5, 1), (2, 2), (9, 10, 11)])
+@pytest.mark.parametrize("precision", ["half", "tf32"])
+def test_two_steps_a_launch_change_no_bit(spatial, precision, devices):
+    """A halo of two cells is enough, at the level's borders too."""
+    state, weights = make(spatial, 16, 3, 64, 2)
+    for steps in (2, 5):
+        one = run_forward(devices[TENSOR_CORES], state, weights, precision, steps, 1)
+        two = run_forward(devices[TENSOR_CORES], state, weights, precision, steps, 2)
+        assert torch.equal(one, two)
+        assert not one.isnan().any()
+
+
+@pytest.mark.parametrize("spatial", [(37, 50), (9, 10, 11)])
+def test_float16_is_as_near_as_its_digits_allow(spatial, devices):
+    state, weights = make(spatial, 16, 3, 64, 1)
+    origin = [5] * len(spatial)
+    wanted, _ = torch_engine.forward(state, weights, 10, 0.5, SEED, LEVEL, origin, False)
+    found = run_forward(devices[TENSOR_CORES], state, weights, "half", 10, 1)
+    error = difference(found.float(), wanted)
+    assert 1e-6 < error < 3e-3  # ten roundings to 11 bits
+    assert torch.equal(found[..., :3], state[..., :3].half())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("spatial", [(6, 45), (3, 5, 17)])
+def test_fire_draws_are_the_same_bits(spatial, rate, devices):
+    batch, step, first = 3, 7, 40
+    configuration = Configuration(len(spatial), 16, 3, 64, "half")
+    loaded = devices[TENSOR_CORES].load(configuration, False)
+    fired = torch.full((batch, *spatial), 2, dtype=torch.uint8)
+    origins = [[2**32 - 2, 3, 5][-len(spatial) :], [0] * len(spatial), [7] * len(spatial)]
+    level = level_arguments(spatial, fire_threshold(rate), SEED, LEVEL, first, origins)
+    loaded.launch("draw", 2, arguments("DrawArguments", *level, fired.data_ptr(), step, 0))
+    for sample, origin in enumerate(origins):
+        wanted = fire_mask(
+            spatial, fire_rate=rate, seed=SEED, level=LEVEL, step=step, sample=first + sample,
+            origin=origin, native=False,
+        )  # fmt: skip
+        assert torch.equal(fired[sample], wanted.to(torch.uint8))
+
+
+def test_more_samples_than_a_launch_takes(devices):
+    state, weights = make((5, 6), 16, 1, 64, 19)
+    origin = list(range(38))
+    grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
+    wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, 3, 0.5, origin)
+    options = {"device": devices[TENSOR_CORES]}
+    out, kept = cuda_engine.forward(state, weights, 3, 0.5, SEED, LEVEL, origin, True, **options)
+    grad, grads = cuda_engine.backward(grad_out, kept, weights, 0.5, SEED, LEVEL, origin, **options)
+    assert difference(out.double(), wanted) < 3e-6
+    assert difference(grad.double(), wanted_grad) < 1e-5
+    assert difference(grads.hidden_weight.double(), wanted_grads.hidden_weight) < 1e-5
+
+
+def test_the_number_of_blocks_changes_no_bit_of_a_state(devices, tmp_path):
+    """Tiles are computed alike whoever computes them."""
+    state, weights = make((40, 70), 16, 1, 64, 1)
+    other = HostDevice(devices[TENSOR_CORES].folder, TENSOR_CORES, blocks=50)
+    results = [
+        cuda_engine.forward(state, weights, 3, 0.5, 0, 0, [0, 0], False, device=device)[0]
+        for device in (devices[TENSOR_CORES], other)
+    ]
+    assert torch.equal(*results)
+
+
+@pytest.mark.slow
+def test_the_order_of_the_threads_changes_no_bit(tmp_path):
+    """Run from the last thread to the first: a barrier that is missing shows."""
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from host_device import HostDevice\n"
+        "from oracle import make\n"
+        "from nnunet_octreenca.ops import cuda_engine\n"
+        "device = HostDevice(Path(sys.argv[1]), 90)\n"
+        "results = []\n"
+        "for spatial in ((37, 50), (9, 10, 11)):\n"
+        "    state, weights = make(spatial, 16, 3, 64, 2)\n"
+        "    rest = (0.5, 1, 0, [0] * (2 * len(spatial)))\n"
+        "    out, kept = cuda_engine.forward(state, weights, 4, *rest, True, device=device)\n"
+        "    grad, grads = cuda_engine.backward(state, kept, weights, *rest, device=device)\n"
+        "    results += [out, grad, *grads]\n"
+        "torch.save(results, sys.argv[2])\n"
+    )
+    paths = os.pathsep.join(sys.path)
+    for order in ("forward", "reverse"):
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), str(tmp_path / f"{order}.pt")],
+            env={**os.environ, "SHIM_ORDER": order, "PYTHONPATH": paths},
+            check=True,
+        )
+    one, other = (torch.load(tmp_path / f"{order}.pt") for order in ("forward", "reverse"))
+    assert len(one) == 14
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# ------------------------------------------------------------------ operator and network
+
+
+def make_network(shape, n_in=3, classes=3, steps=(5, 4, 6), **options):
+    torch.manual_seed(0)
+    factors = [[2] * len(shape)] * (len(steps) - 1)
+    network = OctreeNCA(
+        n_in, classes, dimension=len(shape), factors=factors, steps=steps, **options
+    )
+    for level in network.levels:
+        nn.init.normal_(level.update.weight, std=0.05)
+    return network, torch.randn(2, n_in, *shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((37, 50), {}),
+        ((9, 1), {}),
+        ((6, 13, 10), {}),
+        pytest.param((21, 18), {"channels": 20, "classes": 6}, marks=pytest.mark.slow),
+        pytest.param(
+            (9, 8, 7),
+            {"constant_background": False, "channels": 13, "hidden": 21},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+def test_a_network_trains_and_predicts_as_with_pytorch(shape, options, network_on_host):
+    """Logits and gradients of all parameters; whole octrees in inference."""
+    network, image = make_network(shape, **options)
+    image = image.requires_grad_()
+    values = network(image, seed=3)
+    towards = torch.randn(values.shape, generator=torch.Generator().manual_seed(2))
+    values.backward(towards)
+    found = [image.grad, *(p.grad for p in network.parameters())]
+    with torch.no_grad():
+        whole = network(image, seed=3)
+
+    exact = OctreeNCA(
+        network.input_channels, network.num_classes, dimension=network.dimension,
+        factors=network.factors, steps=network.steps, channels=network.channels,
+        hidden=network.hidden, constant_background=network.constant_background,
+    ).double()  # fmt: skip
+    exact.load_state_dict(network.state_dict())
+    pixels = image.detach().double().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_engine, "takes", lambda tensor, weights: False)
+        wanted = exact(pixels, seed=3)
+        wanted.backward(towards.double())
+        wanted = wanted.detach()
+    assert difference(values.detach().double(), wanted) < 3e-6
+    assert difference(whole.double(), wanted) < 3e-6
+    for ours, theirs in zip(
+        found, [pixels.grad, *(p.grad for p in exact.parameters())], strict=True
+    ):
+        assert difference(ours.double(), theirs) < 1e-5
+
+
+@pytest.mark.parametrize("state", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((37, 50), 3), ((6, 13, 10), 4), ((20, 9), 14)], ids=str
+)
+def test_labels_are_the_largest_logits(shape, classes, state, network_on_host, monkeypatch):
+    network, image = make_network(shape, n_in=1 if len(shape) == 3 else 3, classes=classes,
+                                  channels=16 if classes < 12 else 32)  # fmt: skip
+    monkeypatch.setenv("OCTREENCA_STATE", state)
+    with torch.no_grad():
+        values = network(image, seed=3)
+    labels = network.segment(image, seed=3)
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels, values.argmax(1).to(torch.uint8))
+    assert labels.unique().numel() > 1
+    assert network_on_host.architecture == TENSOR_CORES
+
+
+def test_labels_of_two_bytes_and_steps_of_none(network_on_host):
+    network, image = make_network((9, 8), classes=300, channels=304, hidden=16, steps=(2, 1))
+    with torch.no_grad():
+        values = network(image)
+    labels = network.segment(image)
+    assert labels.dtype == torch.int16
+    assert torch.equal(labels, values.argmax(1).to(torch.int16))
+    network, image = make_network((9, 8), steps=(0, 3))
+    with torch.no_grad():
+        assert torch.equal(network.segment(image), network(image).argmax(1).to(torch.uint8))
+
+
+def test_no_more_than_two_states_of_the_finest_level(network_on_host, monkeypatch):
+    """What DESIGN promises: never a third buffer of the finest level's size."""
+    network, image = make_network((64, 96))
+    alive, peak = {}, [0]
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def count(tensor):
+        import weakref
+
+        alive[id(tensor)] = tensor.numel() * tensor.element_size()
+        weakref.finalize(tensor, alive.pop, id(tensor), None)
+        peak[0] = max(peak[0], sum(alive.values()))
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: count(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: count(empty_like(*a, **k)))
+    for state, allowed in (("float16", 70), ("float32", 135)):
+        alive.clear()
+        peak[0] = 0
+        network.segment(image, state=state)
+        per_cell = (peak[0] - 4 * 16000) / image[:, 0].numel()  # less the packed weights
+        assert allowed / 2 - 10 < per_cell < allowed, state
+
+
+def test_bad_numbers_spread_and_nothing_crashes(devices):
+    state, weights = make((12, 12), 16, 1, 64, 1)
+    state[0, 5, 5, 0] = float("nan")
+    for precision in ("tf32", "half"):
+        out = run_forward(devices[TENSOR_CORES], state, weights, precision, 2, 1, rate=1.0)
+        wrong = out.isnan().any(-1)[0]
+        assert wrong[3:8, 3:8].all()
+        assert not wrong[:2].any()
+
+
+def test_operator_passes_pytorchs_own_checks(network_on_host):
+    """Fake tensors, autograd and mutation, as torch.compile and export rely on them."""
+    state, weights = make((5, 6), 16, 1, 64, 2)
+    inputs = [t.requires_grad_() for t in (state, *weights)]
+    torch.library.opcheck(
+        torch.ops.nnunet_octreenca.nca_steps,
+        (*inputs, 3, 0.5, 0, 0, [0] * 4, True, "cuda"),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+    out = nca_steps(state.movedim(-1, 1), weights, 2)
+    assert out.requires_grad
+
+
+# ------------------------------------------------------------------ layouts
+
+
+SIZES = [(16, 64), (20, 80), (32, 128), (52, 208)]
+
+
+@pytest.mark.parametrize("architecture", sorted(SHARED_BYTES))
+@pytest.mark.parametrize(("channels", "hidden"), SIZES)
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_tiles_fit_the_shared_memory(architecture, channels, hidden, dimension):
+    single = "tf32" if architecture >= 80 else "plain"
+    for precision in ("half", single):
+        configuration = Configuration(dimension, channels, 3, hidden, precision)
+        layout = forward_layout(configuration, architecture, 1)
+        assert layout is not None
+        assert layout.shared <= SHARED_BYTES[architecture]
+    back = backward_layout(configuration, architecture)
+    if back is None:
+        assert (channels, hidden) == (52, 208)
+        assert architecture == TURING
+    else:
+        assert back.shared <= SHARED_BYTES[architecture]
+
+
+def test_a_network_that_fits_no_tile_is_refused():
+    with pytest.raises(DoesNotFitError, match="1000 channels and 4000 hidden units do not fit"):
+        program(Configuration(3, 1000, 1, 4000, "plain"), 75, True)
+
+
+def test_pyramid_is_emptied_on_the_way(network_on_host):
+    """So that an image's coarser copies do not lie beside the finest level's states."""
+    network, image = make_network((20, 20))
+    pyramid = image_pyramid(image, network.factors)
+    labels = torch.empty(2, 20, 20, dtype=torch.uint8)
+    cuda_engine.octree(
+        pyramid, network._weights(), network.steps, network.factors, fire_rate=0.5, seed=0,
+        logits=2, background=True, labels=labels,
+    )  # fmt: skip
+    assert pyramid == []
+    assert set(itertools.chain(labels.unique().tolist())) <= {0, 1, 2}
