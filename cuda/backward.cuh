@@ -253,20 +253,21 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
           }
         }
 #pragma unroll
-        for (int q = 0; q < N::kGroups; ++q) {
-          const auto give = [&](bool has, int row, float* gradient, const float* own,
-                                const float* perceived) {
-            put(mine.grad_perceived(row) + 16 * q + column, perceived);
-            if (!has) return;
+        for (int q = 0; q < 2 * N::kGroups; ++q) {
+          const bool second = q >= N::kGroups;
+          const int group = second ? q - N::kGroups : q, row = second ? g + 8 : g;
+          const Rows &of_own = grad_inputs[group], &of_perceived = grad_inputs[N::kGroups + group];
+          const float* owed = second ? of_perceived.high : of_perceived.low;
+          put(mine.grad_perceived(row) + 16 * group + column, owed);
+          if (second ? has_high : has_low) {
+            float* gradient = (second ? grad_high : grad_low) + 16 * group;
             float numbers[4];
-            P::numbers(P::load(gradient + 16 * q), numbers);
+            P::numbers(P::load(gradient), numbers);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) numbers[i] += own[i];
-            put(gradient + 16 * q, numbers);
-            put(arguments.perceived + (gradient - arguments.gradient) + 16 * q, perceived);
-          };
-          give(has_low, g, grad_low, grad_inputs[q].low, grad_inputs[N::kGroups + q].low);
-          give(has_high, g + 8, grad_high, grad_inputs[q].high, grad_inputs[N::kGroups + q].high);
+            for (int i = 0; i < 4; ++i) numbers[i] += second ? of_own.high[i] : of_own.low[i];
+            put(gradient, numbers);
+            put(arguments.perceived + (gradient - arguments.gradient), owed);
+          }
         }
         warp_barrier();
 

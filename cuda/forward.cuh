@@ -202,17 +202,20 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
       }
     }
 
-    const auto finish = [&](bool has, int at, const typename P::Cell* old, bool is_high) {
-      const int lx = at % R::kWidth, ly = at / R::kWidth % R::kHeight;
-      const int lz = at / (R::kWidth * R::kHeight);
-      const i64 cell = region.cell(lx, ly, lz);
+    // Not a function of its own: called twice it would get all of this through memory.
+#pragma unroll
+    for (int second = 0; second < 2; ++second) {
+      const bool has = second ? has_high : has_low;
+      const int at = second ? high : low;
+      const i64 cell =
+          region.cell(at % R::kWidth, at / R::kWidth % R::kHeight, at / (R::kWidth * R::kHeight));
       Best best = first_best(arguments.background);
 #pragma unroll
       for (int q = 0; q < N::kGroups; ++q) {
         float numbers[4];
-        P::numbers(old[q], numbers);
+        P::numbers(second ? centre.high[q] : centre.low[q], numbers);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) numbers[i] += is_high ? update[q].high[i] : update[q].low[i];
+        for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high[i] : update[q].low[i];
         const auto changed = P::cell(numbers);
         const int c = 16 * q + 4 * static_cast<int>(lane % 4);
         if (labels) {
@@ -235,9 +238,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
         }
         if (has && lane % 4 == 0) write_label(arguments, cell, best);
       }
-    };
-    finish(has_low, low, centre.low, false);
-    finish(has_high, high, centre.high, true);
+    }
   }
 }
 

@@ -19,9 +19,12 @@ using i64 = std::int64_t;
 #include "shim.hpp"
 #else
 
-// Defines a kernel of plain name: threads a block, its arguments' type, what it does.
-#define OCTREENCA_KERNEL(name, threads, Args, ...) \
-  extern "C" __global__ void __launch_bounds__(threads) name(const Args args) { __VA_ARGS__(args); }
+// Defines a kernel of plain name: threads a block, the blocks that a multiprocessor shall have
+// registers for (0: the compiler's choice), the type of its arguments, what it does.
+#define OCTREENCA_KERNEL(name, threads, blocks, Args, ...)                              \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const Args args) { \
+    __VA_ARGS__(args);                                                                  \
+  }
 
 namespace octreenca {
 

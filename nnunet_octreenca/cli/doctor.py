@@ -12,6 +12,7 @@ EXAMPLE = """\
 examples:
   nnunet_octreenca doctor
   nnunet_octreenca doctor --json > report.json    to put beside a bug report
+  nnunet_octreenca doctor --compile sm_90         compile every CUDA kernel, without a GPU
 
 exit code: 0 if OctreeNCA can train and predict here, 1 if not
 """
@@ -22,6 +23,12 @@ FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--compile",
+        metavar="sm_NN",
+        help="compile the CUDA kernels for an architecture (no GPU needed) and print registers, "
+        "spilled bytes and shared memory",
+    )
 
 
 def examine() -> list[dict[str, Any]]:
@@ -32,6 +39,7 @@ def examine() -> list[dict[str, Any]]:
         *_versions(),
         _cpu_engine(),
         _cuda(),
+        _cuda_engine(),
         *_registration(),
         *_folders(),
     ]
@@ -100,7 +108,7 @@ def _cuda() -> dict[str, Any]:
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-        return _row("CUDA", "ok", f"{', '.join(names)}; steps run in PyTorch on the device")
+        return _row("CUDA", "ok", ", ".join(names))
     built = torch.version.cuda
     why = (
         f"torch is built for CUDA {built}, but finds no device or driver"
@@ -108,6 +116,42 @@ def _cuda() -> dict[str, Any]:
         else ("this torch is built without CUDA")
     )
     return _row("CUDA", "note", f"{why}: use -device cpu")
+
+
+def _cuda_engine() -> dict[str, Any]:
+    import torch
+
+    from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
+    from nnunet_octreenca.ops.cuda_compiler import cache_folder, nvrtc
+    from nnunet_octreenca.ops.cuda_engine import why_not
+    from nnunet_octreenca.ops.native import ENGINE_VARIABLE, wanted_engine
+
+    try:
+        wanted = wanted_engine()
+        version = ".".join(map(str, nvrtc().version()))
+    except EnvironmentMismatchError as error:
+        return _row("CUDA engine", "missing", str(error))
+    except CudaError as error:
+        return _row("CUDA engine", "note", f"{error}; CUDA tensors run in PyTorch")
+    if not torch.cuda.is_available():
+        return _row(
+            "CUDA engine",
+            "note",
+            f"no GPU to run on; NVRTC {version} is there, `--compile sm_90` tries it",
+        )
+    if wanted == "torch":
+        return _row("CUDA engine", "note", f"off: {ENGINE_VARIABLE}=torch; steps run in PyTorch")
+    problems = []
+    for index in range(torch.cuda.device_count()):
+        problem = why_not(index, 2, 16, 3, 64)  # compiles the paper's network for pathology
+        if problem is not None:
+            problems.append(f"device {index}: {problem}")
+    if problems:
+        state = "missing" if wanted == "cuda" else "note"
+        return _row("CUDA engine", state, f"{'; '.join(problems)}. Steps run in PyTorch there")
+    return _row(
+        "CUDA engine", "ok", f"NVRTC {version}, compiled kernels are kept in {cache_folder()}"
+    )
 
 
 def _registration() -> list[dict[str, Any]]:
@@ -146,8 +190,21 @@ def _folders() -> list[dict[str, Any]]:
     return rows
 
 
+def _compile(name: str, as_json: bool) -> int:
+    from nnunet_octreenca.cli.kernel_report import architecture_of, compile_kernels, print_kernels
+
+    rows = compile_kernels(architecture_of(name))
+    if as_json:
+        print(json.dumps(rows, indent=4))
+    else:
+        print_kernels(rows)
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the rows."""
+    if arguments.compile:
+        return _compile(arguments.compile, arguments.json)
     rows = examine()
     if arguments.json:
         print(json.dumps(rows, indent=4))

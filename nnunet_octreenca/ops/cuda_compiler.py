@@ -119,24 +119,33 @@ def compile_program(name: str, source: str, architecture: int) -> bytes:
     Raises:
         CudaError: no compiler, or it refuses the source; its words are in the message.
     """
-    compiler = nvrtc()
-    module: Any = cuda_module()
-    headers = [*sorted(module.sources().items()), ("cstdint", _CSTDINT)]
-    flags = options(architecture)
-    key = cache_key(source, headers, flags, compiler.version())
+    key = cache_key(source, _headers(), options(architecture), nvrtc().version())
     entry = cache_folder() / f"{key}.cubin"
     cached = read_entry(entry)
     if cached is not None:
         return cached
+    cubin = compile_uncached(name, source, architecture)
+    write_entry(entry, cubin)
+    return cubin
+
+
+def compile_uncached(name: str, source: str, architecture: int) -> bytes:
+    """As `compile_program`, and neither reads nor writes the cache."""
+    compiler, module = nvrtc(), cuda_module()
+    assert module is not None
     try:
-        cubin, _ = compiler.compile(source, name, headers, flags)
+        cubin, _ = compiler.compile(source, name, _headers(), options(architecture))
     except module.CompileError as error:
         major, minor = compiler.version()
         raise CudaError(
             f"NVRTC {major}.{minor} cannot compile {name} for sm_{architecture}: {error}"
         ) from error
-    write_entry(entry, cubin)
     return cubin
+
+
+def _headers() -> list[tuple[str, str]]:
+    module: Any = cuda_module()
+    return [*sorted(module.sources().items()), ("cstdint", _CSTDINT)]
 
 
 # ---------------------------------------------------------------- the cache on disk

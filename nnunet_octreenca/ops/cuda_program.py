@@ -38,6 +38,9 @@ _TILES = {
     3: ((16, 8, 4), (8, 8, 4), (8, 4, 4), (4, 4, 4), (4, 4, 2)),
 }
 _WARPS = (4, 2, 1)
+# Blocks that a multiprocessor has registers for, where the compiler's own choice spills some on
+# one architecture or another. One block more, and these spill too at the paper's sizes.
+_RESIDENT_SINGLE, _RESIDENT_LARGE = 3, 2
 
 
 class Configuration(NamedTuple):
@@ -130,6 +133,12 @@ def _choose(dimension, architecture, shared, warps):  # type: ignore[no-untyped-
     return None
 
 
+def _resident(configuration: Configuration, steps: int) -> int:
+    if steps > 1 or configuration.padded > 16:
+        return _RESIDENT_LARGE
+    return 0 if configuration.precision == "half" else _RESIDENT_SINGLE
+
+
 class KernelLaunch(NamedTuple):
     """Threads of a block and its shared memory in bytes."""
 
@@ -172,10 +181,12 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
     ]
     kernels: dict[str, KernelLaunch] = {}
 
-    def add(name: str, threads: int, shared: int, arguments: str, function: str) -> None:
+    def add(
+        name: str, threads: int, shared: int, arguments: str, function: str, resident: int = 0
+    ) -> None:
         size = ARGUMENT_BYTES[arguments]
         lines.append(f"static_assert(sizeof({arguments}) == {size});")
-        lines.append(f"OCTREENCA_KERNEL({name}, {threads}, {arguments}, {function})")
+        lines.append(f"OCTREENCA_KERNEL({name}, {threads}, {resident}, {arguments}, {function})")
         kernels[name] = KernelLaunch(threads, shared)
 
     add("pack", 128, 0, "PackArguments", "pack<N>")
@@ -197,6 +208,7 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
             layout.shared,
             "StepsArguments",
             f"forward<N, Tile{steps}, {steps}, {layout.warps}>",
+            _resident(configuration, steps),
         )
     back = backward_layout(configuration, architecture) if backward else None
     if 1 not in forward or (backward and back is None):
@@ -213,7 +225,8 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
             f"static_assert(Sums<N, {back.warps}>::kCount == {configuration.sums(back.warps)});"
         )
         function = f"backward_cells<N, TileBack, {back.warps}>"
-        add("backward_cells", 32 * back.warps, back.shared, "BackwardArguments", function)
+        threads = 32 * back.warps
+        add("backward_cells", threads, back.shared, "BackwardArguments", function, _RESIDENT_LARGE)
         add("backward_perceive", 128, 0, "BackwardArguments", "backward_perceive<N>")
         add("reduce", 128, 0, "ReduceArguments", f"reduce<N, {back.warps}>")
     else:

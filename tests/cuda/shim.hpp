@@ -174,7 +174,7 @@ inline std::uint32_t as_word(float value) {
 #define blockDim (Dimensions{shim::machine.threads})
 #define gridDim (Dimensions{shim::machine.blocks})
 
-#define OCTREENCA_KERNEL(name, threads, Args, ...)                                       \
+#define OCTREENCA_KERNEL(name, threads, resident, Args, ...)                             \
   extern "C" void name(unsigned blocks, unsigned shared, const void* arguments) {        \
     const Args given = *static_cast<const Args*>(arguments);                             \
     shim::launch(blocks, threads, shared, [&] { __VA_ARGS__(given); });                  \
