@@ -116,6 +116,5 @@ def print_kernels(rows: list[dict[str, Any]]) -> None:
         seconds[name] = row["program_seconds"]
         table.add_row(f"  {row['kernel']}", *(str(row[number]) for number in numbers))
     Console().print(table)
-    print(
-        f"spill, shared memory and code in bytes; {len(seconds)} programs in {sum(seconds.values()):.1f} s"
-    )
+    total = sum(seconds.values())
+    print(f"spill, shared memory and code in bytes; {len(seconds)} programs in {total:.1f} s")

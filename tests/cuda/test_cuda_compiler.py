@@ -1,0 +1,267 @@
+"""NVRTC compiles every kernel for every architecture; the cache; what can be missing or wrong."""
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from nnunet_octreenca.cli.kernel_report import NETWORKS, architecture_of, compile_kernels, programs
+from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
+from nnunet_octreenca.ops import cuda_compiler
+from nnunet_octreenca.ops.cubin import kernel_figures
+from nnunet_octreenca.ops.cuda_compiler import (
+    CACHE_VARIABLE,
+    best_architecture,
+    cache_folder,
+    compile_program,
+    compile_uncached,
+    nvrtc,
+    read_entry,
+)
+from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
+
+if cuda_module() is None:
+    pytest.skip(f"the module is not there: {cuda_module_problem()}", allow_module_level=True)
+try:
+    nvrtc()
+except CudaError as error:  # a PyTorch without CUDA
+    pytest.skip(str(error), allow_module_level=True)
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+# Sizes beside those that doctor compiles: padding in C and H, no and many image channels.
+ODD_NETWORKS = ((2, 13, 2, 37), (2, 16, 0, 64), (2, 52, 5, 208), (3, 16, 15, 64), (3, 5, 1, 3))
+BUDGET = 60.0  # seconds a program, on a machine that has other things to do
+TINY = 'extern "C" __global__ void tiny(int* out) { *out = 1; }\n'
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_every_architecture_and_the_fast_ones_spill_nothing(capsys):
+    begun = time.perf_counter()
+    networks = dict.fromkeys(ARCHITECTURES, NETWORKS)
+    networks[75] = networks[90] = (*NETWORKS, *ODD_NETWORKS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tables = list(pool.map(lambda n: compile_kernels(n, networks[n]), ARCHITECTURES))
+    seconds = time.perf_counter() - begun
+    rows = [row for table in tables for row in table]
+    keys = ("architecture", "dimension", "channels", "input_channels", "precision", "pass")
+    compiled = {tuple(row[key] for key in keys): row["program_seconds"] for row in rows}
+    with capsys.disabled():
+        slowest = max(compiled.values())
+        print(
+            f"\n{len(compiled)} programs for {len(ARCHITECTURES)} architectures compiled in "
+            f"{seconds:.0f} s, the slowest in {slowest:.1f} s (budget {BUDGET:.0f} s)"
+        )
+    wanted = sum(len(list(programs(n, networks[n]))) for n in ARCHITECTURES)
+    assert len(compiled) == wanted > 12 * len(ARCHITECTURES) - 4
+    assert slowest < BUDGET
+
+    for row in rows:
+        assert row["registers"] <= 255
+        if row["channels"] == 16 and row["kernel"].startswith("forward"):
+            assert row["stack_bytes"] == 0, row
+        if row["architecture"] in ("sm_80", "sm_90", "sm_100") and row["channels"] == 16:
+            assert row["stack_bytes"] == 0, row
+        assert row["stack_bytes"] <= 512, row
+        if row["kernel"] == "forward_1" and row["precision"] == "half" and row["channels"] == 16:
+            # Three blocks of 128 threads a multiprocessor with its 65,536 registers.
+            assert row["registers"] <= 168, row
+
+
+def test_the_main_kernels_spill_nothing():
+    rows = compile_kernels(90, NETWORKS[:1])
+    assert {row["kernel"] for row in rows} == {
+        "pack", "draw", "enter", "leave", "forward_1", "forward_2", "backward_cells",
+        "backward_perceive", "reduce",
+    }  # fmt: skip
+    assert all(row["stack_bytes"] == 0 for row in rows)
+    half = next(r for r in rows if r["kernel"] == "forward_1" and r["precision"] == "half")
+    assert 64 < half["registers"] <= 168
+    assert half["shared_bytes"] == (34 * 18) * 32 + (32 * 16 + 256) * 2
+
+
+def test_figures_of_what_is_no_cubin():
+    for wrong in (b"", b"\x7fELF\x02", b"\x7fELF\x02" + bytes(100), b"MZ" * 100):
+        with pytest.raises(ValueError, match="not a cubin"):
+            kernel_figures(wrong)
+
+
+def test_a_stack_is_seen():
+    source = (
+        'extern "C" __global__ void deep(int* out, int n) {\n'
+        "  int values[50];\n"
+        "  for (int i = 0; i < 50; ++i) values[(i * n) % 50] = i;\n"
+        "  *out = values[n];\n"
+        "}\n"
+    )
+    figures = kernel_figures(compile_uncached("deep.cu", source + TINY, 90))
+    assert figures["deep"].stack_bytes >= 200
+    assert figures["tiny"].stack_bytes == 0
+    assert 0 < figures["tiny"].registers < 32
+
+
+@pytest.mark.parametrize("name", ["sm_90", "90", "9.0"])
+def test_names_of_architectures(name):
+    assert architecture_of(name) == 90
+
+
+@pytest.mark.parametrize("name", ["sm_42", "hopper", "sm_60", ""])
+def test_what_is_no_architecture_is_refused(name):
+    with pytest.raises(EnvironmentMismatchError, match=r"--compile .* compiles for sm_75"):
+        architecture_of(name)
+
+
+def test_a_gpu_newer_than_the_compiler():
+    newest = max(nvrtc().architectures())
+    assert best_architecture(90) == 90
+    assert best_architecture(newest // 10 * 10 + 9) == newest
+    with pytest.raises(CudaError, match=r"does not compile for compute capability 99\.0"):
+        best_architecture(990)
+
+
+# ------------------------------------------------------------------ the cache
+
+
+def count_compilations(monkeypatch):
+    calls = []
+    original = cuda_compiler.compile_uncached
+    monkeypatch.setattr(
+        cuda_compiler, "compile_uncached", lambda *a: calls.append(a) or original(*a)
+    )
+    return calls
+
+
+def test_a_program_is_compiled_once(monkeypatch):
+    calls = count_compilations(monkeypatch)
+    first = compile_program("tiny.cu", TINY, 90)
+    assert compile_program("tiny.cu", TINY, 90) == first
+    assert len(calls) == 1
+    compile_program("tiny.cu", TINY, 80)
+    compile_program("tiny.cu", TINY + "\n", 90)
+    assert len(calls) == 3
+    assert len(list(cache_folder().iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other"])
+def test_a_damaged_entry_is_compiled_anew(damage, monkeypatch):
+    whole = compile_program("tiny.cu", TINY, 90)
+    (entry,) = cache_folder().iterdir()
+    content = entry.read_bytes()
+    entry.write_bytes(
+        {
+            "cut": content[:-100],
+            "changed": content[:-1] + bytes([content[-1] ^ 1]),
+            "empty": b"",
+            "other": whole,
+        }[damage]
+    )
+    assert read_entry(entry) is None
+    calls = count_compilations(monkeypatch)
+    assert compile_program("tiny.cu", TINY, 90) == whole
+    assert len(calls) == 1
+    assert read_entry(entry) == whole
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    cuda_compiler._warn_not_kept.cache_clear()
+    with pytest.warns(UserWarning, match=f"cannot be kept .* Set {CACHE_VARIABLE}"):
+        first = compile_program("tiny.cu", TINY, 90)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert compile_program("tiny.cu", TINY, 90) == first
+
+
+def test_an_interrupted_write_leaves_nothing(monkeypatch):
+    import hashlib
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cuda_compiler, "hashlib", type("", (), {"sha256": interrupt}))
+    entry = cache_folder() / "entry.cubin"
+    with pytest.raises(KeyboardInterrupt):
+        cuda_compiler.write_entry(entry, b"code")
+    assert list(cache_folder().iterdir()) == []
+    monkeypatch.setattr(cuda_compiler, "hashlib", hashlib)
+    cuda_compiler.write_entry(entry, b"code")
+    assert read_entry(entry) == b"code"
+
+
+def test_two_processes_at_once(tmp_path):
+    script = (
+        "import sys\n"
+        "from nnunet_octreenca.ops.cuda_compiler import compile_program\n"
+        f"sys.stdout.buffer.write(compile_program('tiny.cu', {TINY!r}, 90))\n"
+    )
+    children = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    results = [child.communicate(timeout=120)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert results[0] == results[1] == compile_program("tiny.cu", TINY, 90)
+    assert [entry.suffix for entry in cache_folder().iterdir()] == [".cubin"]
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "nnunet_octreenca"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "nnunet_octreenca"
+
+
+# ------------------------------------------------------------------ the compiler
+
+
+def test_an_error_in_the_source_is_told_with_its_line():
+    told = r"cannot compile wrong\.cu for sm_90(.|\n)*wrong\.cu\(2\)(.|\n)*no_such_thing"
+    with pytest.raises(CudaError, match=told):
+        compile_program("wrong.cu", "// one\nint a = no_such_thing;\n", 90)
+    assert not cache_folder().exists()
+
+
+def test_a_struct_that_differs_from_pythons_does_not_compile():
+    _, backward, wanted = next(iter(programs(90)))
+    assert not backward
+    changed = wanted.source.replace("sizeof(EnterArguments) == ", "sizeof(EnterArguments) == 1")
+    assert changed != wanted.source
+    with pytest.raises(CudaError, match="static assertion failed"):
+        compile_uncached(wanted.name, changed, 90)
+
+
+def test_libraries_that_are_missing_or_something_else(monkeypatch):
+    right = next(iter(cuda_compiler.nvrtc_candidates()))
+    wrong = [["/no/such/libnvrtc.so.13"], ["libc.so.6"]]
+    nvrtc.cache_clear()
+    try:
+        monkeypatch.setattr(cuda_compiler, "nvrtc_candidates", lambda: iter([*wrong, right]))
+        assert nvrtc().version() >= (11, 0)
+        nvrtc.cache_clear()
+        monkeypatch.setattr(cuda_compiler, "nvrtc_candidates", lambda: iter(wrong))
+        advice = r"pip install nvidia-cuda-nvrtc.*/no/such/lib.*has no function nvrtcVersion"
+        with pytest.raises(CudaError, match=advice):
+            nvrtc()
+    finally:
+        nvrtc.cache_clear()
+
+
+def test_a_package_without_the_module(monkeypatch):
+    monkeypatch.setattr(cuda_compiler, "cuda_module", lambda: None)
+    monkeypatch.setattr(cuda_compiler, "cuda_module_problem", lambda: "no such file")
+    nvrtc.cache_clear()
+    try:
+        with pytest.raises(CudaError, match=r"_cuda was not built \(no such file\)"):
+            nvrtc()
+    finally:
+        nvrtc.cache_clear()

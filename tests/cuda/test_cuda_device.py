@@ -1,0 +1,188 @@
+"""The driver's errors and the way back to PyTorch, with a driver that is told to fail."""
+
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracle import make
+
+from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError, OutOfMemoryError
+from nnunet_octreenca.ops import cuda_compiler, cuda_device, cuda_engine
+from nnunet_octreenca.ops.cuda_program import Configuration
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, cuda_module, cuda_module_problem
+
+MODULE = cuda_module()
+if MODULE is None:
+    pytest.skip(f"the module is not there: {cuda_module_problem()}", allow_module_level=True)
+if shutil.which("gcc") is None:
+    pytest.skip("gcc compiles a driver for the tests", allow_module_level=True)
+
+PATHOLOGY = Configuration(2, 16, 3, 64, "half")
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory):
+    """A library that looks like the CUDA driver."""
+    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    source = Path(__file__).with_name("fake_driver.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    return MODULE.Driver(str(library))
+
+
+@pytest.fixture
+def gpu(fake, monkeypatch, tmp_path):
+    """A GPU of compute capability 9.0 that computes nothing, number 0 of this process."""
+    monkeypatch.setenv(cuda_compiler.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cuda_device, "load_driver", lambda: fake)
+    monkeypatch.setattr(cuda_device, "compile_program", lambda *a: b"\x7fELF")
+    monkeypatch.setattr(cuda_device, "best_architecture", lambda capability: capability)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda index: SimpleNamespace(multi_processor_count=132, major=9, minor=0),
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=0))
+    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
+    caches = (cuda_device._gpu, cuda_engine.why_not, cuda_engine._warn_fallback)
+    for cache in caches:
+        cache.cache_clear()
+    yield cuda_device._gpu(0)
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_kernels_start(gpu):
+    program = gpu.load(PATHOLOGY, False)
+    program.launch("forward_1", 5, bytes(400))
+    assert program.resident_blocks("forward_1") == 3 * 132
+    assert gpu.load(PATHOLOGY, False) is program
+
+
+@pytest.mark.parametrize("blocks", [0, 2**31])
+def test_a_wrong_number_of_blocks_is_refused(gpu, blocks):
+    with pytest.raises(ValueError, match=f"blocks \\({blocks}\\) must be 1 to"):
+        gpu.load(PATHOLOGY, False).launch("forward_1", blocks, bytes(400))
+
+
+@pytest.mark.parametrize(
+    ("failing", "type_", "named"),
+    [
+        ("cuLaunchKernel:700", CudaError, "kernel forward_1 of .*CUDA_ERROR_OF_THE_TEST"),
+        ("cuLaunchKernel:2", OutOfMemoryError, "no memory left for kernel forward_1"),
+        ("cuCtxPushCurrent_v2:201", CudaError, "choosing the device"),
+    ],
+)
+def test_errors_of_a_launch(gpu, failing, type_, named, monkeypatch):
+    program = gpu.load(PATHOLOGY, False)
+    monkeypatch.setenv("FAKE_CUDA_FAIL", failing)
+    with pytest.raises(type_, match=named):
+        program.launch("forward_1", 5, bytes(400))
+    assert not issubclass(type_, RuntimeError)  # which nnU-Net would take for a lack of memory
+
+
+@pytest.mark.parametrize(
+    ("failing", "type_", "named"),
+    [
+        ("cuModuleLoadData:209", CudaError, "loading the compiled kernels"),
+        ("cuModuleLoadData:2", OutOfMemoryError, "loading octreenca_2d_16_3_64_half"),
+        ("cuModuleGetFunction:500", CudaError, "looking for the kernel pack"),
+        ("cuFuncSetAttribute:1", CudaError, r"asking for \d+ bytes of shared memory"),
+        ("cuDevicePrimaryCtxRetain:101", CudaError, "opening device 0"),
+    ],
+)
+def test_errors_of_loading(gpu, failing, type_, named, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDA_FAIL", failing)
+    with pytest.raises(type_, match=named):
+        gpu.load(PATHOLOGY, False)
+
+
+def test_a_driver_that_does_not_start(fake, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDA_FAIL", "cuInit:100")
+    path = next(
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith("libcuda.so.1")
+    )
+    with pytest.raises(MODULE.DriverError, match="starting the driver") as caught:
+        MODULE.Driver(path)
+    assert caught.value.code == 100
+    cuda_device.load_driver.cache_clear()
+    monkeypatch.setattr(
+        cuda_device,
+        "cuda_module",
+        lambda: SimpleNamespace(
+            Driver=lambda name: MODULE.Driver(path),
+            LibraryError=MODULE.LibraryError,
+            DriverError=MODULE.DriverError,
+        ),
+    )
+    with pytest.raises(CudaError, match="driver does not start: starting the driver"):
+        cuda_device.load_driver()
+
+
+def test_no_driver(monkeypatch):
+    cuda_device.load_driver.cache_clear()
+    monkeypatch.setattr(
+        cuda_device,
+        "cuda_module",
+        lambda: SimpleNamespace(
+            Driver=lambda name: MODULE.Driver(f"/no/such/{name}"),
+            LibraryError=MODULE.LibraryError,
+            DriverError=MODULE.DriverError,
+        ),
+    )
+    with pytest.raises(CudaError, match=r"no CUDA driver: .*libcuda\.so\.1"):
+        cuda_device.load_driver()
+
+
+# ------------------------------------------------------------------ the way back to PyTorch
+
+
+def tensor_on_a_gpu(dtype=torch.float32):
+    return SimpleNamespace(device=SimpleNamespace(type="cuda", index=0), dtype=dtype)
+
+
+WEIGHTS = make((4, 5), 16, 3, 64, 1)[1]
+
+
+def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+        assert not cuda_engine.takes(tensor_on_a_gpu(torch.float64), WEIGHTS)
+        assert not cuda_engine.takes(torch.zeros(1), WEIGHTS)
+        monkeypatch.setenv(ENGINE_VARIABLE, "torch")
+        assert not cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+
+
+def broken(*_):
+    raise CudaError("no CUDA driver: the test took it away")
+
+
+def test_one_clear_line_where_the_engine_cannot_be_used(gpu, monkeypatch):
+    monkeypatch.setattr(cuda_device, "_gpu", broken)
+    with pytest.warns(UserWarning, match="PyTorch computes instead.*the test took it away"):
+        assert not cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert not cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+
+
+def test_no_way_back_where_the_engine_was_asked_for(gpu, monkeypatch):
+    monkeypatch.setenv(ENGINE_VARIABLE, "cuda")
+    assert cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+    cuda_engine.why_not.cache_clear()
+    monkeypatch.setattr(cuda_device, "_gpu", broken)
+    with pytest.raises(EnvironmentMismatchError, match="'cuda', but no CUDA driver"):
+        cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+
+
+def test_networks_that_do_not_fit_go_to_pytorch(gpu):
+    large = make((4, 5), 600, 3, 2400, 1)[1]
+    with pytest.warns(UserWarning, match="600 channels and 2400 hidden units do not fit"):
+        assert not cuda_engine.takes(tensor_on_a_gpu(), large)
+    assert cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
