@@ -104,7 +104,8 @@ class Layerwise:
         inputs = torch.cat([state, perceived], 1)
         hidden = convolve(inputs, level.hidden.weight.view(-1, 32, *ones), level.hidden.bias)
         update = convolve(hidden.relu(), level.update.weight.view(-1, 64, *ones))
-        fired = (torch.rand(state.shape[0], 1, *state.shape[2:]) < 0.5).to(state.dtype)
+        draws = torch.rand(state.shape[0], 1, *state.shape[2:], device=state.device)
+        fired = (draws < 0.5).to(state.dtype)
         return torch.cat([state[:, :n_in], state[:, n_in:] + update * fired], 1)
 
     def steps(self, state: Any, level: Any, count: int) -> Any:

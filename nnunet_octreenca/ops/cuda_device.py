@@ -35,6 +35,9 @@ class Device(Protocol):
     def load(self, configuration: Configuration, backward: bool) -> LoadedProgram:
         """The kernels of a configuration, compiled when first asked for."""
 
+    def load_program(self, wanted: Program) -> LoadedProgram:
+        """Any program."""
+
 
 class GpuProgram:
     """A program on a GPU."""
@@ -102,12 +105,17 @@ class Gpu:
         key = (configuration, backward)
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = self._load(
+                self._programs[key] = self.load_program(
                     program(configuration, self.architecture, backward)
                 )
             return self._programs[key]
 
-    def _load(self, wanted: Program) -> GpuProgram:
+    def load_program(self, wanted: Program) -> GpuProgram:
+        """Any program, compiled or from the cache.
+
+        Raises:
+            CudaError: it cannot be compiled or loaded.
+        """
         cubin = compile_program(wanted.name, wanted.source, self.architecture)
         try:
             loaded = self._driver.load(self.index, cubin)

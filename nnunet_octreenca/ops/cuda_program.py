@@ -238,13 +238,13 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
 
 # ---------------------------------------------------------------- arguments
 
-_LEVEL = "3iI2Q2I64I"
+LEVEL_LAYOUT = "3iI2Q2I64I"
 _RAW = "5Q"
 _LAYOUTS = {
     "PackArguments": f"{_RAW}Qq",
-    "DrawArguments": f"{_LEVEL}Q2I",
-    "StepsArguments": f"{_LEVEL}3QI3i",
-    "BackwardArguments": f"{_LEVEL}5Q2I",
+    "DrawArguments": f"{LEVEL_LAYOUT}Q2I",
+    "StepsArguments": f"{LEVEL_LAYOUT}3QI3i",
+    "BackwardArguments": f"{LEVEL_LAYOUT}5Q2I",
     "ReduceArguments": f"Qq{_RAW}5Q",
     "EnterArguments": "7q4i3Q",
     "LeaveArguments": "2q2Q2i",

@@ -47,9 +47,12 @@ class HostDevice:
         with self._lock:
             if key not in self._programs:
                 wanted = program(configuration, self.architecture, backward)
-                library = ctypes.CDLL(str(self._build(wanted)))
-                self._programs[key] = HostProgram(wanted, library, self._blocks)
+                self._programs[key] = self.load_program(wanted)
             return self._programs[key]
+
+    def load_program(self, wanted: Program) -> HostProgram:
+        """Any program."""
+        return HostProgram(wanted, ctypes.CDLL(str(self._build(wanted))), self._blocks)
 
     def _build(self, wanted: Program) -> Path:
         digest = hashlib.sha256(wanted.source.encode()).hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""The ladder of CUDA kernels: from the obvious one to the engine's, and what each rung gains.
+
+    python benchmarks/cuda_ladder.py            what the rungs are
+    python benchmarks/gpu_engine.py --only ladder
+
+Arithmetic per cell and step, 2-D RGB, C = 16, H = 64: 144 multiply-adds to perceive, 2,048 and 832
+in the two layers; 64 bytes of state in float32.
+
+1  A thread a cell, float32, a step a launch (kernel_1.cuh, the paper's Listing 1). Every cell is
+   computed although half of them do not fire, for a warp's threads go together; every
+   multiplication waits for a weight from the cache.
+2  A block takes a tile with its halo to shared memory: a neighbour is read from there, not nine
+   times through the cache. The fire draw comes first, and the cells that fire are packed: half the
+   arithmetic. Four lanes share two cells, so that a weight that is read serves two of them
+   (cuda/forward.cuh with `Plain`; what a GPU without TF32 runs in float32).
+3  The two layers on tensor cores, float32 as three TF32 products (`Tf32`; float32 from compute
+   capability 8.0). 16 cells are the rows of a product. What one layer leaves in a lane is what the
+   next one wants there, so nothing is exchanged in between.
+4  States and factors in float16, sums in float32 (`Float16`, the fast mode): half the memory
+   traffic, one product instead of three at twice the rate, all weights in 48 registers.
+5  Two steps a launch: the state passes the memory half as often, for a tenth more cells in 2-D. In
+   3-D the halo costs more than it saves.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from nnunet_octreenca.ops import cuda_engine
+from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program
+
+SOURCE = Path(__file__).with_name("kernel_1.cuh")
+_CLASSES = {"tf32": "Tf32", "plain": "Plain"}
+
+
+class Rung(NamedTuple):
+    """One kernel: the precision it is compiled with (None: kernel 1) and its steps a launch."""
+
+    number: int
+    name: str
+    precision: str | None
+    fused: int
+
+
+RUNGS = (
+    Rung(1, "a thread a cell, float32", None, 1),
+    Rung(2, "tiles in shared memory, fired cells packed", "plain", 1),
+    Rung(3, "tensor cores, three TF32 products", "tf32", 1),
+    Rung(4, "float16 states and factors", "half", 1),
+    Rung(5, "two steps a launch", "half", 2),
+)
+
+
+def kernel_1_program(configuration: Configuration) -> Program:
+    """The program of rung 1; `configuration` in a float32 precision."""
+    dimension, channels, inputs, hidden, precision = configuration
+    network = f"Network<{dimension}, {channels}, {inputs}, {hidden}, {_CLASSES[precision]}>"
+    source = (
+        f"{SOURCE.read_text()}\n"
+        f"using namespace octreenca;\n"
+        f"OCTREENCA_KERNEL(kernel_1, 128, 0, Kernel1Arguments, kernel_1<{network}>)\n"
+    )
+    return Program("kernel_1.cu", source, {"kernel_1": KernelLaunch(128, 0)}, {}, None)
+
+
+class Kernel1Level(cuda_engine._Level):
+    """A level whose steps kernel 1 does; a state in float32."""
+
+    def __init__(self, device: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(device, *arguments, **options)
+        self._kernel_1 = device.load_program(kernel_1_program(self.configuration))
+
+    def forward(
+        self, source: Tensor, target: Tensor, first_step: int, fused: int = 1, **labels: Any
+    ) -> None:
+        """One step from one state to another."""
+        assert fused == 1
+        assert not labels.get("label_bytes")
+        for first, level in self.groups():
+            offset = first * self.cells * self.configuration.cell_bytes
+            given = _STRUCT.pack(
+                *level,
+                source.data_ptr() + offset,
+                target.data_ptr() + offset,
+                *self.raw_pointers(),
+                first_step,
+                0,
+            )
+            self._kernel_1.launch("kernel_1", -(-level[3] * self.cells // 128), given)
+
+
+def _struct() -> Any:
+    import struct
+
+    from nnunet_octreenca.ops.cuda_program import LEVEL_LAYOUT
+
+    return struct.Struct(f"{LEVEL_LAYOUT}2Q5Q2I")
+
+
+_STRUCT = _struct()
+
+
+if __name__ == "__main__":
+    print(__doc__)

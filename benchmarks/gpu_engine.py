@@ -1,0 +1,459 @@
+"""The CUDA engine on a GPU: checked against PyTorch, then timed against its own kernel 1.
+
+    python benchmarks/gpu_engine.py --json > gpu_engine.json
+    python benchmarks/gpu_engine.py --only slide --only ladder
+    python benchmarks/gpu_engine.py --dry-run       no GPU: that it runs, tiny, nothing measured
+
+First tests/cuda/test_on_a_gpu.py runs (all modes, odd shapes, over 2^31 numbers, compute-sanitizer
+where it is installed); where it fails nothing is timed. Times are medians of CUDA events after a
+warm-up, A and B in turns. `device_bytes_per_cell` is PyTorch's peak beside the image and what was
+there before. A row whose goal cannot be tried here says why in `missing`.
+
+The core needs torch and numpy; the row of the U-Net also dynamic_network_architectures, as a
+wheel (`pip install --no-deps dynamic_network_architectures`).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from cpu_engine import Layerwise, fired_steps, make_network
+from cuda_ladder import RUNGS, Kernel1Level
+from torch import Tensor
+
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.octree import Crop, image_pyramid, level_shapes
+from nnunet_octreenca.ops import cuda_device, cuda_engine
+from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE
+
+ROOT = Path(__file__).parents[1]
+CASES = ("slide", "video", "layerwise", "ladder", "training", "labels", "unet")
+
+
+class Bench:
+    """Where things run, and how they are timed."""
+
+    def __init__(self, dry_run: bool, rounds: int) -> None:
+        self.dry_run = dry_run
+        self.rounds = 1 if dry_run else rounds
+        self.device = torch.device("cpu" if dry_run else "cuda:0")
+
+    def seconds(self, *tasks: Callable[[], Any]) -> list[float]:
+        """Median seconds of every task, taking turns."""
+        times: list[list[float]] = [[] for _ in tasks]
+        for number in range(self.rounds + 1):
+            for own, task in zip(times, tasks, strict=True):
+                seconds = self._once(task)
+                if number or self.dry_run:  # the first round compiles and warms up
+                    own.append(seconds)
+        return [statistics.median(own) for own in times]
+
+    def _once(self, task: Callable[[], Any]) -> float:
+        if self.dry_run:
+            begun = time.perf_counter()
+            task()
+            return time.perf_counter() - begun
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        task()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def peak(self, task: Callable[[], Any]) -> int | None:
+        """Bytes on the device beyond what was there; None where there is no device."""
+        if self.dry_run:
+            task()
+            return None
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        task()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+
+Row = dict[str, Any]
+
+
+def row(
+    case: str, goal: float | None, value: float | None, *, most: bool = False, **more: Any
+) -> Row:
+    """A row of the report; `most`: the goal is an upper bound."""
+    met = None
+    if goal is not None and value is not None:
+        met = value <= goal if most else value >= goal
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in more.items()}
+    shown = None if value is None else float(f"{value:.4g}")
+    return {"case": case, "value": shown, "goal": goal, "met": met, **rounded}
+
+
+def copy_bandwidth(bench: Bench) -> float:
+    """Bytes read and written a second by a copy."""
+    numbers = torch.empty(1000 if bench.dry_run else 1 << 30, device=bench.device)
+    other = torch.empty_like(numbers)
+    (seconds,) = bench.seconds(lambda: other.copy_(numbers))
+    return 2 * 4 * numbers.numel() / seconds
+
+
+def tensor_rate(bench: Bench) -> float:
+    """Floating point operations a second of a product of float16 matrices."""
+    size = 32 if bench.dry_run else 8192
+    a = torch.randn(size, size, device=bench.device, dtype=torch.float16)
+    (seconds,) = bench.seconds(lambda: a @ a)
+    return 2 * size**3 / seconds
+
+
+def kernel_1_labels(network: OctreeNCA, image: Tensor, seed: int = 0) -> Tensor:
+    """The whole octree with rung 1 of the ladder; logits, then labels, as its caller would."""
+    values = torch.empty(image.shape[0], network.num_classes, *image.shape[2:], device=image.device)
+    with mock.patch.object(cuda_engine, "_Level", Kernel1Level), torch.no_grad():
+        cuda_engine.octree(
+            image_pyramid(image, network.factors),
+            network._weights(),
+            network.steps,
+            network.factors,
+            fire_rate=network.fire_rate,
+            seed=seed,
+            logits=network.logits,
+            background=True,
+            values=values,
+            state="float32",
+            fused=1,
+        )
+    return values.argmax(1).to(torch.uint8)
+
+
+def whole(bench: Bench, name: str, shape: tuple[int, ...], goals: dict[str, float]) -> list[Row]:
+    """A whole image in the fast mode, in float32 and with kernel 1."""
+    network = make_network(shape, 3).to(bench.device).eval()
+    image = torch.rand(1, 3, *shape, device=bench.device)
+    fast, single, first = bench.seconds(
+        lambda: network.segment(image, state="float16"),
+        lambda: network.segment(image, state="float32"),
+        lambda: kernel_1_labels(network, image),
+    )
+    cells, unit = prod(shape), "cells"
+    rows = []
+    if "speed" in goals:
+        speed = cells / fast / 1e6
+        rows.append(row(f"{name}, fast: megapixels a second", goals["speed"], speed, seconds=fast))
+        unit = "pixels"
+    rows += [
+        row(f"{name}, fast over kernel 1", goals["fast"], first / fast, seconds=fast),
+        row(f"{name}, float32 over kernel 1", goals.get("single"), first / single, seconds=single),
+    ]
+    for state, goal in (("float16", 70.0), ("float32", 135.0)):
+        size = bench.peak(lambda state=state: network.segment(image, state=state))
+        per_cell = None if size is None else size / cells
+        rows.append(row(f"{name}, {state}: device bytes beside {unit}", goal, per_cell, most=True))
+    rows.append(roofline(bench, name, network, shape, fast))
+    return rows
+
+
+def roofline(bench: Bench, name: str, network: Any, shape: tuple[int, ...], seconds: float) -> Row:
+    """Part of what the hardware allows: memory or tensor cores, whichever takes longer."""
+    steps = zip(network.steps, level_shapes(shape, network.factors), strict=True)
+    fused = 2 if len(shape) == 2 else 1
+    # A launch reads and writes 32 bytes a cell; the image is read and the labels are written once.
+    moved = sum(-(-count // fused) * 64 * prod(cells) for count, cells in steps) + 13 * prod(shape)
+    operations = fired_steps(network, shape) * 2 * (32 * 64 + 64 * 16)
+    memory, tensor = moved / copy_bandwidth(bench), operations / tensor_rate(bench)
+    part = 100 * max(memory, tensor) / seconds
+    more = {"memory_seconds": memory, "tensor_seconds": tensor, "seconds": seconds}
+    return row(f"{name}, fast: percent of the roofline", 40.0, part, **more)
+
+
+def slide(bench: Bench) -> list[Row]:
+    """184.9 megapixels RGB."""
+    shape = (40, 40) if bench.dry_run else (13600, 13600)
+    return whole(
+        bench, "13,600 x 13,600 RGB", shape, {"speed": 2500.0, "fast": 10.0, "single": 4.0}
+    )
+
+
+def video(bench: Bench) -> list[Row]:
+    """76 s of surgical video as one volume."""
+    shape = (6, 10, 12) if bench.dry_run else (1905, 240, 432)
+    return whole(bench, "video 240 x 432 x 1,905 RGB", shape, {"fast": 10.0})
+
+
+def layerwise(bench: Bench) -> list[Row]:
+    """The largest slide that layer-wise PyTorch can hold."""
+    for side in (40,) if bench.dry_run else (13600, 11200, 9600, 8000, 6400, 4800, 3200):
+        network = make_network((side, side), 3).to(bench.device).eval()
+        image = torch.rand(1, 3, side, side, device=bench.device)
+        pytorch = partial(Layerwise(network).labels, image)
+        fast = partial(network.segment, image, state="float16")
+        try:
+            with torch.no_grad():
+                theirs, ours = bench.seconds(pytorch, fast)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            continue
+        case = f"fast over layer-wise PyTorch, {side} x {side}"
+        return [row(case, 40.0, theirs / ours, seconds=ours, pytorch_seconds=theirs)]
+    return [{"case": "fast over layer-wise PyTorch", "missing": "it fits at no size"}]
+
+
+def ladder(bench: Bench) -> list[Row]:
+    """Picoseconds a cell-step of every rung, ten steps of one level."""
+    rows = []
+    for shape in ((40, 40), (6, 10, 12)) if bench.dry_run else ((8192, 8192), (256, 512, 512)):
+        network = make_network(shape, 3).to(bench.device)
+        weights = network.levels[0].weights()
+        device = cuda_device.device_of(weights.hidden_weight)
+        for rung in RUNGS:
+            precision = rung.precision or "plain"
+            if precision == "tf32" and device.architecture < 80:
+                continue
+            run = (Kernel1Level if rung.precision is None else cuda_engine._Level)(
+                device, weights, precision, False, shape=shape, batch=1,
+                threshold=fire_threshold(0.5), seed=0, level=0, origin=(0,) * len(shape),
+            )  # fmt: skip
+            kind = torch.float16 if precision == "half" else torch.float32
+            a = torch.rand(1, *shape, 16, device=bench.device, dtype=kind)
+            b = torch.empty_like(a)
+
+            def ten_steps(
+                run: Any = run, a: Tensor = a, b: Tensor = b, fused: int = rung.fused
+            ) -> None:
+                for step in range(0, 10, 2 * fused):
+                    run.forward(a, b, step, fused)
+                    run.forward(b, a, step, fused)
+
+            (seconds,) = bench.seconds(ten_steps)
+            count = 2 * len(range(0, 10, 2 * rung.fused)) * rung.fused
+            rows.append(
+                row(
+                    f"ladder {len(shape)}-D, {rung.number}: {rung.name}",
+                    None,
+                    1e12 * seconds / (count * prod(shape)),
+                    unit="ps a cell and step",
+                )
+            )
+            del a, b, run
+    return rows
+
+
+@contextlib.contextmanager
+def engine(name: str) -> Iterator[None]:
+    """`OCTREENCA_ENGINE` for a while."""
+    with mock.patch.dict(os.environ, {ENGINE_VARIABLE: name}):
+        yield
+
+
+def training(bench: Bench) -> list[Row]:
+    """One step of the paper's set-ups: forward, loss, backward, Adam."""
+    from nnunet_octreenca.planning import load_preset
+
+    rows = []
+    for name, n_in, classes, faster, most in (
+        ("radiology", 1, 2, 6.0, 0.35),
+        ("surgery", 3, 6, None, 0.40),
+    ):
+        preset = load_preset(name)
+        shape, batch = list(preset["patch_size"]), preset["batch_size"]
+        block, arguments = preset["octreenca"], dict(preset["architecture"]["arch_kwargs"])
+        crop_shape, steps = block["crop_shape"], arguments.pop("steps")
+        if bench.dry_run:
+            shape, crop_shape, steps = [8, 16, 16], [2, 8, 8], [1] * len(steps)
+        torch.manual_seed(0)
+        network = OctreeNCA(n_in, classes, steps=steps, **arguments).to(bench.device)
+        crop = Crop(crop_shape, block["crop_levels"])
+        image = torch.rand(batch, n_in, *shape, device=bench.device)
+        truth = torch.randint(classes, (batch, *crop_shape), device=bench.device)
+        optimizer = torch.optim.Adam(network.parameters(), fused=not bench.dry_run)
+
+        def step(
+            network: Any = network, image: Tensor = image, truth: Tensor = truth,
+            crop: Any = crop, optimizer: Any = optimizer,
+        ) -> None:  # fmt: skip
+            optimizer.zero_grad(set_to_none=True)
+            origins = [(0,) * 3] * image.shape[0]
+            values = network(image, seed=0, crop=crop, origins=origins)
+            torch.nn.functional.cross_entropy(values, truth).backward()
+            optimizer.step()
+
+        def pytorch(step: Callable[[], None] = step) -> None:
+            with engine("torch"):
+                step()
+
+        ours, theirs = bench.seconds(step, pytorch)
+        rows.append(
+            row(f"training step, {name}, over PyTorch", faster, theirs / ours, seconds=ours)
+        )
+        # The weights' gradients and Adam's moments are there already.
+        size = bench.peak(step)
+        gib = None if size is None else (size + image.numel() * 4) / 2**30
+        rows.append(
+            row(f"training step, {name}: peak GiB, the images among it", most, gib, most=True)
+        )
+    return rows
+
+
+def labels(bench: Bench) -> list[Row]:
+    """How many labels the fast mode changes, of a network trained for a moment on blobs."""
+    from torch.nn.functional import avg_pool2d, cross_entropy
+
+    side, iterations = (40, 2) if bench.dry_run else (256, 400)
+    large = 40 if bench.dry_run else 4096
+
+    def blobs(batch: int, size: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(batch, 1, size, size, device=bench.device)
+        for _ in range(3):
+            noise = avg_pool2d(noise, 9, 1, 4)
+        truth = (noise[:, 0] > 0.25 * noise.std()).long()
+        image = torch.randn(batch, 3, size, size, device=bench.device) + truth[:, None]
+        return image, truth
+
+    torch.manual_seed(0)
+    network = make_network((side, side), 3).to(bench.device)
+    optimizer = torch.optim.Adam(network.parameters(), 1.6e-3)
+    for number in range(iterations):
+        image, truth = blobs(4 if not bench.dry_run else 1, side)
+        optimizer.zero_grad()
+        loss = cross_entropy(network(image, seed=number), truth)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    image, truth = blobs(1, large)
+    single, fast = (network.segment(image, state=state) for state in ("float32", "float16"))
+    equal = 100 * float((single == fast).double().mean())
+    right = 100 * float((single == truth).double().mean())
+    return [row("percent of labels alike, fast and float32", 99.7, equal, percent_right=right)]
+
+
+def unet(bench: Bench) -> list[Row]:
+    """The U-Net of the stock 2-D plan with its sliding window on the same slide."""
+    case = "U-Net of the stock plan, sliding window"
+    try:
+        from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    except ImportError as error:
+        return [{"case": case, "missing": str(error)}]
+    side, patch = (64, 64) if bench.dry_run else (13600, 512)
+    stages = 4 if bench.dry_run else 8
+    features = [min(32 * 2**i, 512) for i in range(stages)]
+    unet = PlainConvUNet(
+        3, stages, features, torch.nn.Conv2d, 3, [1] + [2] * (stages - 1), [2] * stages, 2,
+        [2] * (stages - 1), conv_bias=True, norm_op=torch.nn.InstanceNorm2d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=torch.nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    ).to(bench.device).eval()  # fmt: skip
+    image = torch.rand(1, 3, side, side, device=bench.device)
+
+    def sliding() -> Tensor:
+        # nnU-Net: windows overlap by half, sums in float16, weights of a Gaussian.
+        sums = torch.zeros(2, side, side, device=bench.device, dtype=torch.float16)
+        counts = torch.zeros(side, side, device=bench.device, dtype=torch.float16)
+        gauss = torch.ones(patch, patch, device=bench.device, dtype=torch.float16)
+        starts = sorted({min(s, side - patch) for s in range(0, side, patch // 2)})
+        with torch.no_grad(), torch.autocast(bench.device.type, enabled=not bench.dry_run):
+            for y in starts:
+                for x in starts:
+                    here = (..., slice(y, y + patch), slice(x, x + patch))
+                    sums[here] += unet(image[here])[0].half() * gauss
+                    counts[here] += gauss
+        return (sums / counts).argmax(0).to(torch.uint8)
+
+    network = make_network((side, side), 3).to(bench.device).eval()
+    theirs, ours = bench.seconds(sliding, lambda: network.segment(image, state="float16"))
+    size = bench.peak(sliding)
+    per_pixel = None if size is None else size / side**2
+    return [
+        row(
+            f"{case}: its time over the fast mode's", None, theirs / ours, seconds=theirs,
+            megapixels_a_second=side**2 / theirs / 1e6, device_bytes_per_pixel=per_pixel,
+        )
+    ]  # fmt: skip
+
+
+def check() -> None:
+    """The parity tests; ends the program where one fails."""
+    tests = [str(ROOT / "tests" / "cuda" / "test_on_a_gpu.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT, check=False, stdout=sys.stderr,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"the parity tests failed (exit code {done.returncode}): nothing is timed")
+
+
+@contextlib.contextmanager
+def pretended_gpu() -> Iterator[None]:
+    """CPU tensors go to the CUDA engine's templates, compiled as C++."""
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    from host_device import HostDevice
+
+    with tempfile.TemporaryDirectory() as folder:
+        device = HostDevice(Path(folder))
+        with contextlib.ExitStack() as patches:
+            for target, name, value in (
+                (cuda_device, "device_of", lambda tensor: device),
+                (cuda_engine, "takes", lambda tensor, weights: True),
+                (cuda_engine.torch.cuda, "is_available", lambda: False),
+            ):
+                patches.enter_context(mock.patch.object(target, name, value))
+            patches.enter_context(
+                mock.patch("nnunet_octreenca.ops.cpu_engine.takes", return_value=False)
+            )
+            yield
+
+
+def main() -> None:
+    """Check, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--only", action="append", choices=CASES, help="these rows (repeatable)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-check", action="store_true", help="skip the parity tests")
+    parser.add_argument("--dry-run", action="store_true", help="no GPU: tiny, nothing measured")
+    arguments = parser.parse_args()
+    if not arguments.dry_run and not torch.cuda.is_available():
+        sys.exit("no GPU here; --dry-run shows that the benchmark runs")
+    if not arguments.dry_run and not arguments.no_check:
+        check()
+    bench = Bench(arguments.dry_run, arguments.rounds)
+    rows: list[Row] = []
+    with pretended_gpu() if arguments.dry_run else contextlib.nullcontext():
+        for name in arguments.only or CASES:
+            try:
+                rows += globals()[name](bench)
+            except torch.OutOfMemoryError as error:
+                rows.append({"case": name, "missing": f"out of memory: {error}"})
+                torch.cuda.empty_cache()
+    report = {
+        "device": "none (dry run)" if bench.dry_run else torch.cuda.get_device_name(0),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    if bench.dry_run:  # seconds of a pretended GPU mean nothing
+        kept = ("case", "goal", "missing")
+        report["rows"] = [{k: r[k] for k in kept if k in r} for r in rows]
+    if arguments.json:
+        print(json.dumps(report, indent=4))
+    else:
+        print(f"{report['device']}, torch {report['torch']}")
+        for line in report["rows"]:
+            print("  ".join(f"{key} {value}" for key, value in line.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The CUDA engine on a real GPU against PyTorch; skipped where there is none.
+
+benchmarks/gpu_engine.py runs this file before it times anything.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import CASES, LEVEL, SEED, difference, make, oracle
+from torch import nn
+
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.ops import StepWeights, cuda_engine, nca_steps, torch_engine
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE
+
+if not torch.cuda.is_available():
+    pytest.skip("no GPU", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _the_engine_or_nothing(monkeypatch):
+    """Never compare PyTorch with itself."""
+    monkeypatch.setenv(ENGINE_VARIABLE, "cuda")
+    # The oracle shall not round to TF32 either.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def on_gpu(weights):
+    return StepWeights(*(weight.cuda() for weight in weights))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_both_passes_equal_the_oracle(case):
+    spatial, channels, n_in, hidden, batch, steps, rate = case
+    state, weights = make(spatial, channels, n_in, hidden, batch)
+    origin = [1000 * a + 7 * s for s in range(batch) for a in range(len(spatial))]
+    grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
+    wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
+    arguments = (rate, SEED, LEVEL, origin)
+    out, kept = cuda_engine.forward(state.cuda(), on_gpu(weights), steps, *arguments, True)
+    assert difference(out.cpu().double(), wanted) < 3e-6
+    results = [
+        cuda_engine.backward(grad_out.cuda(), kept, on_gpu(weights), *arguments) for _ in range(2)
+    ]
+    (grad, grads), (second, seconds) = results
+    assert torch.equal(grad, second)
+    assert all(torch.equal(a, b) for a, b in zip(grads, seconds, strict=True))
+    assert difference(grad.cpu().double(), wanted_grad) < 1e-5
+    for ours, theirs in zip(grads, wanted_grads, strict=True):
+        assert difference(ours.cpu().double(), theirs) < 1e-5 or not (ours.any() or theirs.any())
+
+
+def make_network(shape, n_in=3, classes=4, steps=(5, 4, 6), **options):
+    torch.manual_seed(0)
+    factors = [[2] * len(shape)] * (len(steps) - 1)
+    network = OctreeNCA(
+        n_in, classes, dimension=len(shape), factors=factors, steps=steps, **options
+    )
+    for level in network.levels:
+        nn.init.normal_(level.update.weight, std=0.05)
+    return network, torch.randn(2, n_in, *shape)
+
+
+SHAPES = [(37, 50), (301, 257), (1, 40), (9, 1), (6, 13, 10), (33, 20, 71)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("state", ["float32", "float16"])
+def test_whole_octrees(shape, state, monkeypatch):
+    network, image = make_network(shape)
+    with torch.no_grad():
+        wanted = network.double()(image.double(), seed=3)
+    network.float().cuda()
+    monkeypatch.setenv("OCTREENCA_STATE", state)
+    with torch.no_grad():
+        values = network(image.cuda(), seed=3)
+    assert difference(values.cpu().double(), wanted) < (3e-6 if state == "float32" else 1e-2)
+    labels = network.segment(image.cuda(), seed=3)
+    assert torch.equal(labels, values.argmax(1).to(torch.uint8))
+
+
+def test_the_same_bits_as_without_a_gpu_for_the_draws():
+    """A state that only counts how often it fired."""
+    weights = StepWeights(
+        torch.zeros(2, 3, 3), torch.zeros(2), torch.zeros(1, 4), torch.ones(1), torch.ones(1, 1)
+    )
+    state = torch.zeros(3, 2, 130, 257)
+    arguments = {"steps": 20, "fire_rate": 0.4, "seed": 9, "level": 3}
+    counted = nca_steps(state.cuda(), on_gpu(weights), **arguments).cpu()
+    os.environ[ENGINE_VARIABLE] = ""
+    assert torch.equal(counted, nca_steps(state, weights, **arguments))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_more_than_two_to_the_31_numbers(precision):
+    """The far corner of a state that 32-bit indices cannot reach, against a crop of it."""
+    side = 11_700
+    if torch.cuda.mem_get_info()[0] < 2.5 * side**2 * 16 * 4:
+        pytest.skip("needs 22 GB of the GPU's memory")
+    _, weights = make((1, 1), 16, 3, 64, 1)
+    weights = on_gpu(weights)
+    kind, name = (torch.float16, "half") if precision == "float16" else (torch.float32, "tf32")
+    state = torch.rand(1, side, side, 16, device="cuda", dtype=kind)
+    assert state.numel() > 2**31
+    crop = 64
+    corner = state[:, -crop:, -crop:].float().contiguous()
+    device = cuda_engine.cuda_device.device_of(state)
+    if device.architecture < 80 and name == "tf32":
+        name = "plain"
+    run = cuda_engine._Level(
+        device, weights, name, False, shape=(side, side), batch=1, threshold=2**31, seed=SEED,
+        level=LEVEL, origin=(0, 0),
+    )  # fmt: skip
+    out = torch.empty_like(state)
+    run.forward(state, out, 0, 1)
+    wanted, _ = torch_engine.forward(
+        corner, weights, 1, 0.5, SEED, LEVEL, [side - crop, side - crop], False
+    )
+    found = out[:, -crop + 1 :, -crop + 1 :].float()
+    error = difference(found, wanted[:, 1:, 1:])
+    assert error < (3e-6 if precision == "float32" else 2e-3)
+
+
+def train(network, image, scaler=None, iterations=3):
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for number in range(iterations):
+        optimizer.zero_grad()
+        with torch.autocast("cuda", enabled=scaler is not None):
+            loss = network(image, seed=number).square().mean()
+        if scaler is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def test_autocast_and_gradscaler_change_nothing():
+    network, image = make_network((20, 24))
+    network.cuda()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    plain = train(network, image.cuda())
+    network.load_state_dict(before)
+    scaled = train(network, image.cuda(), torch.amp.GradScaler("cuda", init_scale=1024.0))
+    assert all(difference(a, b) < 1e-4 for a, b in zip(plain, scaled, strict=True))
+
+
+def test_a_cuda_graph():
+    network, image = make_network((40, 33))
+    network.cuda().eval()
+    image = image.cuda()
+    with torch.no_grad():
+        wanted = network(image, seed=1)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            network(image, seed=1)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = network(image, seed=1)
+    result.zero_()
+    graph.replay()
+    assert torch.equal(result, wanted)
+
+
+def test_another_stream():
+    network, image = make_network((300, 200))
+    network.cuda().eval()
+    image = image.cuda()
+    wanted = network.segment(image, seed=1)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results = [network.segment(image, seed=1) for _ in range(5)]
+    stream.synchronize()
+    assert all(torch.equal(result, wanted) for result in results)
+
+
+def test_torch_compile():
+    network, image = make_network((20, 24))
+    network.cuda()
+    image = image.cuda()
+    wanted = network(image, seed=2)
+    compiled = torch.compile(network, backend="aot_eager")
+    found = compiled(image, seed=2)
+    assert torch.equal(found, wanted)
+    found.square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+SANITIZED = """\
+import torch
+from oracle import make
+from nnunet_octreenca.ops import StepWeights, cuda_engine
+for spatial in ((37, 50), (7, 8, 9)):
+    state, weights = make(spatial, 16, 3, 64, 2)
+    weights = StepWeights(*(weight.cuda() for weight in weights))
+    rest = (0.5, 0, 0, [0] * (2 * len(spatial)))
+    out, kept = cuda_engine.forward(state.cuda(), weights, 2, *rest, True)
+    cuda_engine.backward(out, kept, weights, *rest)
+    device = cuda_engine.cuda_device.device_of(out)
+    for kind, name in ((torch.float16, "half"), (torch.float32, "tf32")):
+        run = cuda_engine._Level(
+            device, weights, name, False, shape=spatial, batch=2, threshold=2**31, seed=0,
+            level=0, origin=rest[-1])
+        a = state.to("cuda", kind)
+        run.forward(a, torch.empty_like(a), 0, 2)
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_sees_nothing(tool, tmp_path):
+    program = shutil.which("compute-sanitizer") or next(
+        map(str, Path("/usr/local").glob("cuda*/bin/compute-sanitizer")), None
+    )
+    if program is None:
+        pytest.skip("compute-sanitizer is not installed")
+    script = tmp_path / "sanitized.py"
+    script.write_text(SANITIZED)
+    done = subprocess.run(
+        [program, f"--tool={tool}", "--error-exitcode=9", sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
+             "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
