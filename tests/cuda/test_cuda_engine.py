@@ -91,10 +91,16 @@ def test_both_passes_equal_the_oracle(case, devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [TENSOR_CORES, TURING])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_both_passes_equal_the_oracle_for_all_sizes(case, architecture, devices):
-    compare(devices[architecture], *case)
+def test_both_passes_equal_the_oracle_for_all_sizes(case, devices):
+    compare(devices[TENSOR_CORES], *case)
+
+
+# Only the products differ from those of newer GPUs, and the tiles: theirs are smaller.
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 5, 9, 12, 18, 25)], ids=str)
+def test_both_passes_equal_the_oracle_on_older_gpus(case, devices):
+    compare(devices[TURING], *case)
 
 
 def run_forward(device, state, weights, precision, steps, fused, **options):
