@@ -19,7 +19,10 @@ in the two layers; 64 bytes of state in float32.
 4  States and factors in float16, sums in float32 (`Float16`, the fast mode): half the memory
    traffic, one product instead of three at twice the rate, all weights in 48 registers.
 5  Two steps a launch: the state passes the memory half as often, for a tenth more cells in 2-D. In
-   3-D the halo costs more than it saves.
+   3-D the halo costs more than it saves: the engine does it in 2-D only.
+
+What an inner tile needs is known to the compiler in all of 2 to 5: neighbours are fixed distances
+away, and only the tiles at the level's border look for mirrored ones.
 """
 
 from pathlib import Path

@@ -35,8 +35,20 @@ static inline std::uint32_t draw_key(std::uint64_t seed, std::uint32_t level, st
   return absorb(key, sample);
 }
 
-// fired[x] = 1 where the cell x0 + x of the row (z, y) fires. The row has a base and an odd
-// stride of its own, so that no two rows are shifted copies of one another.
+// A row has a base and an odd stride of its own, so that no two rows are shifted copies of one
+// another.
+struct FireRow {
+  std::uint32_t base, stride;
+};
+static inline FireRow fire_row_of(std::uint32_t key, std::uint32_t z, std::uint32_t y) {
+  const std::uint32_t base = absorb(absorb(key, z), y);
+  return {base, mix(base + kGolden) | 1u};
+}
+static inline std::uint32_t fire_draw(FireRow row, std::uint32_t x) {
+  return mix(row.base + x * row.stride);
+}
+
+// fired[x] = 1 where the cell x0 + x of the row (z, y) fires.
 static inline void fire_row(std::uint8_t* __restrict fired, std::int64_t width, std::uint32_t key,
                             std::uint32_t z, std::uint32_t y, std::uint32_t x0,
                             std::uint64_t threshold) {
@@ -44,11 +56,10 @@ static inline void fire_row(std::uint8_t* __restrict fired, std::int64_t width, 
     for (std::int64_t x = 0; x < width; ++x) fired[x] = 1;
     return;
   }
-  const std::uint32_t base = absorb(absorb(key, z), y);
-  const std::uint32_t stride = mix(base + kGolden) | 1u;
+  const FireRow row = fire_row_of(key, z, y);
   const auto limit = static_cast<std::uint32_t>(threshold);
   for (std::int64_t x = 0; x < width; ++x) {
-    fired[x] = mix(base + (x0 + static_cast<std::uint32_t>(x)) * stride) < limit;
+    fired[x] = fire_draw(row, x0 + static_cast<std::uint32_t>(x)) < limit;
   }
 }
 

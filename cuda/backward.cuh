@@ -55,6 +55,13 @@ __device__ __forceinline__ void put(float* to, const float* from) {
   *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
 }
 
+__device__ __forceinline__ void put_low(float* to, const Rows& rows) {
+  *reinterpret_cast<float4*>(to) = {rows.low(0), rows.low(1), rows.low(2), rows.low(3)};
+}
+__device__ __forceinline__ void put_high(float* to, const Rows& rows) {
+  *reinterpret_cast<float4*>(to) = {rows.high(0), rows.high(1), rows.high(2), rows.high(3)};
+}
+
 template <class N, class T, int kWarps>
 struct BackwardMemory {
   static constexpr int kCells = Region<N, T, 1>::kCells;
@@ -62,7 +69,8 @@ struct BackwardMemory {
   static constexpr int kStages = kWarps * Stage<N>::kNumbers * 4;
   static constexpr int kShare = (T::kX * T::kY * T::kZ + kWarps - 1) / kWarps;
   static constexpr int kCounts = kWarps * 4;
-  static constexpr int kBytes = kState + kStages + kCounts + 2 * kWarps * kShare;
+  static constexpr int kRows = Region<N, T, 1>::kRows * 8;
+  static constexpr int kBytes = kState + kStages + kRows + kCounts + 2 * kWarps * kShare;
 };
 
 // A thread's part of the weights' gradients: columns of four hidden units, with four rows of the
@@ -154,7 +162,8 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
   unsigned char* memory = shared_memory();
   auto* state = reinterpret_cast<float*>(memory);
   auto* stages = reinterpret_cast<float*>(memory + Memory::kState);
-  auto* counts = reinterpret_cast<int*>(memory + Memory::kState + Memory::kStages);
+  auto* draws = reinterpret_cast<FireRow*>(memory + Memory::kState + Memory::kStages);
+  auto* counts = reinterpret_cast<int*>(draws + R::kRows);
   const u32 lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32, g = static_cast<int>(lane / 4);
   const int column = 4 * static_cast<int>(lane % 4);
@@ -177,11 +186,11 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
   const u32 tiles = Tiles<T>(arguments.level).of_sample() * arguments.level.samples;
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const R region(arguments.level, tile);
-    region.load(arguments.state, reinterpret_cast<u32*>(state));
-    const u32 key = level_draw_key(arguments.level, arguments.step, region.sample);
-    const int count = list_fired<0>(region, key, kWarps, list, [&](int lx, int ly, int lz) {
-      auto* to = reinterpret_cast<float4*>(arguments.perceived +
-                                           region.cell(lx, ly, lz) * N::kPadded);
+    region.load(arguments.state, reinterpret_cast<u32*>(state), kWarps);
+    region.draw_rows(level_draw_key(arguments.level, arguments.step, region.sample), draws);
+    block_barrier();
+    const int count = list_fired<0>(region, draws, kWarps, list, [&](Place p) {
+      auto* to = reinterpret_cast<float4*>(arguments.perceived + region.cell(p) * N::kPadded);
 #pragma unroll
       for (int c = 0; c < N::kPadded / 4; ++c) to[c] = {0.0f, 0.0f, 0.0f, 0.0f};
     });
@@ -193,20 +202,17 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
     for (int chunk = 0; chunk < most; chunk += 16) {
       const int rows = count - chunk < 16 ? count - chunk : 16;
       if (rows > 0) {
+        warp_barrier();  // the tensor cores want the lanes together
         const bool has_low = g < rows, has_high = g + 8 < rows;
-        const int low = list[chunk + (has_low ? g : rows - 1)];
-        const int high = list[chunk + (has_high ? g + 8 : rows - 1)];
-        const auto cell_of = [&](int at) {
-          return region.cell(at % R::kWidth, at / R::kWidth % R::kHeight,
-                             at / (R::kWidth * R::kHeight)) * N::kPadded + column;
-        };
-        float* grad_low = arguments.gradient + cell_of(low);
-        float* grad_high = arguments.gradient + cell_of(high);
+        const Place low = R::place(list[chunk + (has_low ? g : rows - 1)]);
+        const Place high = R::place(list[chunk + (has_high ? g + 8 : rows - 1)]);
+        float* grad_low = arguments.gradient + region.cell(low) * N::kPadded + column;
+        float* grad_high = arguments.gradient + region.cell(high) * N::kPadded + column;
 
         typename P::Operand inputs[2 * N::kGroups], grad_update[N::kGroups];
         {
           CellPair<N> centre, perceived;
-          perceive<N>(region, state, low, high, arguments.weights, lane, centre, perceived);
+          perceive<N, false>(region, state, low, high, arguments.weights, lane, centre, perceived);
 #pragma unroll
           for (int q = 0; q < N::kGroups; ++q) {
             inputs[q] = P::operand(centre.low[q], centre.high[q]);
@@ -223,10 +229,10 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
         }
         Rows grad_inputs[2 * N::kGroups];
 #pragma unroll
-        for (int q = 0; q < 2 * N::kGroups; ++q) grad_inputs[q] = {{}, {}};
+        for (int q = 0; q < 2 * N::kGroups; ++q) grad_inputs[q] = {};
 #pragma unroll 1
         for (int unit = 0; unit < N::kHiddenGroups; ++unit) {
-          Rows hidden = weights.bias(unit), grad_hidden = {{}, {}};
+          Rows hidden = weights.bias(unit), grad_hidden = {};
 #pragma unroll
           for (int q = 0; q < 2 * N::kGroups; ++q) {
             P::multiply_add(hidden, inputs[q], weights.hidden(q, unit), lane);
@@ -235,17 +241,16 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
           for (int q = 0; q < N::kGroups; ++q) {
             P::multiply_add(grad_hidden, grad_update[q], update_transposed(q, unit), lane);
           }
+          hidden = relu(hidden);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            hidden.low[i] = relu(hidden.low[i]);
-            hidden.high[i] = relu(hidden.high[i]);
-            if (!(hidden.low[i] > 0.0f)) grad_hidden.low[i] = 0.0f;
-            if (!(hidden.high[i] > 0.0f)) grad_hidden.high[i] = 0.0f;
+            if (!(hidden.low(i) > 0.0f)) grad_hidden.low(i) = 0.0f;
+            if (!(hidden.high(i) > 0.0f)) grad_hidden.high(i) = 0.0f;
           }
-          put(mine.hidden(g) + 16 * unit + column, hidden.low);
-          put(mine.hidden(g + 8) + 16 * unit + column, hidden.high);
-          put(mine.grad_hidden(g) + 16 * unit + column, grad_hidden.low);
-          put(mine.grad_hidden(g + 8) + 16 * unit + column, grad_hidden.high);
+          put_low(mine.hidden(g) + 16 * unit + column, hidden);
+          put_high(mine.hidden(g + 8) + 16 * unit + column, hidden);
+          put_low(mine.grad_hidden(g) + 16 * unit + column, grad_hidden);
+          put_high(mine.grad_hidden(g + 8) + 16 * unit + column, grad_hidden);
           const auto operand = P::operand(grad_hidden);
 #pragma unroll
           for (int q = 0; q < 2 * N::kGroups; ++q) {
@@ -257,14 +262,16 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
           const bool second = q >= N::kGroups;
           const int group = second ? q - N::kGroups : q, row = second ? g + 8 : g;
           const Rows &of_own = grad_inputs[group], &of_perceived = grad_inputs[N::kGroups + group];
-          const float* owed = second ? of_perceived.high : of_perceived.low;
+          float owed[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) owed[i] = second ? of_perceived.high(i) : of_perceived.low(i);
           put(mine.grad_perceived(row) + 16 * group + column, owed);
           if (second ? has_high : has_low) {
             float* gradient = (second ? grad_high : grad_low) + 16 * group;
             float numbers[4];
             P::numbers(P::load(gradient), numbers);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) numbers[i] += second ? of_own.high[i] : of_own.low[i];
+            for (int i = 0; i < 4; ++i) numbers[i] += second ? of_own.high(i) : of_own.low(i);
             put(gradient, numbers);
             put(arguments.perceived + (gradient - arguments.gradient), owed);
           }
@@ -278,13 +285,11 @@ __device__ void backward_cells(const BackwardArguments& arguments) {
           if (item < kItems) {
             const int tap = item / (N::kPadded / 4), channel = item % (N::kPadded / 4) * 4;
             for (int row = 0; row < rows; ++row) {
-              const int at = list[chunk + row];
-              const Neighbours neighbours =
-                  Neighbours::of(region, at % R::kWidth, at / R::kWidth % R::kHeight,
-                                 at / (R::kWidth * R::kHeight));
+              const Place p = R::place(list[chunk + row]);
+              const auto neighbours = Neighbours<R>::of(region, p);
+              const int at = R::index(p) + neighbours.template tap<N::kDimension>(tap);
               float x[4], grad[4];
-              P::numbers(P::load(state + (at + neighbours.template tap<N::kDimension>(tap)) *
-                                             N::kPadded + channel), x);
+              P::numbers(P::load(state + at * N::kPadded + channel), x);
               P::numbers(P::load(mine.grad_perceived(row) + channel), grad);
 #pragma unroll
               for (int i = 0; i < 4; ++i) kernel_sums[turn][i] += x[i] * grad[i];

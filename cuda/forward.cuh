@@ -53,9 +53,9 @@ struct Weights {
     return block(2 * N::kGroups * N::kHiddenGroups + unit * N::kGroups + channel);
   }
   __device__ __forceinline__ Rows bias(int unit) const {
-    const float4 b =
-        *reinterpret_cast<const float4*>(words + N::kBias + 16 * unit + 4 * (lane % 4));
-    return {{b.x, b.y, b.z, b.w}, {b.x, b.y, b.z, b.w}};
+    const auto* from = reinterpret_cast<const float4*>(words + N::kBias + 32 * unit) + lane % 4;
+    const float4 first = from[0], second = from[4];
+    return {{{first.x, first.y, first.z, first.w}, {second.x, second.y, second.z, second.w}}};
   }
 };
 
@@ -66,37 +66,44 @@ struct CellPair {
   typename P::Cell low[N::kGroups], high[N::kGroups];
 };
 
-// The neighbourhood of the cells at `low` and `high` of the region, weighted: paper section 3.
-template <class N, class R>
-__device__ __forceinline__ void perceive(const R& region, const typename N::State* state, int low,
-                                         int high, const u32* weights, u32 lane,
+// The neighbourhood of the cells at `low` and `high`, weighted: paper section 3.
+template <class N, bool kInnerApart, class R>
+__device__ __forceinline__ void perceive(const R& region, const typename N::State* state,
+                                         Place low, Place high, const u32* weights, u32 lane,
                                          CellPair<N>& centre, CellPair<N>& perceived) {
   using P = typename N::Precision;
-  const auto neighbours = [&](int at) {
-    return Neighbours::of(region, at % R::kWidth, at / R::kWidth % R::kHeight,
-                          at / (R::kWidth * R::kHeight));
-  };
-  const Neighbours of_low = neighbours(low), of_high = neighbours(high);
   const int column = 4 * (lane % 4);
   const auto* kernel = reinterpret_cast<const typename N::State*>(weights + N::kPerceive) + column;
-  state += column;
+  const auto* of_low = state + R::index(low) * N::kPadded + column;
+  const auto* of_high = state + R::index(high) * N::kPadded + column;
 #pragma unroll
-  for (int q = 0; q < N::kGroups; ++q) perceived.low[q] = perceived.high[q] = P::zero();
+  for (int q = 0; q < N::kGroups; ++q) {
+    perceived.low[q] = perceived.high[q] = P::zero();
+    centre.low[q] = P::load(of_low + 16 * q);
+    centre.high[q] = P::load(of_high + 16 * q);
+  }
+  const auto gather = [&](const auto& low_neighbours, const auto& high_neighbours) {
+    // A plane at a time: all 27 taps at once would want more registers than there are.
+#pragma unroll 1
+    for (int plane = 0; plane < N::kTaps / 9; ++plane) {
 #pragma unroll
-  for (int tap = 0; tap < N::kTaps; ++tap) {
-    const auto* a = state + (low + of_low.template tap<N::kDimension>(tap)) * N::kPadded;
-    const auto* b = state + (high + of_high.template tap<N::kDimension>(tap)) * N::kPadded;
+      for (int i = 0; i < 9; ++i) {
+        const int tap = 9 * plane + i;
+        const auto* a = of_low + low_neighbours.template tap<N::kDimension>(tap) * N::kPadded;
+        const auto* b = of_high + high_neighbours.template tap<N::kDimension>(tap) * N::kPadded;
 #pragma unroll
-    for (int q = 0; q < N::kGroups; ++q) {
-      const auto weight = P::load(kernel + tap * N::kPadded + 16 * q);
-      const auto first = P::load(a + 16 * q), second = P::load(b + 16 * q);
-      P::fma(perceived.low[q], first, weight);
-      P::fma(perceived.high[q], second, weight);
-      if (tap == N::kTaps / 2) {
-        centre.low[q] = first;
-        centre.high[q] = second;
+        for (int q = 0; q < N::kGroups; ++q) {
+          const auto weight = P::load(kernel + tap * N::kPadded + 16 * q);
+          P::fma(perceived.low[q], P::load(a + 16 * q), weight);
+          P::fma(perceived.high[q], P::load(b + 16 * q), weight);
+        }
       }
     }
+  };
+  if (kInnerApart && region.inner) {  // most of them: no address is computed but the cells' own
+    gather(InnerNeighbours<R>{}, InnerNeighbours<R>{});
+  } else {
+    gather(Neighbours<R>::of(region, low), Neighbours<R>::of(region, high));
   }
 }
 
@@ -132,17 +139,16 @@ template <int kMargin, bool kLast, class N, class T, int kHalo>
 __device__ __forceinline__ void one_step(const StepsArguments& arguments,
                                          const Region<N, T, kHalo>& region,
                                          const Weights<N>& weights,
-                                         const typename N::State* state,
-                                         typename N::State* next, u16* list, int warps, u32 step) {
+                                         const FireRow* rows, const typename N::State* state,
+                                         typename N::State* next, u16* list, int warps) {
   using P = typename N::Precision;
   using R = Region<N, T, kHalo>;
   using State = typename N::State;
   const u32 lane = threadIdx.x % 32;
   const bool labels = kLast && arguments.label_bytes != 0;
-  const u32 key = level_draw_key(arguments.level, step, region.sample);
 
-  const int count = list_fired<kMargin>(region, key, warps, list, [&](int lx, int ly, int lz) {
-    const State* from = state + R::index(lx, ly, lz) * N::kPadded;
+  const int count = list_fired<kMargin>(region, rows, warps, list, [&](Place p) {
+    const State* from = state + R::index(p) * N::kPadded;
     if (labels) {
       Best best = first_best(arguments.background);
       for (int c = 0; c < N::kPadded; c += 4) {
@@ -154,11 +160,11 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
           if (k >= 0 && k < arguments.logits) best.offer(numbers[i], k + arguments.background);
         }
       }
-      write_label(arguments, region.cell(lx, ly, lz), best);
+      write_label(arguments, region.cell(p), best);
       return;
     }
-    State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(lx, ly, lz) * N::kPadded
-                      : next + R::index(lx, ly, lz) * N::kPadded;
+    State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(p) * N::kPadded
+                      : next + R::index(p) * N::kPadded;
 #pragma unroll
     for (int word = 0; word < N::kStateWords; word += 4) {
       reinterpret_cast<uint4*>(to)[word / 4] = reinterpret_cast<const uint4*>(from)[word / 4];
@@ -166,12 +172,14 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
   });
 
   for (int chunk = 0; chunk < count; chunk += 16) {
+    warp_barrier();  // the tensor cores want the lanes together, and some have just written alone
     // Beyond the list's end the last cell is computed again and written by nobody.
     const int row = chunk + static_cast<int>(lane / 4);
     const bool has_low = row < count, has_high = row + 8 < count;
-    const int low = list[has_low ? row : count - 1], high = list[has_high ? row + 8 : count - 1];
+    const Place low = R::place(list[has_low ? row : count - 1]);
+    const Place high = R::place(list[has_high ? row + 8 : count - 1]);
     CellPair<N> centre, perceived;
-    perceive<N>(region, state, low, high, weights.words, lane, centre, perceived);
+    perceive<N, true>(region, state, low, high, weights.words, lane, centre, perceived);
 
     typename P::Operand inputs[2 * N::kGroups];
 #pragma unroll
@@ -181,7 +189,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
     }
     Rows update[N::kGroups];
 #pragma unroll
-    for (int q = 0; q < N::kGroups; ++q) update[q] = {{}, {}};
+    for (int q = 0; q < N::kGroups; ++q) update[q] = {};
     constexpr int kUnroll = Weights<N>::kInRegisters ? N::kHiddenGroups : 1;
 #pragma unroll kUnroll
     for (int unit = 0; unit < N::kHiddenGroups; ++unit) {
@@ -190,12 +198,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
       for (int q = 0; q < 2 * N::kGroups; ++q) {
         P::multiply_add(hidden, inputs[q], weights.hidden(q, unit), lane);
       }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        hidden.low[i] = relu(hidden.low[i]);
-        hidden.high[i] = relu(hidden.high[i]);
-      }
-      const auto activations = P::operand(hidden);
+      const auto activations = P::activations(hidden);
 #pragma unroll
       for (int q = 0; q < N::kGroups; ++q) {
         P::multiply_add(update[q], activations, weights.update(unit, q), lane);
@@ -206,16 +209,14 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
 #pragma unroll
     for (int second = 0; second < 2; ++second) {
       const bool has = second ? has_high : has_low;
-      const int at = second ? high : low;
-      const i64 cell =
-          region.cell(at % R::kWidth, at / R::kWidth % R::kHeight, at / (R::kWidth * R::kHeight));
+      const Place p = second ? high : low;
       Best best = first_best(arguments.background);
 #pragma unroll
       for (int q = 0; q < N::kGroups; ++q) {
         float numbers[4];
         P::numbers(second ? centre.high[q] : centre.low[q], numbers);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high[i] : update[q].low[i];
+        for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high(i) : update[q].low(i);
         const auto changed = P::cell(numbers);
         const int c = 16 * q + 4 * static_cast<int>(lane % 4);
         if (labels) {
@@ -226,8 +227,8 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
             if (k >= 0 && k < arguments.logits) best.offer(numbers[i], k + arguments.background);
           }
         } else if (has) {
-          State* to = kLast ? static_cast<State*>(arguments.out) + cell * N::kPadded
-                            : next + at * N::kPadded;
+          State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(p) * N::kPadded
+                            : next + R::index(p) * N::kPadded;
           P::store(to + c, changed);
         }
       }
@@ -236,7 +237,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
         for (u32 apart = 1; apart < 4; apart *= 2) {
           best.offer(from_lane(best.value, lane ^ apart), from_lane(best.label, lane ^ apart));
         }
-        if (has && lane % 4 == 0) write_label(arguments, cell, best);
+        if (has && lane % 4 == 0) write_label(arguments, region.cell(p), best);
       }
     }
   }
@@ -249,7 +250,8 @@ struct ForwardMemory {
   static constexpr int kFirst = Region<N, T, kSteps>::kCells * kCellBytes;
   static constexpr int kSecond = kSteps > 1 ? kFirst : 0;
   static constexpr int kLists = (Region<N, T, kSteps - 1>::kCells + 64 * kWarps) * 2;
-  static constexpr int kBytes = kFirst + kSecond + kLists;
+  static constexpr int kRows = kSteps * Region<N, T, kSteps>::kRows * 8;
+  static constexpr int kBytes = kFirst + kSecond + kRows + kLists;
 };
 
 // kSteps steps of all tiles, 1 or 2.
@@ -262,24 +264,30 @@ __device__ void forward(const StepsArguments& arguments) {
   auto* first = reinterpret_cast<State*>(memory);
   auto* second = reinterpret_cast<State*>(memory + Memory::kFirst);
   constexpr int kShare = (Region<N, T, kSteps - 1>::kCells + kWarps - 1) / kWarps;
-  auto* list = reinterpret_cast<u16*>(memory + Memory::kFirst + Memory::kSecond) +
+  auto* rows = reinterpret_cast<FireRow*>(memory + Memory::kFirst + Memory::kSecond);
+  auto* list = reinterpret_cast<u16*>(memory + Memory::kBytes - Memory::kLists) +
                threadIdx.x / 32 * kShare;
 
   const Weights<N> weights(arguments.weights, threadIdx.x % 32);
   const u32 tiles = Tiles<T>(arguments.level).of_sample() * arguments.level.samples;
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const Region<N, T, kSteps> region(arguments.level, tile);
-    region.load(arguments.state, reinterpret_cast<u32*>(first));
+    region.load(arguments.state, reinterpret_cast<u32*>(first), kWarps);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const u32 number = arguments.first_step + step;
+      region.draw_rows(level_draw_key(arguments.level, number, region.sample),
+                       rows + step * region.kRows);
+    }
     block_barrier();
     if constexpr (kSteps == 2) {
-      one_step<1, false>(arguments, region, weights, first, second, list, kWarps,
-                         arguments.first_step);
+      one_step<1, false>(arguments, region, weights, rows, first, second, list, kWarps);
       block_barrier();
-      one_step<0, true>(arguments, region, weights, second, static_cast<State*>(nullptr), list,
-                        kWarps, arguments.first_step + 1);
+      one_step<0, true>(arguments, region, weights, rows + region.kRows, second,
+                        static_cast<State*>(nullptr), list, kWarps);
     } else {
-      one_step<0, true>(arguments, region, weights, first, static_cast<State*>(nullptr), list,
-                        kWarps, arguments.first_step);
+      one_step<0, true>(arguments, region, weights, rows, first, static_cast<State*>(nullptr),
+                        list, kWarps);
     }
     block_barrier();
   }

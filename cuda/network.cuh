@@ -40,7 +40,7 @@ struct Network {
 
   // Where the parts of the packed weights begin, in words of 4 bytes.
   static constexpr int kBias = 0;
-  static constexpr int kPerceive = kHiddenPadded;
+  static constexpr int kPerceive = 2 * kHiddenPadded;
   static constexpr int kHiddenBlocks = kPerceive + kTaps * kStateWords;
   static constexpr int kUpdateBlocks = kHiddenBlocks + 2 * kGroups * kHiddenGroups * P::kBlockWords;
   static constexpr int kForwardWords = kUpdateBlocks + kHiddenGroups * kGroups * P::kBlockWords;
@@ -108,7 +108,9 @@ __device__ void pack(const PackArguments& arguments) {
     const int at = static_cast<int>(i);
     u32 word;
     if (at < N::kPerceive) {
-      word = float_as_word(read.bias(at));
+      // As the sums begin: every lane's two columns of a block, once for either row.
+      const int unit = at / 32, block = at / 16 % 2, t = at / 4 % 4;
+      word = float_as_word(read.bias(16 * unit + 4 * t + 2 * block + at % 2));
     } else if (at < N::kHiddenBlocks) {
       const int index = at - N::kPerceive, tap = index / N::kStateWords;
       const int place = index % N::kStateWords;

@@ -11,13 +11,26 @@
 
 namespace octreenca {
 
-// Four columns of two rows, those of cells g and g + 8.
+// Four columns of two rows, those of cells g and g + 8, as the tensor cores' sums lie: two blocks of
+// 8 columns, of which a lane has two neighbours in either row.
 struct Rows {
-  float low[4], high[4];
+  float block[2][4];
+  __device__ __forceinline__ float& low(int column) { return block[column / 2][column % 2]; }
+  __device__ __forceinline__ float& high(int column) { return block[column / 2][2 + column % 2]; }
+  __device__ __forceinline__ float low(int column) const { return block[column / 2][column % 2]; }
+  __device__ __forceinline__ float high(int column) const {
+    return block[column / 2][2 + column % 2];
+  }
 };
 
-// NaN stays NaN, so that a state that is lost is seen to be.
-__device__ __forceinline__ float relu(float value) { return value < 0.0f ? 0.0f : value; }
+__device__ __forceinline__ Rows relu(Rows rows) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    rows.block[0][i] = relu(rows.block[0][i]);
+    rows.block[1][i] = relu(rows.block[1][i]);
+  }
+  return rows;
+}
 
 __device__ __forceinline__ float word_as_float(u32 word) {
   float value;
@@ -71,7 +84,14 @@ struct Float16 {
     return {{low.x, high.x, low.y, high.y}};
   }
   static __device__ __forceinline__ Operand operand(const Rows& rows) {
-    return operand(cell(rows.low), cell(rows.high));
+    const auto& [first, second] = rows.block;
+    return {{halves(first[0], first[1]), halves(first[2], first[3]),
+             halves(second[0], second[1]), halves(second[2], second[3])}};
+  }
+  static __device__ __forceinline__ Operand activations(const Rows& rows) {
+    const auto& [first, second] = rows.block;
+    return {{halves_of_relu(first[0], first[1]), halves_of_relu(first[2], first[3]),
+             halves_of_relu(second[0], second[1]), halves_of_relu(second[2], second[3])}};
   }
 
   static __device__ __forceinline__ Block block(const u32* words, u32 lane) {
@@ -79,11 +99,8 @@ struct Float16 {
   }
   static __device__ __forceinline__ void multiply_add(Rows& sum, const Operand& x, const Block& w,
                                                       u32) {
-    float first[4] = {sum.low[0], sum.low[1], sum.high[0], sum.high[1]};
-    float second[4] = {sum.low[2], sum.low[3], sum.high[2], sum.high[3]};
-    mma_f16(first, x.a, w.words.x, w.words.y);
-    mma_f16(second, x.a, w.words.z, w.words.w);
-    sum = {{first[0], first[1], second[0], second[1]}, {first[2], first[3], second[2], second[3]}};
+    mma_f16(sum.block[0], x.a, w.words.x, w.words.y);
+    mma_f16(sum.block[1], x.a, w.words.z, w.words.w);
   }
   // What a word of a block holds, of weight(row of the factor, column of the sum).
   template <class Weight>
@@ -130,9 +147,10 @@ struct Plain : SingleState {
     const u32* words;
   };
   static __device__ __forceinline__ Operand operand(Cell low, Cell high) {
-    return {{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}};
+    return {{{low.x, low.y, high.x, high.y}, {low.z, low.w, high.z, high.w}}};
   }
   static __device__ __forceinline__ Operand operand(const Rows& rows) { return rows; }
+  static __device__ __forceinline__ Operand activations(const Rows& rows) { return relu(rows); }
   static __device__ __forceinline__ Block block(const u32* words, u32) { return {words}; }
   static __device__ __forceinline__ void multiply_add(Rows& sum, const Operand& x, const Block& w,
                                                       u32 lane) {
@@ -140,13 +158,13 @@ struct Plain : SingleState {
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
       const u32 holder = lane / 4 * 4 + k / 4;
-      const float low = from_lane(x.low[k % 4], holder), high = from_lane(x.high[k % 4], holder);
+      const float low = from_lane(x.low(k % 4), holder), high = from_lane(x.high(k % 4), holder);
       const float4 row = *reinterpret_cast<const float4*>(columns + 16 * k);
       const float weights[4] = {row.x, row.y, row.z, row.w};
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        sum.low[n] += low * weights[n];
-        sum.high[n] += high * weights[n];
+        sum.low(n) += low * weights[n];
+        sum.high(n) += high * weights[n];
       }
     }
   }
@@ -175,34 +193,33 @@ struct Tf32 : SingleState {
     Operand result;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      split(rows.low[2 * i], result.large[i][0], result.small[i][0]);
-      split(rows.high[2 * i], result.large[i][1], result.small[i][1]);
-      split(rows.low[2 * i + 1], result.large[i][2], result.small[i][2]);
-      split(rows.high[2 * i + 1], result.large[i][3], result.small[i][3]);
+      split(rows.low(2 * i), result.large[i][0], result.small[i][0]);
+      split(rows.high(2 * i), result.large[i][1], result.small[i][1]);
+      split(rows.low(2 * i + 1), result.large[i][2], result.small[i][2]);
+      split(rows.high(2 * i + 1), result.large[i][3], result.small[i][3]);
     }
     return result;
   }
   static __device__ __forceinline__ Operand operand(Cell low, Cell high) {
-    return operand(Rows{{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}});
+    return operand(Rows{{{low.x, low.y, high.x, high.y}, {low.z, low.w, high.z, high.w}}});
+  }
+  static __device__ __forceinline__ Operand activations(const Rows& rows) {
+    return operand(relu(rows));
   }
   static __device__ __forceinline__ Block block(const u32* words, u32) { return {words}; }
   static __device__ __forceinline__ void multiply_add(Rows& sum, const Operand& x, const Block& w,
                                                       u32 lane) {
-    float sums[2][4] = {{sum.low[0], sum.low[1], sum.high[0], sum.high[1]},
-                        {sum.low[2], sum.low[3], sum.high[2], sum.high[3]}};
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         // b0 and b1, then what rounding left of them
         const uint4 b = *reinterpret_cast<const uint4*>(w.words + ((j * 2 + i) * 32 + lane) * 4);
-        mma_tf32(sums[j], x.small[i], b.x, b.y);
-        mma_tf32(sums[j], x.large[i], b.z, b.w);
-        mma_tf32(sums[j], x.large[i], b.x, b.y);
+        mma_tf32(sum.block[j], x.small[i], b.x, b.y);
+        mma_tf32(sum.block[j], x.large[i], b.z, b.w);
+        mma_tf32(sum.block[j], x.large[i], b.x, b.y);
       }
     }
-    sum = {{sums[0][0], sums[0][1], sums[1][0], sums[1][1]},
-           {sums[0][2], sums[0][3], sums[1][2], sums[1][3]}};
   }
   template <class Weight>
   static __device__ u32 packed(int word, const Weight& weight) {

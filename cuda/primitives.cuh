@@ -67,6 +67,25 @@ __device__ __forceinline__ u32 halves(float low, float high) {
 #endif
   return word;
 }
+// NaN stays NaN, so that a state that is lost is seen to be.
+__device__ __forceinline__ float relu(float value) {
+#if __CUDA_ARCH__ >= 800
+  float result;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  return value < 0.0f ? 0.0f : value;
+#endif
+}
+__device__ __forceinline__ u32 halves_of_relu(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  u32 word;
+  asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
+  return halves(relu(low), relu(high));
+#endif
+}
 // a * b + c of both halves.
 __device__ __forceinline__ u32 halves_fma(u32 a, u32 b, u32 c) {
   u32 word;

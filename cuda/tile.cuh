@@ -25,6 +25,17 @@ __device__ __forceinline__ u32 level_draw_key(const Level& level, u32 step, u32 
   return draw_key(level.seed, level.level, step, level.first_sample + sample);
 }
 
+__host__ __device__ constexpr int bits_for(int count) {
+  int bits = 0;
+  while ((1 << bits) < count) ++bits;
+  return bits;
+}
+
+// A cell's place in a region.
+struct Place {
+  int x, y, z;
+};
+
 // The tile with its halo; cells are numbered inside it, halo included, also where the level ends.
 template <class N, class T, int kHalo>
 struct Region {
@@ -33,11 +44,16 @@ struct Region {
   static constexpr int kHeight = T::kY + 2 * kHalo;
   static constexpr int kDepth = T::kZ + 2 * kHaloZ;
   static constexpr int kCells = kWidth * kHeight * kDepth;
-  static_assert(kCells < 65536, "cells of a region are listed in 16 bits");
+  static constexpr int kRows = kHeight * kDepth;
+  // A place in 16 bits, for the lists of cells: to be taken apart without a division.
+  static constexpr int kXBits = bits_for(kWidth), kYBits = bits_for(kHeight);
+  static_assert(kXBits + kYBits + bits_for(kDepth) <= 16, "places are listed in 16 bits");
 
   const Level& level;
-  u32 sample;  // of the launch
+  u32 sample;   // of the launch
   int x, y, z;  // level coordinates of the region's first cell
+  bool inner;   // all of it lies in the level: no neighbour is mirrored
+  i64 first;    // number of the first cell in all samples of the launch
 
   __device__ Region(const Level& level_, u32 tile) : level(level_) {
     const Tiles<T> tiles(level);
@@ -46,40 +62,63 @@ struct Region {
     x = static_cast<int>(tile % tiles.x) * T::kX - kHalo;
     y = static_cast<int>(tile / tiles.x % tiles.y) * T::kY - kHalo;
     z = static_cast<int>(tile / (tiles.x * tiles.y)) * T::kZ - kHaloZ;
+    inner = x >= 0 && y >= 0 && z >= 0 && x + kWidth <= level.width &&
+            y + kHeight <= level.height && z + kDepth <= level.depth;
+    first = ((static_cast<i64>(sample) * level.depth + z) * level.height + y) * level.width + x;
   }
 
-  __device__ bool inside(int lx, int ly, int lz) const {
-    return x + lx >= 0 && x + lx < level.width && y + ly >= 0 && y + ly < level.height &&
-           z + lz >= 0 && z + lz < level.depth;
+  __device__ __forceinline__ bool inside(Place p) const {
+    return inner || (x + p.x >= 0 && x + p.x < level.width && y + p.y >= 0 &&
+                     y + p.y < level.height && z + p.z >= 0 && z + p.z < level.depth);
   }
   // Number of a cell in all samples of the launch.
-  __device__ i64 cell(int lx, int ly, int lz) const {
-    const i64 plane = static_cast<i64>(sample) * level.depth + z + lz;
-    return (plane * level.height + y + ly) * level.width + x + lx;
+  __device__ __forceinline__ i64 cell(Place p) const {
+    const int row = N::kDimension == 2 ? p.y : p.z * level.height + p.y;
+    return first + static_cast<i64>(row) * level.width + p.x;
   }
-  __device__ static int index(int lx, int ly, int lz) {
-    return (lz * kHeight + ly) * kWidth + lx;
+  static __device__ __forceinline__ int index(Place p) {
+    return (p.z * kHeight + p.y) * kWidth + p.x;
+  }
+  static __device__ __forceinline__ u16 code(Place p) {
+    return static_cast<u16>((p.z << kYBits | p.y) << kXBits | p.x);
+  }
+  static __device__ __forceinline__ Place place(u16 code) {
+    return {code & ((1 << kXBits) - 1), code >> kXBits & ((1 << kYBits) - 1),
+            N::kDimension == 2 ? 0 : code >> (kXBits + kYBits)};
   }
 
-  __device__ bool fires(u32 key, int lx, int ly, int lz) const {
-    if (level.threshold >= kCertain) return true;
+  // What the draws of a row have in common, for all rows: each is needed by 32 cells and more.
+  __device__ void draw_rows(u32 key, FireRow* rows) const {
     const u32* origin = level.origin[sample];
-    u8 fired;
-    fire_row(&fired, 1, key, origin[0] + static_cast<u32>(z + lz),
-             origin[1] + static_cast<u32>(y + ly), origin[2] + static_cast<u32>(x + lx),
-             level.threshold);
-    return fired;
+    for (int row = threadIdx.x; row < kRows; row += blockDim.x) {
+      rows[row] = fire_row_of(key, origin[0] + static_cast<u32>(z + row / kHeight),
+                              origin[1] + static_cast<u32>(y + row % kHeight));
+    }
+  }
+  __device__ __forceinline__ bool fires(const FireRow* rows, Place p) const {
+    const u32 at = level.origin[sample][2] + static_cast<u32>(x + p.x);
+    return level.threshold >= kCertain ||
+           fire_draw(rows[p.z * kHeight + p.y], at) < static_cast<u32>(level.threshold);
   }
 
-  // Copies the state of all cells that exist to shared memory.
-  __device__ void load(const u32* state, u32* shared) const {
+  // Copies the state of all cells that exist to shared memory, a row a warp.
+  __device__ void load(const u32* state, u32* shared, int warps) const {
     constexpr int kVectors = N::kStateWords / 4;  // of 16 bytes
-    for (int i = threadIdx.x; i < kCells * kVectors; i += blockDim.x) {
-      const int at = i / kVectors, vector = i % kVectors;
-      const int lx = at % kWidth, ly = at / kWidth % kHeight, lz = at / (kWidth * kHeight);
-      if (!inside(lx, ly, lz)) continue;
-      reinterpret_cast<uint4*>(shared)[i] =
-          reinterpret_cast<const uint4*>(state)[cell(lx, ly, lz) * kVectors + vector];
+    const int begin = x < 0 ? -x * kVectors : 0;
+    const int end = (x + kWidth > level.width ? level.width - x : kWidth) * kVectors;
+    for (int row = threadIdx.x / 32; row < kRows; row += warps) {
+      const Place p = {0, row % kHeight, row / kHeight};
+      if (!inner && (y + p.y < 0 || y + p.y >= level.height || z + p.z < 0 ||
+                     z + p.z >= level.depth)) {
+        continue;
+      }
+      const uint4* from = reinterpret_cast<const uint4*>(state) + cell(p) * kVectors;
+      uint4* to = reinterpret_cast<uint4*>(shared) + row * kWidth * kVectors;
+#pragma unroll
+      for (int base = 0; base < kWidth * kVectors; base += 32) {
+        const int i = base + static_cast<int>(threadIdx.x % 32);
+        if (i >= begin && i < end) to[i] = from[i];
+      }
     }
   }
 };
@@ -94,13 +133,13 @@ __device__ __forceinline__ int behind(int at, int length) {
 }
 
 // A cell's neighbours as steps in the region's numbering.
+template <class R>
 struct Neighbours {
   int left, right, above, below, front, back;
 
-  template <class R>
-  static __device__ __forceinline__ Neighbours of(const R& region, int lx, int ly, int lz) {
+  static __device__ __forceinline__ Neighbours of(const R& region, Place p) {
     constexpr int kPlane = R::kWidth * R::kHeight;
-    const int px = region.x + lx, py = region.y + ly, pz = region.z + lz;
+    const int px = region.x + p.x, py = region.y + p.y, pz = region.z + p.z;
     const Level& level = region.level;
     return {before(px, level.width),
             behind(px, level.width),
@@ -118,34 +157,44 @@ struct Neighbours {
   }
 };
 
+// The same in an inner region: numbers that the compiler knows.
+template <class R>
+struct InnerNeighbours {
+  template <int dimension>
+  __device__ __forceinline__ int tap(int tap) const {
+    const int x = tap % 3 - 1, y = tap / 3 % 3 - 1, z = dimension == 2 ? 0 : tap / 9 - 1;
+    return (z * R::kHeight + y) * R::kWidth + x;
+  }
+};
+
 // The fired cells of a box around the tile, each warp's share in a list of its own: no barrier of
 // the block is needed, and the order is the same in every run.
 //
 //   kMargin   cells by which the box exceeds the tile
+//   rows      of draw_rows
 //   resting   called with every cell of the share that exists and does not fire
 template <int kMargin, class N, class T, int kHalo, class Resting>
-__device__ __forceinline__ int list_fired(const Region<N, T, kHalo>& region, u32 key, int warps,
-                                          u16* list, const Resting& resting) {
+__device__ __forceinline__ int list_fired(const Region<N, T, kHalo>& region, const FireRow* rows,
+                                          int warps, u16* list, const Resting& resting) {
   using R = Region<N, T, kHalo>;
   constexpr int kMarginZ = N::kDimension == 3 ? kMargin : 0;
   constexpr int kX = T::kX + 2 * kMargin, kY = T::kY + 2 * kMargin, kZ = T::kZ + 2 * kMarginZ;
-  constexpr int kBox = kX * kY * kZ;
+  constexpr int kBox = kX * kY * kZ, kShift = kHalo - kMargin;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int share = (kBox + warps - 1) / warps;
   const int end = share * (warp + 1) < kBox ? share * (warp + 1) : kBox;
   int count = 0;
   for (int base = share * warp; base < end; base += 32) {
-    const int i = base + lane;
-    const int lx = i % kX + kHalo - kMargin, ly = i / kX % kY + kHalo - kMargin;
-    const int lz = i / (kX * kY) + R::kHaloZ - kMarginZ;
-    const bool exists = i < end && region.inside(lx, ly, lz);
-    const bool fires = exists && region.fires(key, lx, ly, lz);
+    const int i = base + lane, row = i / kX;
+    const Place p = {i % kX + kShift, (N::kDimension == 2 ? row : row % kY) + kShift,
+                     N::kDimension == 2 ? 0 : row / kY + R::kHaloZ - kMarginZ};
+    const bool exists = i < end && region.inside(p);
+    const bool fires = exists && region.fires(rows, p);
     const u32 fired = ballot(fires);
     if (fires) {
-      list[count + count_bits(fired & ((1u << lane) - 1u))] =
-          static_cast<u16>(R::index(lx, ly, lz));
+      list[count + count_bits(fired & ((1u << lane) - 1u))] = R::code(p);
     } else if (exists) {
-      resting(lx, ly, lz);
+      resting(p);
     }
     count += count_bits(fired);
   }

@@ -38,9 +38,9 @@ _TILES = {
     3: ((16, 8, 4), (8, 8, 4), (8, 4, 4), (4, 4, 4), (4, 4, 2)),
 }
 _WARPS = (4, 2, 1)
-# Blocks that a multiprocessor has registers for, where the compiler's own choice spills some on
-# one architecture or another. One block more, and these spill too at the paper's sizes.
-_RESIDENT_SINGLE, _RESIDENT_LARGE = 3, 2
+# Blocks that a multiprocessor shall have registers for: what the compiler spills nothing with at the
+# paper's sizes (its own choice spills 8 bytes here and there, one block more up to 300).
+_RESIDENT_SMALL, _RESIDENT_LARGE = 3, 2
 
 
 class Configuration(NamedTuple):
@@ -76,7 +76,7 @@ class Configuration(NamedTuple):
         """32-bit words of the packed weights (`Network::kForwardWords`, `kWords`)."""
         blocks = 3 * (self.padded // 16) * (self.padded_hidden // 16) * (2 if backward else 1)
         return (
-            self.padded_hidden
+            2 * self.padded_hidden
             + self.taps * self.cell_bytes // 4
             + blocks * _BLOCK_WORDS[self.precision]
         )
@@ -106,7 +106,8 @@ def forward_layout(configuration: Configuration, architecture: int, steps: int) 
     def shared(tile: Sequence[int], _: int) -> int:
         cells = _region(configuration.dimension, tile, steps)
         lists = (_region(configuration.dimension, tile, steps - 1) + 64 * warps) * 2
-        return cells * configuration.cell_bytes * steps + lists
+        rows = 8 * steps * cells // (tile[0] + 2 * steps)
+        return cells * configuration.cell_bytes * steps + rows + lists
 
     return _choose(configuration.dimension, architecture, shared, (warps,))
 
@@ -118,7 +119,8 @@ def backward_layout(configuration: Configuration, architecture: int) -> Layout |
         cells = _region(configuration.dimension, tile, 1)
         stage = 16 * (4 * configuration.padded + 2 * configuration.padded_hidden + 20)
         listed = -(-tile[0] * tile[1] * tile[2] // warps)
-        return 4 * (cells * configuration.padded + warps * (stage + 1)) + 2 * warps * listed
+        rows = 8 * cells // (tile[0] + 2)
+        return 4 * (cells * configuration.padded + warps * (stage + 1)) + rows + 2 * warps * listed
 
     return _choose(configuration.dimension, architecture, shared, _WARPS)
 
@@ -134,9 +136,8 @@ def _choose(dimension, architecture, shared, warps):  # type: ignore[no-untyped-
 
 
 def _resident(configuration: Configuration, steps: int) -> int:
-    if steps > 1 or configuration.padded > 16:
-        return _RESIDENT_LARGE
-    return 0 if configuration.precision == "half" else _RESIDENT_SINGLE
+    small = steps == 1 and configuration.padded == 16 and configuration.precision != "plain"
+    return _RESIDENT_SMALL if small else _RESIDENT_LARGE
 
 
 class KernelLaunch(NamedTuple):

@@ -18,6 +18,7 @@
 #include "half.hpp"
 
 #define __device__
+#define __host__
 #define __forceinline__ inline
 
 struct alignas(8) uint2 {
@@ -230,6 +231,8 @@ inline float high_half(u32 word) { return half_to_float(static_cast<u16>(word >>
 inline u32 halves(float low, float high) {
   return float_to_half(low) | static_cast<u32>(float_to_half(high)) << 16;
 }
+inline float relu(float value) { return value < 0.0f ? 0.0f : value; }
+inline u32 halves_of_relu(float low, float high) { return halves(relu(low), relu(high)); }
 inline u32 halves_fma(u32 a, u32 b, u32 c) {
   return halves(std::fma(low_half(a), low_half(b), low_half(c)),
                 std::fma(high_half(a), high_half(b), high_half(c)));
