@@ -198,8 +198,8 @@ class OctreeNCA(nn.Module):
                 return labels
             if (multiply or "float32", state or "float32") != ("float32", "float32"):
                 raise ValueError(
-                    f"multiply={multiply!r} and state={state!r} need the C++ or the CUDA engine "
-                    f"and a float32 image"
+                    f"multiply={multiply!r} and state={state!r} need the C++ engine or the "
+                    f"CUDA engine, and a float32 image"
                 )
             return self(image, seed).argmax(1).to(dtype)
 

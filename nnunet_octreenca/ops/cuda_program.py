@@ -38,8 +38,8 @@ _TILES = {
     3: ((16, 8, 4), (8, 8, 4), (8, 4, 4), (4, 4, 4), (4, 4, 2)),
 }
 _WARPS = (4, 2, 1)
-# Blocks that a multiprocessor shall have registers for: what the compiler spills nothing with at the
-# paper's sizes (its own choice spills 8 bytes here and there, one block more up to 300).
+# Blocks that a multiprocessor shall have registers for: with these the compiler spills nothing at
+# the paper's sizes (its own choice spills 8 bytes here and there, one block more up to 300).
 _RESIDENT_SMALL, _RESIDENT_LARGE = 3, 2
 
 
@@ -135,9 +135,14 @@ def _choose(dimension, architecture, shared, warps):  # type: ignore[no-untyped-
     return None
 
 
-def _resident(configuration: Configuration, steps: int) -> int:
-    small = steps == 1 and configuration.padded == 16 and configuration.precision != "plain"
-    return _RESIDENT_SMALL if small else _RESIDENT_LARGE
+def _resident(configuration: Configuration, steps: int, architecture: int) -> int:
+    large = (
+        steps > 1
+        or configuration.padded > 16
+        or configuration.precision == "plain"
+        or (configuration.dimension == 3 and architecture >= 120)
+    )
+    return _RESIDENT_LARGE if large else _RESIDENT_SMALL
 
 
 class KernelLaunch(NamedTuple):
@@ -209,7 +214,7 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
             layout.shared,
             "StepsArguments",
             f"forward<N, Tile{steps}, {steps}, {layout.warps}>",
-            _resident(configuration, steps),
+            _resident(configuration, steps, architecture),
         )
     back = backward_layout(configuration, architecture) if backward else None
     if 1 not in forward or (backward and back is None):

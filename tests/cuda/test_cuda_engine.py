@@ -191,7 +191,8 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
     import subprocess
     import sys
 
-    script = (
+    script = tmp_path / "steps.py"
+    script.write_text(
         "import sys, torch\n"
         "from pathlib import Path\n"
         "from host_device import HostDevice\n"
@@ -210,7 +211,7 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
     paths = os.pathsep.join(sys.path)
     for order in ("forward", "reverse"):
         subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path), str(tmp_path / f"{order}.pt")],
+            [sys.executable, script, str(tmp_path), str(tmp_path / f"{order}.pt")],
             env={**os.environ, "SHIM_ORDER": order, "PYTHONPATH": paths},
             check=True,
         )
