@@ -198,6 +198,7 @@ def test_an_interrupted_write_leaves_nothing(monkeypatch):
     assert read_entry(entry) == b"code"
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     # In a file: with `-c` the package would be looked for in the current folder first.
     script = tmp_path / "compile.py"

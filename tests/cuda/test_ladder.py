@@ -57,6 +57,7 @@ def test_the_benchmark_runs_without_a_gpu():
     assert not any("value" in row for row in report["rows"])  # nothing was measured
 
 
+@pytest.mark.slow
 def test_the_benchmark_needs_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is one")
