@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from nnunet_octreenca.ops import cuda_engine
+from nnunet_octreenca.ops import cuda_level
 from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program
 
 SOURCE = Path(__file__).with_name("kernel_1.cuh")
@@ -67,7 +67,7 @@ def kernel_1_program(configuration: Configuration) -> Program:
     return Program("kernel_1.cu", source, {"kernel_1": KernelLaunch(128, 0)}, {}, None)
 
 
-class Kernel1Level(cuda_engine._Level):
+class Kernel1Level(cuda_level.LevelLaunches):
     """A level whose steps kernel 1 does; a state in float32."""
 
     def __init__(self, device: Any, *arguments: Any, **options: Any) -> None:

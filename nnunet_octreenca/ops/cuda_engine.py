@@ -5,39 +5,25 @@ States are (N, *spatial, C), their channels filled up with zeros to groups of 16
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
 from nnunet_octreenca.ops import cuda_device
+from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid, padded
 from nnunet_octreenca.ops.cuda_program import (
     MOST_SAMPLES,
     Configuration,
     DoesNotFitError,
     arguments,
-    level_arguments,
     program,
 )
-from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, precision, wanted_engine
 from nnunet_octreenca.ops.weights import StepWeights
-
-# Blocks of kernels that give a thread a cell, a multiprocessor's share of which is small work.
-_MOST_BLOCKS = 4096
-_THREADS = 128
-
-
-def configuration_of(weights: StepWeights, precision: str) -> Configuration:
-    """What is compiled for a level's weights."""
-    hidden = weights.hidden_weight.shape[0]
-    return Configuration(
-        weights.dimension, weights.channels, weights.input_channels, hidden, precision
-    )
 
 
 def takes(tensor: Tensor, weights: StepWeights) -> bool:
@@ -94,111 +80,6 @@ def _single(architecture: int) -> str:
     return "tf32" if architecture >= 80 else "plain"
 
 
-def _origins(origin: Sequence[int], batch: int, dimension: int) -> list[Sequence[int]]:
-    return [origin[sample * dimension : (sample + 1) * dimension] for sample in range(batch)]
-
-
-def _cells(state: Tensor) -> int:
-    return int(torch.Size(state.shape[1:-1]).numel())
-
-
-class _Level:
-    """Launches of one level's kernels."""
-
-    def __init__(
-        self,
-        device: cuda_device.Device,
-        weights: StepWeights,
-        precision: str,
-        backward: bool,
-        *,
-        shape: Sequence[int],
-        batch: int,
-        threshold: int,
-        seed: int,
-        level: int,
-        origin: Sequence[int],
-    ) -> None:
-        self.configuration = configuration_of(weights, precision)
-        self.loaded = device.load(self.configuration, backward)
-        self.program = self.loaded.program
-        self.shape = tuple(shape)
-        self.batch = batch
-        self.cells = torch.Size(shape).numel()
-        self._draws = (threshold, seed, level)
-        self._origins = _origins(origin, batch, len(shape))
-        # Kept for as long as kernels are started that read them.
-        self.raw = [weight.detach().contiguous() for weight in weights]
-        words = self.configuration.weight_words(backward)
-        self.words = torch.empty(words, dtype=torch.int32, device=self.raw[0].device)
-        self.loaded.launch(
-            "pack",
-            _blocks(words),
-            arguments("PackArguments", *self.raw_pointers(), self.words.data_ptr(), words),
-        )
-
-    def raw_pointers(self) -> list[int]:
-        """Addresses of the weights as PyTorch keeps them."""
-        return [weight.data_ptr() for weight in self.raw]
-
-    def groups(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """First sample and `Level` of every launch."""
-        for first in range(0, self.batch, MOST_SAMPLES):
-            origins = self._origins[first : first + MOST_SAMPLES]
-            yield first, level_arguments(self.shape, *self._draws, first, origins)
-
-    def tiles(self, tile: Sequence[int], samples: int) -> int:
-        """Tiles that so many samples are cut into."""
-        count = samples
-        for length, size in zip(reversed(self.shape), tile, strict=False):
-            count *= -(-length // size)
-        return count
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        first_step: int,
-        fused: int = 1,
-        *,
-        label_bytes: int = 0,
-        logits: int = 0,
-        background: bool = False,
-    ) -> None:
-        """`fused` steps from one state to another, or to labels."""
-        kernel = f"forward_{fused}"
-        layout = self.program.forward[fused]
-        for first, level in self.groups():
-            offset = first * self.cells
-            blocks = min(self.tiles(layout.tile, level[3]), self.loaded.resident_blocks(kernel))
-            out = offset * (label_bytes or self.configuration.cell_bytes)
-            self.loaded.launch(
-                kernel,
-                blocks,
-                arguments(
-                    "StepsArguments",
-                    *level,
-                    source.data_ptr() + offset * self.configuration.cell_bytes,
-                    target.data_ptr() + out,
-                    self.words.data_ptr(),
-                    first_step,
-                    label_bytes,
-                    logits,
-                    int(background),
-                ),
-            )
-
-
-def _blocks(threads: int) -> int:
-    return max(1, min(-(-threads // _THREADS), _MOST_BLOCKS))
-
-
-def _padded(state: Tensor, channels: int) -> Tensor:
-    """Contiguous, with so many channels; the state itself where it is so already."""
-    missing = channels - state.shape[-1]
-    return functional.pad(state, (0, missing)) if missing else state.contiguous()
-
-
 def _stripped(state: Tensor, channels: int) -> Tensor:
     return state if state.shape[-1] == channels else state[..., :channels].contiguous()
 
@@ -233,19 +114,19 @@ def forward(
     """
     device = device or cuda_device.device_of(state)
     with _on(state):
-        run = _Level(
+        run = LevelLaunches(
             device,
             weights,
             _single(device.architecture),
             keep_trajectory,
             shape=state.shape[1:-1],
             batch=state.shape[0],
-            threshold=fire_threshold(fire_rate),
+            fire_rate=fire_rate,
             seed=seed,
             level=level,
             origin=origin,
         )
-        current, spare = _padded(state.detach(), run.configuration.padded), None
+        current, spare = padded(state.detach(), run.configuration.padded), None
         trajectory = current.new_empty((steps, *current.shape) if keep_trajectory else (0,))
         if keep_trajectory and steps:
             trajectory[0].copy_(current)
@@ -289,21 +170,21 @@ def backward(
     """
     device = device or cuda_device.device_of(grad_out)
     with _on(grad_out):
-        run = _Level(
+        run = LevelLaunches(
             device,
             weights,
             _single(device.architecture),
             True,
             shape=grad_out.shape[1:-1],
             batch=grad_out.shape[0],
-            threshold=fire_threshold(fire_rate),
+            fire_rate=fire_rate,
             seed=seed,
             level=level,
             origin=origin,
         )
         configuration, layout = run.configuration, run.program.backward
         assert layout is not None
-        gradient = _padded(grad_out.detach(), configuration.padded)
+        gradient = padded(grad_out.detach(), configuration.padded)
         if gradient.data_ptr() == grad_out.data_ptr():
             gradient = gradient.clone()
         perceived = torch.empty_like(gradient)
@@ -329,11 +210,11 @@ def backward(
                     )
                     run.loaded.launch("backward_cells", blocks, given)
                     quads = level_values[3] * run.cells * configuration.padded // 4
-                    run.loaded.launch("backward_perceive", _blocks(quads), given)
+                    run.loaded.launch("backward_perceive", grid(quads), given)
         grads = StepWeights(*(torch.empty_like(weight) for weight in run.raw))
         run.loaded.launch(
             "reduce",
-            _blocks(sum(weight.numel() for weight in grads)),
+            grid(sum(weight.numel() for weight in grads)),
             arguments(
                 "ReduceArguments",
                 sums.data_ptr(),
@@ -400,14 +281,14 @@ def octree(
         for number in reversed(range(len(steps))):
             image = pyramid.pop().contiguous()
             shape = tuple(image.shape[2:])
-            run = _Level(
+            run = LevelLaunches(
                 device,
                 weights[number],
                 kind,
                 False,
                 shape=shape,
                 batch=batch,
-                threshold=fire_threshold(fire_rate),
+                fire_rate=fire_rate,
                 seed=seed,
                 level=number,
                 origin=(0,) * (batch * dimension),
@@ -442,7 +323,7 @@ def octree(
 
 
 def _run_steps(
-    run: _Level,
+    run: LevelLaunches,
     current: Tensor,
     steps: int,
     fused: int | None,
@@ -476,7 +357,7 @@ def _run_steps(
 
 
 def _enter(
-    run: _Level,
+    run: LevelLaunches,
     image: Tensor,
     state: Tensor,
     parent: Tensor | None,
@@ -487,7 +368,7 @@ def _enter(
     factor = [*(1,) * (3 - len(run.shape)), *(factors[level] if parent is not None else (1, 1, 1))]
     run.loaded.launch(
         "enter",
-        _blocks(run.batch * run.cells),
+        grid(run.batch * run.cells),
         arguments(
             "EnterArguments",
             *_three(run.shape),
@@ -502,10 +383,12 @@ def _enter(
     )
 
 
-def _leave(run: _Level, state: Tensor, values: Tensor, logits: int, background: bool) -> None:
+def _leave(
+    run: LevelLaunches, state: Tensor, values: Tensor, logits: int, background: bool
+) -> None:
     run.loaded.launch(
         "leave",
-        _blocks(run.batch * run.cells),
+        grid(run.batch * run.cells),
         arguments(
             "LeaveArguments",
             run.cells,

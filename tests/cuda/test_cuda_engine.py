@@ -13,12 +13,18 @@ import shutil
 import pytest
 import torch
 from host_device import HostDevice
-from oracle import CASES, LEVEL, SEED, difference, make, oracle
-from torch import nn
+from oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid
-from nnunet_octreenca.ops import cuda_device, cuda_engine, fire_mask, nca_steps, torch_engine
+from nnunet_octreenca.ops import (
+    cuda_device,
+    cuda_engine,
+    cuda_level,
+    fire_mask,
+    nca_steps,
+    torch_engine,
+)
 from nnunet_octreenca.ops.cuda_program import (
     SHARED_BYTES,
     Configuration,
@@ -106,13 +112,13 @@ def test_both_passes_equal_the_oracle_on_older_gpus(case, devices):
 def run_forward(device, state, weights, precision, steps, fused, **options):
     """All steps in launches of `fused`, from and to a state in the precision's type."""
     spatial = state.shape[1:-1]
-    run = cuda_engine._Level(
+    run = cuda_level.LevelLaunches(
         device, weights, precision, False, shape=spatial, batch=state.shape[0],
-        threshold=fire_threshold(options.get("rate", 0.5)), seed=SEED, level=LEVEL,
+        fire_rate=options.get("rate", 0.5), seed=SEED, level=LEVEL,
         origin=(5,) * (state.shape[0] * len(spatial)),
     )  # fmt: skip
     kept = torch.float16 if precision == "half" else torch.float32
-    current = cuda_engine._padded(state.to(kept), run.configuration.padded)
+    current = cuda_level.padded(state.to(kept), run.configuration.padded)
     for number in range(0, steps, fused):
         target = torch.full_like(current, float("nan"))
         run.forward(current, target, number, min(fused, steps - number))
@@ -221,17 +227,6 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
 
 
 # ------------------------------------------------------------------ operator and network
-
-
-def make_network(shape, n_in=3, classes=3, steps=(5, 4, 6), **options):
-    torch.manual_seed(0)
-    factors = [[2] * len(shape)] * (len(steps) - 1)
-    network = OctreeNCA(
-        n_in, classes, dimension=len(shape), factors=factors, steps=steps, **options
-    )
-    for level in network.levels:
-        nn.init.normal_(level.update.weight, std=0.05)
-    return network, torch.randn(2, n_in, *shape)
 
 
 @pytest.mark.parametrize(

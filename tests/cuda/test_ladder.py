@@ -12,7 +12,7 @@ from cuda_ladder import RUNGS, Kernel1Level
 from host_device import HostDevice
 from oracle import LEVEL, SEED, difference, make
 
-from nnunet_octreenca.ops import cuda_engine, torch_engine
+from nnunet_octreenca.ops import cuda_level, torch_engine
 from nnunet_octreenca.ops.native import cuda_module
 
 if shutil.which("g++") is None or cuda_module() is None:
@@ -30,8 +30,8 @@ def test_rungs_agree(spatial, tmp_path):
     device = HostDevice(tmp_path)
     for rung in RUNGS:
         precision = rung.precision or "plain"
-        run = (Kernel1Level if rung.precision is None else cuda_engine._Level)(
-            device, weights, precision, False, shape=spatial, batch=2, threshold=2**31,
+        run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
+            device, weights, precision, False, shape=spatial, batch=2, fire_rate=0.5,
             seed=SEED, level=LEVEL, origin=origin,
         )  # fmt: skip
         current = state.to(torch.float16 if precision == "half" else torch.float32)

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import CASES, LEVEL, SEED, difference, make, oracle
-from torch import nn
+from oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
-from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.ops import StepWeights, cuda_engine, nca_steps, torch_engine
+from nnunet_octreenca.ops import StepWeights, cuda_engine, cuda_level, nca_steps, torch_engine
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE
 
 if not torch.cuda.is_available():
@@ -56,24 +54,13 @@ def test_both_passes_equal_the_oracle(case):
         assert difference(ours.cpu().double(), theirs) < 1e-5 or not (ours.any() or theirs.any())
 
 
-def make_network(shape, n_in=3, classes=4, steps=(5, 4, 6), **options):
-    torch.manual_seed(0)
-    factors = [[2] * len(shape)] * (len(steps) - 1)
-    network = OctreeNCA(
-        n_in, classes, dimension=len(shape), factors=factors, steps=steps, **options
-    )
-    for level in network.levels:
-        nn.init.normal_(level.update.weight, std=0.05)
-    return network, torch.randn(2, n_in, *shape)
-
-
 SHAPES = [(37, 50), (301, 257), (1, 40), (9, 1), (6, 13, 10), (33, 20, 71)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("state", ["float32", "float16"])
 def test_whole_octrees(shape, state, monkeypatch):
-    network, image = make_network(shape)
+    network, image = make_network(shape, classes=4)
     with torch.no_grad():
         wanted = network.double()(image.double(), seed=3)
     network.float().cuda()
@@ -113,8 +100,8 @@ def test_more_than_two_to_the_31_numbers(precision):
     device = cuda_engine.cuda_device.device_of(state)
     if device.architecture < 80 and name == "tf32":
         name = "plain"
-    run = cuda_engine._Level(
-        device, weights, name, False, shape=(side, side), batch=1, threshold=2**31, seed=SEED,
+    run = cuda_level.LevelLaunches(
+        device, weights, name, False, shape=(side, side), batch=1, fire_rate=0.5, seed=SEED,
         level=LEVEL, origin=(0, 0),
     )  # fmt: skip
     out = torch.empty_like(state)
@@ -200,7 +187,7 @@ def test_torch_compile():
 SANITIZED = """\
 import torch
 from oracle import make
-from nnunet_octreenca.ops import StepWeights, cuda_engine
+from nnunet_octreenca.ops import StepWeights, cuda_engine, cuda_level
 for spatial in ((37, 50), (7, 8, 9)):
     state, weights = make(spatial, 16, 3, 64, 2)
     weights = StepWeights(*(weight.cuda() for weight in weights))
@@ -209,8 +196,8 @@ for spatial in ((37, 50), (7, 8, 9)):
     cuda_engine.backward(out, kept, weights, *rest)
     device = cuda_engine.cuda_device.device_of(out)
     for kind, name in ((torch.float16, "half"), (torch.float32, "tf32")):
-        run = cuda_engine._Level(
-            device, weights, name, False, shape=spatial, batch=2, threshold=2**31, seed=0,
+        run = cuda_level.LevelLaunches(
+            device, weights, name, False, shape=spatial, batch=2, fire_rate=0.5, seed=0,
             level=0, origin=rest[-1])
         a = state.to("cuda", kind)
         run.forward(a, torch.empty_like(a), 0, 2)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops import StepWeights, torch_engine
 
 SEED, LEVEL = 2**63 + 5, 2
@@ -50,6 +52,18 @@ def oracle(state, weights, grad_out, steps, rate, origin):
     return last, *torch_engine.backward(
         grad_out.double(), trajectory, exact, rate, SEED, LEVEL, origin
     )
+
+
+def make_network(shape, n_in=3, classes=3, steps=(5, 4, 6), **options):
+    """A network whose weights change the state, and two images."""
+    torch.manual_seed(0)
+    factors = [[2] * len(shape)] * (len(steps) - 1)
+    network = OctreeNCA(
+        n_in, classes, dimension=len(shape), factors=factors, steps=steps, **options
+    )
+    for level in network.levels:
+        nn.init.normal_(level.update.weight, std=0.05)
+    return network, torch.randn(2, n_in, *shape)
 
 
 CASES = [
