@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.ops.native import cpu_engine_wanted
 from nnunet_octreenca.planning import inference_bytes
 
 
@@ -135,7 +134,7 @@ def _out_of_memory(
         hidden=network.hidden,
         input_channels=network.input_channels,
         num_classes=network.num_classes,
-        engine="cpu" if torch.device(device).type == "cpu" and cpu_engine_wanted() else "torch",
+        engine=network.engine(),
     )
     return OutOfMemoryError(
         f"an image of {tuple(shape)} cells needs some {needed / (1 << 30):.1f} GiB on {device}, "

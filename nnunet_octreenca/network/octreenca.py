@@ -226,6 +226,14 @@ class OctreeNCA(nn.Module):
             )
         )
 
+    def engine(self) -> str:
+        """What computes on tensors where the network lies: "cpu" (C++), "cuda" or "torch"."""
+        weights = self._weights()
+        if cpu_engine.takes(weights[0].hidden_weight):
+            return "cpu"
+        usable = all(cuda_engine.takes(level.hidden_weight, level) for level in weights)
+        return "cuda" if usable else "torch"
+
     def _weights(self) -> list[StepWeights]:
         return [level.weights() for level in self.levels]  # type: ignore[operator]
 

@@ -36,6 +36,7 @@ from nnunet_octreenca.ops.cuda_program import (
     program,
 )
 from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.planning import inference_bytes
 
 if shutil.which("g++") is None:
     pytest.skip("g++ compiles the kernels for this processor", allow_module_level=True)
@@ -334,6 +335,19 @@ def test_no_more_than_two_states_of_the_finest_level(network_on_host, monkeypatc
         network.segment(image, state=state)
         per_cell = (peak[0] - 4 * 16000) / image[:, 0].numel()  # less the packed weights
         assert allowed / 2 - 10 < per_cell < allowed, state
+
+    # The memory model, which errors quote: logits instead of labels, with all levels' images.
+    assert network.engine() == "cuda"
+    alive.clear()
+    peak[0] = 0
+    with torch.no_grad():
+        values = network(image[:1])
+    seen = peak[0] - 4 * 16000 + 4 * (values.numel() + image[:1].numel() * 21 // 16)
+    model = inference_bytes(
+        image.shape[2:], factors=network.factors, channels=16, hidden=64, input_channels=3,
+        num_classes=3, engine="cuda",
+    )  # fmt: skip
+    assert 0.9 < model / seen < 1.1
 
 
 def test_bad_numbers_spread_and_nothing_crashes(devices):
