@@ -93,7 +93,6 @@ PYBIND11_MODULE(_cuda, m) {
 
   py::class_<Driver, std::shared_ptr<Driver>>(m, "Driver")
       .def(py::init<const std::string&>(), py::arg("path"))
-      .def("version", &Driver::version)
       .def("load",
            [](std::shared_ptr<Driver> driver, int device, const py::bytes& cubin) {
              const std::string code = cubin;

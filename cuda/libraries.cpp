@@ -96,7 +96,6 @@ Nvrtc::Compiled Nvrtc::compile(const std::string& source, const std::string& nam
 Driver::Driver(const std::string& path) {
   void* library = open(path);
   find(library, "cuInit", init_);
-  find(library, "cuDriverGetVersion", version_);
   find(library, "cuDeviceGet", device_);
   find(library, "cuDevicePrimaryCtxRetain", retain_);
   find(library, "cuCtxPushCurrent_v2", push_);
@@ -135,12 +134,6 @@ class InContext {
  private:
   const Driver& driver_;
 };
-
-int Driver::version() const {
-  int version = 0;
-  check(version_(&version), "asking the driver for its version");
-  return version;
-}
 
 Driver::Context Driver::retain(int device) const {
   int handle = 0;

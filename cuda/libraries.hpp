@@ -59,7 +59,6 @@ class Nvrtc {
 class Driver {
  public:
   explicit Driver(const std::string& path);
-  int version() const;
 
   using Context = struct OpaqueContext*;
   using Module = struct OpaqueModule*;
@@ -79,7 +78,6 @@ class Driver {
   friend class InContext;
   void check(int code, const std::string& doing) const;
   int (*init_)(unsigned);
-  int (*version_)(int*);
   int (*device_)(int*, int);
   int (*retain_)(Context*, int);
   int (*push_)(Context);

@@ -23,6 +23,10 @@ struct Level {
   }
 };
 
+__device__ __forceinline__ u32 level_draw_key(const Level& level, u32 step, u32 sample) {
+  return draw_key(level.seed, level.level, step, level.first_sample + sample);
+}
+
 template <int dimension, int channels, int inputs, int hidden, class P>
 struct Network {
   using Precision = P;

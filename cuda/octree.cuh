@@ -95,7 +95,7 @@ __device__ void draw(const DrawArguments& arguments) {
     const auto sample = static_cast<u32>(row / level.height / level.depth);
     const u32* origin = level.origin[sample];
     fire_row(arguments.fired + row * level.width, level.width,
-             draw_key(level.seed, level.level, arguments.step, level.first_sample + sample),
+             level_draw_key(level, arguments.step, sample),
              origin[0] + static_cast<u32>(row / level.height % level.depth),
              origin[1] + static_cast<u32>(row % level.height), origin[2], level.threshold);
   }

@@ -21,10 +21,6 @@ struct Tiles {
   __device__ u32 of_sample() const { return x * y * z; }
 };
 
-__device__ __forceinline__ u32 level_draw_key(const Level& level, u32 step, u32 sample) {
-  return draw_key(level.seed, level.level, step, level.first_sample + sample);
-}
-
 __host__ __device__ constexpr int bits_for(int count) {
   int bits = 0;
   while ((1 << bits) < count) ++bits;

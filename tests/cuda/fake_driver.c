@@ -13,7 +13,6 @@ static int result(const char* function) {
 static int something;
 
 int cuInit(unsigned flags) { (void)flags; return result("cuInit"); }
-int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
 int cuDeviceGet(int* device, int index) { *device = index; return result("cuDeviceGet"); }
 int cuDevicePrimaryCtxRetain(void** context, int device) {
   (void)device;
