@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
-from nnunet_octreenca.ops import cpu_engine, cuda_engine, nca_steps_channels_last
+from nnunet_octreenca.ops import cpu_engine, cuda_engine, engine_of, nca_steps_channels_last
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -220,19 +220,13 @@ class OctreeNCA(nn.Module):
         return (
             not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
             and all(t.dtype == torch.float32 and t.device == image.device for t in tensors)
-            and (
-                cpu_engine.takes(image)
-                or all(cuda_engine.takes(image, weights) for weights in self._weights())
-            )
+            and self.engine() != "torch"
         )
 
     def engine(self) -> str:
         """What computes on tensors where the network lies: "cpu" (C++), "cuda" or "torch"."""
-        weights = self._weights()
-        if cpu_engine.takes(weights[0].hidden_weight):
-            return "cpu"
-        usable = all(cuda_engine.takes(level.hidden_weight, level) for level in weights)
-        return "cuda" if usable else "torch"
+        weights = self.levels[0].weights()  # type: ignore[operator]
+        return engine_of(weights.hidden_weight, weights)
 
     def _weights(self) -> list[StepWeights]:
         return [level.weights() for level in self.levels]  # type: ignore[operator]
@@ -245,7 +239,7 @@ class OctreeNCA(nn.Module):
             "background": self.constant_background,
             **result,
         }
-        if cpu_engine.takes(image):
+        if self.engine() == "cpu":
             cpu_engine.octree(image, self._weights(), self.steps, self.factors, **options)
         else:
             pyramid = image_pyramid(image, self.factors)

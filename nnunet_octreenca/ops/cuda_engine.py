@@ -84,6 +84,31 @@ def _stripped(state: Tensor, channels: int) -> Tensor:
     return state if state.shape[-1] == channels else state[..., :channels].contiguous()
 
 
+def _launches(
+    device: cuda_device.Device,
+    state: Tensor,
+    weights: StepWeights,
+    backward: bool,
+    fire_rate: float,
+    seed: int,
+    level: int,
+    origin: Sequence[int],
+) -> LevelLaunches:
+    """The float32 kernels of a level in the shape of a state or of its gradient."""
+    return LevelLaunches(
+        device,
+        weights,
+        _single(device.architecture),
+        backward,
+        shape=state.shape[1:-1],
+        batch=state.shape[0],
+        fire_rate=fire_rate,
+        seed=seed,
+        level=level,
+        origin=origin,
+    )
+
+
 def forward(
     state: Tensor,
     weights: StepWeights,
@@ -114,18 +139,7 @@ def forward(
     """
     device = device or cuda_device.device_of(state)
     with _on(state):
-        run = LevelLaunches(
-            device,
-            weights,
-            _single(device.architecture),
-            keep_trajectory,
-            shape=state.shape[1:-1],
-            batch=state.shape[0],
-            fire_rate=fire_rate,
-            seed=seed,
-            level=level,
-            origin=origin,
-        )
+        run = _launches(device, state, weights, keep_trajectory, fire_rate, seed, level, origin)
         current, spare = padded(state.detach(), run.configuration.padded), None
         trajectory = current.new_empty((steps, *current.shape) if keep_trajectory else (0,))
         if keep_trajectory and steps:
@@ -170,18 +184,7 @@ def backward(
     """
     device = device or cuda_device.device_of(grad_out)
     with _on(grad_out):
-        run = LevelLaunches(
-            device,
-            weights,
-            _single(device.architecture),
-            True,
-            shape=grad_out.shape[1:-1],
-            batch=grad_out.shape[0],
-            fire_rate=fire_rate,
-            seed=seed,
-            level=level,
-            origin=origin,
-        )
+        run = _launches(device, grad_out, weights, True, fire_rate, seed, level, origin)
         configuration, layout = run.configuration, run.program.backward
         assert layout is not None
         gradient = padded(grad_out.detach(), configuration.padded)

@@ -11,7 +11,6 @@ from functools import cache
 from typing import NamedTuple
 
 MOST_SAMPLES = 16  # of a launch: their origins travel as arguments
-PRECISIONS = ("half", "tf32", "plain")
 _CLASSES = {"half": "Float16", "tf32": "Tf32", "plain": "Plain"}
 _BLOCK_WORDS = {"half": 128, "tf32": 512, "plain": 256}
 

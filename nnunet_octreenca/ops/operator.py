@@ -274,12 +274,20 @@ def nca_steps_channels_last(
         level,
         [coordinate for first in origins for coordinate in first],
         keep,
-        _engine(state, weights),
+        engine_of(state, weights),
     )
     return out
 
 
-def _engine(state: Tensor, weights: StepWeights) -> str:
+def engine_of(state: Tensor, weights: StepWeights) -> str:
+    """Which engine computes on such a tensor with weights of these sizes.
+
+    Returns:
+        "cpu" (C++), "cuda" or "torch".
+
+    Raises:
+        EnvironmentMismatchError: `OCTREENCA_ENGINE` names one that cannot be used.
+    """
     if cpu_engine.takes(state):
         return "cpu"
     return "cuda" if cuda_engine.takes(state, weights) else "torch"
