@@ -17,6 +17,10 @@ class InputError(OctreeNCAError):
     """An image, a data set or a folder cannot be used as it is."""
 
 
+class OutputError(OctreeNCAError):
+    """A result cannot be written: it exists already, the disk is full, the format cannot hold it."""
+
+
 class CheckpointError(OctreeNCAError):
     """A checkpoint does not belong to this network or trainer, or cannot be read."""
 
