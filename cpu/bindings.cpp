@@ -1,100 +1,19 @@
 // Python bindings of the CPU engine. Thin: NumPy views in, nothing of PyTorch. Shapes are checked
 // here, so that no call can read or write beyond an array; what they mean is said in ops/.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "bindings.hpp"
 
 #include <algorithm>
-#include <array>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "fire.hpp"
-#include "octree.hpp"
 #include "steps.hpp"
 #include "threads.hpp"
 
-namespace py = pybind11;
 using namespace octreenca;
 
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-template <class T>
-using WeightArrays = std::array<Array<T>, 5>;
-using Coordinates = std::vector<std::vector<std::int64_t>>;
-
-[[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
-
-template <class T>
-void expect(const Array<T>& array, const std::vector<py::ssize_t>& shape, const char* name) {
-  if (std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()) != shape) {
-    refuse(std::string(name) + " has a shape that does not fit");
-  }
-}
-
-template <class T>
-RawWeights<T> raw_weights(const WeightArrays<T>& arrays) {
-  const auto& [perceive, perceive_bias, hidden, hidden_bias, update] = arrays;
-  const int dimension = static_cast<int>(perceive.ndim()) - 1;
-  if ((dimension != 2 && dimension != 3) || hidden.ndim() != 2 || update.ndim() != 2) {
-    refuse("the weights' axes do not fit");
-  }
-  const auto C = perceive.shape(0), H = hidden.shape(0), changing = update.shape(0);
-  std::vector<py::ssize_t> kernel(static_cast<std::size_t>(dimension) + 1, 3);
-  kernel[0] = C;
-  expect(perceive, kernel, "perceive_weight");
-  expect(perceive_bias, {C}, "perceive_bias");
-  expect(hidden, {H, 2 * C}, "hidden_weight");
-  expect(hidden_bias, {H}, "hidden_bias");
-  expect(update, {changing, H}, "update_weight");
-  if (changing < 1 || changing > C || H < 1) refuse("update_weight has a shape that does not fit");
-  return {dimension,         static_cast<int>(C), static_cast<int>(C - changing),
-          static_cast<int>(H), perceive.data(),     perceive_bias.data(),
-          hidden.data(),     hidden_bias.data(),  update.data()};
-}
-
-Shape shape_of(const py::array& array, int dimension, py::ssize_t first_axis) {
-  const auto at = [&](int axis) {
-    return static_cast<std::int64_t>(array.shape(first_axis + axis));
-  };
-  if (dimension == 2) return {2, 1, at(0), at(1)};
-  return {3, at(0), at(1), at(2)};
-}
-
-std::vector<Origin> origins_of(const Coordinates& rows, std::size_t batch, int dimension) {
-  if (rows.size() != batch) refuse("there must be one origin a sample");
-  std::vector<Origin> origins;
-  for (const auto& row : rows) {
-    if (row.size() != static_cast<std::size_t>(dimension)) refuse("an origin has a wrong length");
-    const auto at = [&](std::size_t axis) { return static_cast<std::uint32_t>(row[axis]); };
-    origins.push_back(dimension == 2 ? Origin{0, at(0), at(1)} : Origin{at(0), at(1), at(2)});
-  }
-  return origins;
-}
-
-Options options_of(const std::string& kernels, int threads, const std::string& schedule,
-                   bool bf16) {
-  const KernelSet* set = find_kernels(kernels.c_str());
-  if (set == nullptr) refuse("no kernels '" + kernels + "' on this machine");
-  if (threads < 1) refuse("threads must be at least 1");
-  if (schedule != "auto" && schedule != "sweep" && schedule != "wave") {
-    refuse("schedule '" + schedule + "' must be auto, sweep or wave");
-  }
-  return {set, threads,
-          schedule == "sweep"  ? Schedule::kSweep
-          : schedule == "wave" ? Schedule::kWave
-                               : Schedule::kAuto,
-          bf16};
-}
-
-void check_draws(int steps, std::uint64_t threshold) {
-  if (steps < 0) refuse("steps must be at least 0");
-  if (threshold > kCertain) refuse("threshold must be at most 2^32");
-}
 
 // What forward and backward take alike.
 template <class T>
@@ -157,76 +76,6 @@ void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
   py::gil_scoped_release release;
   steps_backward<T>(at.raw, at.shape, at.batch, data, log_data, gradient_data, steps, at.draws,
                     at.origins, sums, options);
-}
-
-void py_octree_forward(const py::array_t<float>& image,
-                       const std::vector<WeightArrays<float>>& weights,
-                       const std::vector<int>& steps,
-                       const std::vector<std::vector<int>>& factors, std::uint64_t seed,
-                       std::uint64_t threshold, std::uint32_t sample, int logits, bool background,
-                       std::optional<py::array> labels, std::optional<Array<float>> values,
-                       const std::string& kernels, int threads, const std::string& schedule,
-                       bool bf16, bool half) {
-  const Options options = options_of(kernels, threads, schedule, bf16);
-  if (weights.empty() || steps.size() != weights.size() || factors.size() + 1 != weights.size()) {
-    refuse("weights, steps and factors name different numbers of levels");
-  }
-  std::vector<OctreeLevel> levels;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    check_draws(steps[i], threshold);
-    OctreeLevel level{raw_weights(weights[i]), steps[i], {1, 1, 1}};
-    if (i < factors.size()) {
-      const auto axes = static_cast<std::size_t>(level.weights.dimension);
-      if (factors[i].size() != axes) refuse("factors must name every axis");
-      for (std::size_t axis = 0; axis < axes; ++axis) {
-        const int factor = factors[i][axis];
-        if (factor != 1 && factor != 2) refuse("factors must be 1 or 2");
-        level.factor[3 - axes + axis] = factor;
-      }
-    }
-    const auto& first = levels.empty() ? level.weights : levels[0].weights;
-    if (level.weights.dimension != first.dimension || level.weights.channels != first.channels ||
-        level.weights.inputs != first.inputs) {
-      refuse("all levels must have the same channels");
-    }
-    levels.push_back(level);
-  }
-  const RawWeights<float>& network = levels[0].weights;
-  const int dimension = network.dimension;
-  if (image.ndim() != dimension + 1 || image.shape(0) != network.inputs) {
-    refuse("image must be (channels, axes)");
-  }
-  if (logits < 1 || network.inputs + logits > network.channels) refuse("too many logits");
-  const Shape shape = shape_of(image, dimension, 1);
-  const auto stride = [&](py::ssize_t axis) {
-    return static_cast<std::int64_t>(image.strides(axis)) /
-           static_cast<std::int64_t>(sizeof(float));
-  };
-  const Image pixels = {image.data(),          network.inputs,        stride(0),
-                        dimension == 3 ? stride(1) : 0, stride(dimension - 1), stride(dimension)};
-
-  Output output{logits, background, nullptr, 0, nullptr};
-  if (labels.has_value() == values.has_value()) refuse("give either labels or values");
-  if (labels) {
-    const bool narrow = py::isinstance<py::array_t<std::uint8_t>>(*labels);
-    if (!narrow && !py::isinstance<py::array_t<std::int16_t>>(*labels)) {
-      refuse("labels must be uint8 or int16");
-    }
-    if (logits + background > (narrow ? 256 : 32768)) refuse("labels do not hold so many classes");
-    if (labels->size() != shape.cells() || !(labels->flags() & py::array::c_style)) {
-      refuse("labels must have the image's axes");
-    }
-    output.labels = labels->mutable_data();
-    output.label_bytes = narrow ? 1 : 2;
-  } else {
-    if (values->size() != shape.cells() * (logits + background)) {
-      refuse("values must be (classes, axes)");
-    }
-    output.values = values->mutable_data();
-  }
-  py::gil_scoped_release release;
-  (half ? octree_forward<Half> : octree_forward<float>)(pixels, shape, levels, seed, threshold,
-                                                        sample, output, options);
 }
 
 // PyTorch's own copy would use its OpenMP threads, which a forked worker waits for in vain.
@@ -335,12 +184,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "OctreeNCA's CPU engine";
   define_steps<float>(m);
   define_steps<double>(m);
-  m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(), py::arg("weights"),
-        py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
-        py::arg("sample"), py::arg("logits"), py::arg("background"),
-        py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
-        py::arg("kernels"), py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
-        py::arg("half"), "All levels of one image (channels, axes), to labels or logits.");
+  define_octree(m);
   m.def("fire_mask", &py_fire_mask, py::arg("fired").noconvert(), py::arg("key"),
         py::arg("threshold"), py::arg("z0"), py::arg("y0"), py::arg("x0"), py::arg("threads"),
         "Fill `fired` (depth, height, width; uint8) with 1 where a cell fires, else 0.");

@@ -59,6 +59,7 @@ struct Progress {
       : units(units_), steps(steps_), ring(ring_), batch(batch_),
         stages(new Stage[static_cast<std::size_t>(steps_) + 2]) {}
 
+  std::int64_t fed() const { return stages[1].ready.load(std::memory_order_acquire); }
   std::int64_t finished() const {
     return stages[static_cast<std::size_t>(steps) + 1].ready.load(std::memory_order_acquire);
   }
@@ -70,9 +71,11 @@ struct Progress {
   std::unique_ptr<Stage[]> stages;
 };
 
-template <class Feed, class Compute, class Commit, class Drain>
-void wave(int thread, Progress& progress, const Feed& feed, const Compute& compute,
-          const Commit& commit, const Drain& drain) {
+// One turn of a thread: a batch of units of the last stage that can go on. False where none can.
+//   may_feed(unit)  whether there is room for the unit, and what it is made from
+template <class MayFeed, class Feed, class Compute, class Commit, class Drain>
+bool wave_turn(int thread, Progress& progress, const MayFeed& may_feed, const Feed& feed,
+               const Compute& compute, const Commit& commit, const Drain& drain) {
   const std::int64_t units = progress.units;
   const int steps = progress.steps;
   Progress::Stage* stages = progress.stages.get();
@@ -80,15 +83,13 @@ void wave(int thread, Progress& progress, const Feed& feed, const Compute& compu
   const auto publish = [&](int stage, std::int64_t count) {
     stages[stage + 1].ready.store(count, std::memory_order_release);
   };
-  const auto can_feed = [&](std::int64_t unit) {
-    return unit < units && unit < progress.finished() + progress.ring;
-  };
   const auto can_step = [&](int stage, std::int64_t unit) {
     return unit < units && stages[stage].ready.load(std::memory_order_acquire) >=
                                std::min(unit + 2, units);
   };
   const auto do_feed = [&](std::int64_t unit) {
     feed(thread, unit);
+    if (steps == 0) drain(thread, unit);
     publish(0, unit + 1);
   };
   const auto finish = [&](int stage, std::int64_t unit) {
@@ -102,32 +103,37 @@ void wave(int thread, Progress& progress, const Feed& feed, const Compute& compu
     if (unit == units - 1) finish(stage, unit);
   };
 
-  Patience patience;
-  while (progress.finished() < units) {
-    bool worked = false;
-    // The last steps first: what they finish leaves the cache and makes room in the ring.
-    for (int stage = steps; stage >= 0; --stage) {
-      Progress::Stage& mine = stages[stage];
-      const auto possible = [&](std::int64_t unit) {
-        return stage == 0 ? can_feed(unit) : can_step(stage, unit);
-      };
-      if (mine.busy.exchange(true, std::memory_order_acquire)) continue;
-      std::int64_t unit = mine.next, done = 0;
-      for (; done < progress.batch && possible(unit); ++done, ++unit) {
-        if (stage == 0) {
-          do_feed(unit);
-        } else {
-          do_step(stage, unit);
-        }
-      }
-      mine.next = unit;
-      mine.busy.store(false, std::memory_order_release);
-      if (done) {
-        worked = true;
-        break;
+  // The last steps first: what they finish leaves the cache and makes room in the ring.
+  for (int stage = steps; stage >= 0; --stage) {
+    Progress::Stage& mine = stages[stage];
+    const auto possible = [&](std::int64_t unit) {
+      return stage == 0 ? unit < units && may_feed(unit) : can_step(stage, unit);
+    };
+    if (mine.busy.exchange(true, std::memory_order_acquire)) continue;
+    std::int64_t unit = mine.next, done = 0;
+    for (; done < progress.batch && possible(unit); ++done, ++unit) {
+      if (stage == 0) {
+        do_feed(unit);
+      } else {
+        do_step(stage, unit);
       }
     }
-    if (worked) {
+    mine.next = unit;
+    mine.busy.store(false, std::memory_order_release);
+    if (done) return true;
+  }
+  return false;
+}
+
+template <class Feed, class Compute, class Commit, class Drain>
+void wave(int thread, Progress& progress, const Feed& feed, const Compute& compute,
+          const Commit& commit, const Drain& drain) {
+  const auto may_feed = [&](std::int64_t unit) {
+    return unit < progress.finished() + progress.ring;
+  };
+  Patience patience;
+  while (progress.finished() < progress.units) {
+    if (wave_turn(thread, progress, may_feed, feed, compute, commit, drain)) {
       patience = Patience();
     } else {
       patience.wait();

@@ -27,6 +27,9 @@ struct Band {
   std::int64_t drain_first, drain_end;  // units that are right at the end
 };
 
+// Units a thread does before it looks for other work: some 20 us.
+std::int64_t wave_batch(const Shape& shape);
+
 // Slots of a wave's ring: enough for every step to trail the one before.
 std::int64_t ring_slots(const Shape& shape, int steps);
 

@@ -1,0 +1,230 @@
+// Bindings of whole octrees: an image in memory, or one that comes in bands.
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "bindings.hpp"
+#include "octree.hpp"
+#include "stream.hpp"
+
+using namespace octreenca;
+
+namespace {
+
+std::vector<OctreeLevel> levels_of(const std::vector<WeightArrays<float>>& weights,
+                                   const std::vector<int>& steps,
+                                   const std::vector<std::vector<int>>& factors,
+                                   std::uint64_t threshold) {
+  if (weights.empty() || steps.size() != weights.size() || factors.size() + 1 != weights.size()) {
+    refuse("weights, steps and factors name different numbers of levels");
+  }
+  std::vector<OctreeLevel> levels;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    check_draws(steps[i], threshold);
+    OctreeLevel level{raw_weights(weights[i]), steps[i], {1, 1, 1}};
+    if (i < factors.size()) {
+      const auto axes = static_cast<std::size_t>(level.weights.dimension);
+      if (factors[i].size() != axes) refuse("factors must name every axis");
+      for (std::size_t axis = 0; axis < axes; ++axis) {
+        const int factor = factors[i][axis];
+        if (factor != 1 && factor != 2) refuse("factors must be 1 or 2");
+        level.factor[3 - axes + axis] = factor;
+      }
+    }
+    const auto& first = levels.empty() ? level.weights : levels[0].weights;
+    if (level.weights.dimension != first.dimension || level.weights.channels != first.channels ||
+        level.weights.inputs != first.inputs) {
+      refuse("all levels must have the same channels");
+    }
+    levels.push_back(level);
+  }
+  return levels;
+}
+
+Image image_of(const py::array_t<float>& image, const RawWeights<float>& network) {
+  const int dimension = network.dimension;
+  if (image.ndim() != dimension + 1 || image.shape(0) != network.inputs) {
+    refuse("image must be (channels, axes)");
+  }
+  const auto stride = [&](py::ssize_t axis) {
+    return static_cast<std::int64_t>(image.strides(axis)) /
+           static_cast<std::int64_t>(sizeof(float));
+  };
+  return {image.data(),          network.inputs,        stride(0),
+          dimension == 3 ? stride(1) : 0, stride(dimension - 1), stride(dimension)};
+}
+
+void check_logits(int logits, const RawWeights<float>& network) {
+  if (logits < 1 || network.inputs + logits > network.channels) refuse("too many logits");
+}
+
+// Either labels or values are given, with room for `cells`.
+Output output_of(int logits, bool background, std::optional<py::array>& labels,
+                 std::optional<Array<float>>& values, std::int64_t cells) {
+  Output output{logits, background, nullptr, 0, nullptr};
+  if (labels.has_value() == values.has_value()) refuse("give either labels or values");
+  if (labels) {
+    const bool narrow = py::isinstance<py::array_t<std::uint8_t>>(*labels);
+    if (!narrow && !py::isinstance<py::array_t<std::int16_t>>(*labels)) {
+      refuse("labels must be uint8 or int16");
+    }
+    if (logits + background > (narrow ? 256 : 32768)) refuse("labels do not hold so many classes");
+    if (labels->size() != cells || !(labels->flags() & py::array::c_style)) {
+      refuse("labels must have the image's axes");
+    }
+    output.labels = labels->mutable_data();
+    output.label_bytes = narrow ? 1 : 2;
+  } else {
+    if (values->size() != cells * (logits + background)) refuse("values must be (classes, axes)");
+    output.values = values->mutable_data();
+  }
+  return output;
+}
+
+void py_octree_forward(const py::array_t<float>& image,
+                       const std::vector<WeightArrays<float>>& weights,
+                       const std::vector<int>& steps,
+                       const std::vector<std::vector<int>>& factors, std::uint64_t seed,
+                       std::uint64_t threshold, std::uint32_t sample, int logits, bool background,
+                       std::optional<py::array> labels, std::optional<Array<float>> values,
+                       const std::string& kernels, int threads, const std::string& schedule,
+                       bool bf16, bool half) {
+  const Options options = options_of(kernels, threads, schedule, bf16);
+  const auto levels = levels_of(weights, steps, factors, threshold);
+  const RawWeights<float>& network = levels[0].weights;
+  const Image pixels = image_of(image, network);
+  check_logits(logits, network);
+  const Shape shape = shape_of(image, network.dimension, 1);
+  const Output output = output_of(logits, background, labels, values, shape.cells());
+  py::gil_scoped_release release;
+  (half ? octree_forward<Half> : octree_forward<float>)(pixels, shape, levels, seed, threshold,
+                                                        sample, output, options);
+}
+
+// An OctreeStream that checks its calls.
+class PyStream {
+ public:
+  PyStream(const std::vector<std::int64_t>& shape, const std::vector<WeightArrays<float>>& weights,
+           const std::vector<int>& steps, const std::vector<std::vector<int>>& factors,
+           std::uint64_t seed, std::uint64_t threshold, std::uint32_t sample, int logits,
+           bool background, const std::string& kernels, int threads, bool bf16, bool half)
+      : logits_(logits), background_(background) {
+    const auto levels = levels_of(weights, steps, factors, threshold);
+    network_ = levels[0].weights;
+    check_logits(logits, network_);
+    if (shape.size() != static_cast<std::size_t>(network_.dimension)) refuse("shape is too short");
+    for (const auto cells : shape) {
+      if (cells < 1) refuse("every axis needs at least one cell");
+    }
+    shape_ = network_.dimension == 2 ? Shape{2, 1, shape[0], shape[1]}
+                                     : Shape{3, shape[0], shape[1], shape[2]};
+    stream_ = make_octree_stream(shape_, levels, seed, threshold, sample,
+                                 options_of(kernels, threads, "wave", bf16), half);
+  }
+
+  std::int64_t factor() const { return stream_->factor(); }
+
+  void pool(const py::array_t<float>& band, std::int64_t first) {
+    const Range units = units_of(band, first);
+    if (units.first != pooled_) refuse("bands must be pooled in order");
+    if (units.end % factor() != 0 && units.end != shape_.units()) {
+      refuse("bands must end at multiples of the octree's factor");
+    }
+    const Image image = image_of(band, network_);
+    pooled_ = units.end;
+    py::gil_scoped_release release;
+    stream_->pool(image, units);
+  }
+
+  void prepare() {
+    if (pooled_ != shape_.units() || prepared_) refuse("pool the whole image first, once");
+    prepared_ = true;
+    py::gil_scoped_release release;
+    stream_->prepare();
+  }
+
+  std::pair<std::int64_t, std::int64_t> begin(std::int64_t first, std::int64_t end) {
+    if (!prepared_) refuse("pool and prepare first");
+    if (first < 0 || first >= end || end > shape_.units()) refuse("no such units");
+    stream_->begin({first, end});
+    const Range range = stream_->image_range();
+    next_ = range.first;
+    last_ = range.end;
+    return {range.first, range.end};
+  }
+
+  std::int64_t ready(std::int64_t image_end) const {
+    if (last_ == 0) refuse("begin first");
+    return stream_->ready(image_end);
+  }
+
+  void advance(const py::array_t<float>& band, std::int64_t first,
+               std::optional<py::array> labels, std::optional<Array<float>> values) {
+    const Range units = units_of(band, first);
+    if (last_ == 0 || units.first != next_ || units.end > last_) refuse("not the next units");
+    const std::int64_t done = stream_->ready(units.end) - stream_->ready(units.first);
+    const Output output =
+        output_of(logits_, background_, labels, values, done * shape_.unit_cells());
+    const Image image = image_of(band, network_);
+    next_ = units.end;
+    py::gil_scoped_release release;
+    stream_->advance(image, units, output);
+  }
+
+ private:
+  Range units_of(const py::array_t<float>& band, std::int64_t first) const {
+    image_of(band, network_);  // checks the axes
+    const Shape given = shape_of(band, network_.dimension, 1);
+    const bool fits = given.width == shape_.width &&
+                      (shape_.dimension == 2 || given.height == shape_.height);
+    const Range units{first, first + given.units()};
+    if (!fits || first < 0 || units.size() < 1 || units.end > shape_.units()) {
+      refuse("the band does not fit the image");
+    }
+    return units;
+  }
+
+  const int logits_;
+  const bool background_;
+  RawWeights<float> network_{};  // its sizes only: the arrays may be gone
+  Shape shape_{};
+  std::unique_ptr<OctreeStream> stream_;
+  std::int64_t pooled_ = 0, next_ = 0, last_ = 0;
+  bool prepared_ = false;
+};
+
+}  // namespace
+
+namespace octreenca {
+
+void define_octree(py::module_& m) {
+  m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(), py::arg("weights"),
+        py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
+        py::arg("sample"), py::arg("logits"), py::arg("background"),
+        py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
+        py::arg("kernels"), py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
+        py::arg("half"), "All levels of one image (channels, axes), to labels or logits.");
+  py::class_<PyStream>(m, "OctreeStream",
+                       "All levels of one image that comes in bands of rows or planes (units).")
+      .def(py::init<const std::vector<std::int64_t>&, const std::vector<WeightArrays<float>>&,
+                    const std::vector<int>&, const std::vector<std::vector<int>>&, std::uint64_t,
+                    std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool>(),
+           py::arg("shape"), py::arg("weights"), py::arg("steps"), py::arg("factors"),
+           py::arg("seed"), py::arg("threshold"), py::arg("sample"), py::arg("logits"),
+           py::arg("background"), py::arg("kernels"), py::arg("threads"), py::arg("bf16"),
+           py::arg("half"))
+      .def_property_readonly("factor", &PyStream::factor,
+                             "Units of the image that a unit of the coarsest level covers.")
+      .def("pool", &PyStream::pool, py::arg("band").noconvert(), py::arg("first"),
+           "First pass: the next units of the image.")
+      .def("prepare", &PyStream::prepare, "The coarsest level, once all is pooled.")
+      .def("begin", &PyStream::begin, py::arg("first"), py::arg("end"),
+           "Units wanted; returns the units of the image to hand over.")
+      .def("ready", &PyStream::ready, py::arg("image_end"),
+           "How far the wanted units are done with the image's units below image_end.")
+      .def("advance", &PyStream::advance, py::arg("band").noconvert(), py::arg("first"),
+           py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
+           "The next units of the image; fills what becomes ready.");
+}
+
+}  // namespace octreenca

@@ -1,0 +1,387 @@
+#include "stream.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "entrance.hpp"
+#include "pyramid.hpp"
+#include "schedule.hpp"
+#include "stepper.hpp"
+#include "threads.hpp"
+
+namespace octreenca {
+
+namespace {
+
+// The first spatial axis, along which bands follow one another.
+int first_axis(const Shape& shape) { return shape.dimension == 2 ? 1 : 0; }
+
+Shape with_units(Shape shape, std::int64_t units) {
+  (shape.dimension == 2 ? shape.height : shape.depth) = units;
+  return shape;
+}
+
+// Units of the image between what has come in and what the finest level has used.
+class ImageRing {
+ public:
+  ImageRing(const Shape& shape, int channels) : shape_(shape), channels_(channels) {}
+
+  void begin(std::int64_t unit) { held_ = {unit, unit}; }
+  std::int64_t end() const { return held_.end; }
+
+  // [width][channels] of row y of plane z
+  const float* row(std::int64_t z, std::int64_t y) const {
+    const std::int64_t unit = shape_.dimension == 2 ? y : z, line = shape_.dimension == 2 ? 0 : y;
+    return at(unit) + line * shape_.width * channels_;
+  }
+
+  // Forgets what lies before `keep` and takes a band.
+  void push(const Image& band, Range units, std::int64_t keep, int threads) {
+    held_.first = std::max(held_.first, keep);
+    if (units.end - held_.first > slots_) grow(units.end - held_.first);
+    const std::int64_t lines = shape_.unit_height();
+    for_each(threads, units.size() * lines, [&](std::int64_t index) {
+      const std::int64_t unit = index / lines, line = index % lines;
+      const std::int64_t z = shape_.dimension == 2 ? 0 : unit;
+      const std::int64_t y = shape_.dimension == 2 ? unit : line;
+      interleave(band, z, y, shape_.width,
+                 at(units.first + unit) + line * shape_.width * channels_);
+    });
+    held_.end = units.end;
+  }
+
+ private:
+  std::int64_t unit_size() const { return shape_.unit_cells() * channels_; }
+  float* at(std::int64_t unit) const { return memory_.get() + unit % slots_ * unit_size(); }
+
+  void grow(std::int64_t slots) {
+    Buffer<float> memory(slots * unit_size());
+    for (std::int64_t unit = held_.first; unit < held_.end; ++unit) {
+      std::copy_n(at(unit), unit_size(), memory.get() + unit % slots * unit_size());
+    }
+    memory_ = std::move(memory);
+    slots_ = slots;
+  }
+
+  const Shape shape_;
+  const int channels_;
+  Range held_{0, 0};
+  std::int64_t slots_ = 0;
+  Buffer<float> memory_;
+};
+
+// How far a level gets.
+struct Reach {
+  std::int64_t fed, finished;
+};
+
+template <class S>
+class Stream final : public OctreeStream {
+ public:
+  Stream(const Shape& shape, const std::vector<OctreeLevel>& levels, std::uint64_t seed,
+         std::uint64_t threshold, std::uint32_t sample, const Options& options)
+      : levels_(levels),
+        shapes_(shapes_of(shape, levels_)),
+        seed_(seed),
+        threshold_(threshold),
+        sample_(sample),
+        options_(options),
+        inputs_(levels_[0].weights.inputs),
+        image_(shape, inputs_),
+        coarsest_(levels_.size() - 1),
+        pyramid_([this](std::int64_t z, std::int64_t y, float* to) {
+          std::copy_n(image_.row(z, y), shapes_[0].width * inputs_, to);
+        }, inputs_, shapes_, levels_) {
+    const int lanes = operations_of<float, S>(*options.kernels).lanes;
+    std::int64_t span = 1;
+    for (auto& level : levels_) {
+      weights_.push_back(std::make_unique<PackedWeights<float>>(level.weights, lanes));
+      if (threshold == 0) level.steps = 0;
+      spans_.push_back(span);
+      span *= level.factor[first_axis(shape)];
+    }
+    stride_ = weights_[0]->sizes().padded_channels;
+    if (coarsest_ > 0) coarse_image_ = Buffer<float>(shapes_[coarsest_].cells() * inputs_);
+  }
+
+  std::int64_t factor() const override { return spans_[coarsest_]; }
+
+  void pool(const Image& band, Range units) override {
+    if (coarsest_ == 0) return;
+    const Shape& coarse = shapes_[coarsest_];
+    const Pyramid pyramid([&](std::int64_t z, std::int64_t y, float* to) {
+      const bool flat = coarse.dimension == 2;
+      interleave(band, flat ? z : z - units.first, flat ? y - units.first : y, shapes_[0].width, to);
+    }, inputs_, shapes_, levels_);
+    const std::int64_t lines = coarse.unit_height();
+    const std::int64_t first = units.first / factor() * lines;
+    const std::int64_t end = (units.end + factor() - 1) / factor() * lines;
+    for_each(options_.threads, end - first, [&](std::int64_t index) {
+      const Buffer<float> scratch(pyramid.scratch_size());
+      const std::int64_t row = first + index;
+      pyramid.row(coarsest_, row / coarse.height, row % coarse.height,
+                  coarse_image_.get() + row * coarse.width * inputs_, scratch.get());
+    });
+  }
+
+  void prepare() override {
+    if (coarsest_ == 0) return;
+    const Shape& shape = shapes_[coarsest_];
+    const std::int64_t size = shape.unit_cells() * stride_;
+    coarse_ = Buffer<S>(shape.units() * size);
+    for_each(options_.threads, shape.units(), [&](std::int64_t unit) {
+      S* to = coarse_.get() + unit * size;
+      const float* from = coarse_image_.get() + unit * shape.unit_cells() * inputs_;
+      std::fill_n(to, size, S{});
+      for (std::int64_t cell = 0; cell < shape.unit_cells(); ++cell) {
+        for (int c = 0; c < inputs_; ++c) put(to + cell * stride_ + c, from[cell * inputs_ + c]);
+      }
+    });
+    coarse_image_.release();
+    run_steps<float, S>(*weights_[coarsest_], shape, coarse_.get(), levels_[coarsest_].steps,
+                        draws(coarsest_), {0, 0, 0}, sample_, nullptr, options_);
+  }
+
+  void begin(Range wanted) override {
+    waves_.clear();
+    wanted_ = wanted;
+    const std::size_t count = std::max<std::size_t>(coarsest_, 1);
+    Range needed = wanted;
+    for (std::size_t level = 0; level < count; ++level) {
+      waves_.push_back(std::make_unique<Wave>(*this, level, needed));
+      const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
+      const Range& computed = waves_.back()->units;
+      needed = {computed.first / f, (computed.end - 1) / f + 1};
+    }
+    image_.begin(image_range().first);
+  }
+
+  Range image_range() const override {
+    Range image = waves_[0]->units;
+    for (const auto& wave : waves_) {
+      image.first = std::min(image.first, wave->units.first * spans_[wave->level]);
+      image.end = std::max(image.end, wave->units.end * spans_[wave->level]);
+    }
+    image.end = std::min(image.end, shapes_[0].units());
+    return image;
+  }
+
+  std::int64_t ready(std::int64_t image_end) const override {
+    const std::int64_t done = waves_[0]->units.first + reaches(image_end)[0].finished;
+    return std::clamp(done, wanted_.first, wanted_.end);
+  }
+
+  void advance(const Image& band, Range units, const Output& output) override {
+    const std::int64_t before = ready(image_.end()), after = ready(units.end);
+    image_.push(band, units, image_needed(), options_.threads);
+    const std::vector<Reach> goals = reaches(units.end);
+    const Shape part = with_units(shapes_[0], after - before);
+    const auto drain = [&](std::int64_t unit, const S* from) {
+      if (unit >= wanted_.first && unit < wanted_.end) {
+        write(output, part, unit - before, from, inputs_, stride_);
+      }
+    };
+    Team::run(options_.threads, [&](int thread, Team&) {
+      Patience patience;
+      while (!all_reached(goals)) {
+        bool worked = false;
+        for (std::size_t level = 0; level < waves_.size() && !worked; ++level) {
+          worked = turn(thread, level, goals[level].fed, drain);
+        }
+        if (worked) {
+          patience = Patience();
+        } else {
+          patience.wait();
+        }
+      }
+    });
+  }
+
+ private:
+  // One level's units on their way through its steps.
+  struct Wave {
+    Wave(Stream& stream, std::size_t number, const Range& wanted)
+        : level(number),
+          shape(stream.shapes_[number]),
+          steps(stream.levels_[number].steps),
+          // What is not the image's border is wrong as many units deep as there are steps.
+          units{std::max<std::int64_t>(wanted.first - steps, 0),
+                std::min(wanted.end + steps, shape.units())},
+          slots(std::min(ring_slots(shape, steps), units.size())),
+          unit_stride(shape.unit_cells() * stream.stride_),
+          memory(slots * unit_stride),
+          progress(units.size(), steps, slots, wave_batch(shape)),
+          stepper(*stream.weights_[number], shape, steps, stream.draws(number), Origin{0, 0, 0},
+                  stream.sample_, nullptr, 1, stream.options_),
+          workspaces(make_workspaces<float>(stream.options_.threads,
+                                            stream.weights_[number]->sizes(), shape)),
+          pendings(make_pendings<float>(static_cast<std::size_t>(steps) * 2,
+                                        stream.weights_[number]->sizes(), shape)),
+          enter(stream.pyramid_, number, shape, stream.levels_[number].factor,
+                stream.parents_of(number), stream.inputs_, stream.stride_,
+                stream.options_.threads) {}
+
+    S* slot(std::int64_t unit) const { return memory.get() + unit % slots * unit_stride; }
+
+    const std::size_t level;
+    const Shape shape;
+    const int steps;
+    const Range units;
+    const std::int64_t slots, unit_stride;
+    const Buffer<S> memory;
+    Progress progress;
+    const Stepper<float, S> stepper;
+    const Workspaces<float> workspaces;
+    const Pendings<float> pendings;
+    const Entrance<S> enter;
+  };
+
+  Seed draws(std::size_t level) const {
+    return {seed_, static_cast<std::uint32_t>(level), threshold_};
+  }
+
+  typename Entrance<S>::ParentRow parents_of(std::size_t level) const {
+    if (coarsest_ == 0) return {};
+    const Shape& above = shapes_[level + 1];
+    const std::int64_t row_stride = above.width * stride_;
+    if (level + 1 == coarsest_) {
+      return [this, &above, row_stride](std::int64_t z, std::int64_t y) {
+        return coarse_.get() + (z * above.height + y) * row_stride;
+      };
+    }
+    return [this, level, row_stride](std::int64_t z, std::int64_t y) {
+      const bool flat = shapes_[0].dimension == 2;
+      return waves_[level + 1]->slot(flat ? y : z) + (flat ? 0 : y) * row_stride;
+    };
+  }
+
+  // The first unit of the image that some level has still to be fed from.
+  std::int64_t image_needed() const {
+    std::int64_t first = image_.end();
+    for (const auto& wave : waves_) {
+      const std::int64_t fed = wave->progress.fed();
+      if (fed < wave->units.size()) {
+        first = std::min(first, (wave->units.first + fed) * spans_[wave->level]);
+      }
+    }
+    return first;
+  }
+
+  // What all levels can get to with the image's units below `image_end`; coarse to fine, for a unit
+  // waits for its parents.
+  std::vector<Reach> reaches(std::int64_t image_end) const {
+    std::vector<Reach> reaches(waves_.size());
+    for (std::size_t level = waves_.size(); level-- > 0;) {
+      const Wave& wave = *waves_[level];
+      const std::int64_t count = wave.units.size();
+      const auto within = [&](std::int64_t end) {
+        return std::clamp<std::int64_t>(end - wave.units.first, 0, count);
+      };
+      const bool whole = image_end >= shapes_[0].units();
+      std::int64_t fed = whole ? count : within(image_end / spans_[level]);
+      if (level + 1 < waves_.size()) {
+        const Wave& above = *waves_[level + 1];
+        const std::int64_t parents = reaches[level + 1].finished;
+        if (parents < above.units.size()) {
+          const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
+          fed = std::min(fed, within((above.units.first + parents) * f));
+        }
+      }
+      // Every step trails the one before by two units.
+      const std::int64_t trail = 2 * wave.steps;
+      reaches[level] = {fed, fed == count ? count : std::max<std::int64_t>(fed - trail, 0)};
+    }
+    return reaches;
+  }
+
+  bool all_reached(const std::vector<Reach>& goals) const {
+    for (const auto& wave : waves_) {
+      const Reach& goal = goals[wave->level];
+      if (wave->progress.fed() < goal.fed || wave->progress.finished() < goal.finished) return false;
+    }
+    return true;
+  }
+
+  // Units of a level that the next finer one has no more children to feed from.
+  std::int64_t used(std::size_t level) const {
+    const Wave& wave = *waves_[level];
+    const std::int64_t finished = wave.progress.finished();
+    if (level == 0) return finished;
+    const Wave& below = *waves_[level - 1];
+    const std::int64_t fed = below.progress.fed();
+    if (fed == below.units.size()) return finished;
+    const std::int64_t f = levels_[level - 1].factor[first_axis(shapes_[0])];
+    return std::min(finished, (below.units.first + fed) / f - wave.units.first);
+  }
+
+  bool parents_finished(std::size_t level, std::int64_t unit) const {
+    if (level + 1 >= waves_.size()) return true;
+    const Wave& above = *waves_[level + 1];
+    const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
+    return unit / f < above.units.first + above.progress.finished();
+  }
+
+  template <class Drain>
+  bool turn(int thread, std::size_t level, std::int64_t most, const Drain& drain) {
+    Wave& wave = *waves_[level];
+    const Range& units = wave.units;
+    const auto pending = [&](int step, int slot) -> Pending<float>& {
+      return wave.pendings[static_cast<std::size_t>(step * 2 + slot)]->view;
+    };
+    return wave_turn(
+        thread, wave.progress,
+        [&](std::int64_t offset) {
+          return offset < most && offset < used(level) + wave.slots &&
+                 parents_finished(level, units.first + offset);
+        },
+        [&](int index, std::int64_t offset) {
+          wave.enter(index, units.first + offset, wave.slot(units.first + offset));
+        },
+        [&](int index, int step, std::int64_t offset, int slot) {
+          const std::int64_t unit = units.first + offset;
+          wave.stepper.compute(*wave.workspaces[static_cast<std::size_t>(index)], step, unit,
+                               wave.slot(mirrored_unit(unit - 1, units.first, units.end)),
+                               wave.slot(unit),
+                               wave.slot(mirrored_unit(unit + 1, units.first, units.end)),
+                               pending(step, slot));
+        },
+        [&](int, int step, std::int64_t offset, int slot) {
+          const std::int64_t unit = units.first + offset;
+          wave.stepper.commit(step, unit, pending(step, slot), wave.slot(unit));
+        },
+        [&](int, std::int64_t offset) {
+          if (level == 0) drain(units.first + offset, wave.slot(units.first + offset));
+        });
+  }
+
+  std::vector<OctreeLevel> levels_;
+  const std::vector<Shape> shapes_;
+  const std::uint64_t seed_, threshold_;
+  const std::uint32_t sample_;
+  const Options options_;
+  const int inputs_;
+  int stride_ = 0;
+  ImageRing image_;
+  const std::size_t coarsest_;
+  const Pyramid pyramid_;
+  std::vector<std::unique_ptr<PackedWeights<float>>> weights_;
+  std::vector<std::int64_t> spans_;  // units of the image that a unit of a level covers
+  Buffer<float> coarse_image_;
+  Buffer<S> coarse_;
+  Range wanted_{0, 0};
+  std::vector<std::unique_ptr<Wave>> waves_;
+};
+
+}  // namespace
+
+std::unique_ptr<OctreeStream> make_octree_stream(const Shape& shape,
+                                                 const std::vector<OctreeLevel>& levels,
+                                                 std::uint64_t seed, std::uint64_t threshold,
+                                                 std::uint32_t sample, const Options& options,
+                                                 bool half) {
+  if (half) return std::make_unique<Stream<Half>>(shape, levels, seed, threshold, sample, options);
+  return std::make_unique<Stream<float>>(shape, levels, seed, threshold, sample, options);
+}
+
+}  // namespace octreenca
