@@ -144,7 +144,7 @@ def _warn_no_bf16(kernels: str) -> None:
     warnings.warn(
         f"products of bfloat16 were asked for, but the {kernels} kernels of this processor have no "
         f"such instruction: float32 is used, which is more exact and as fast as it gets here",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -188,11 +188,7 @@ def octree(
         MemoryError: the states do not fit.
     """
     module: Any = cpu_module()
-    multiply, state = precision(multiply, state)
-    kernels = cpu_kernels()
-    if multiply == "bfloat16" and not emulate and not module.native_bf16(kernels):
-        _warn_no_bf16(kernels)
-        multiply = "float32"
+    kernels, bf16, half = _precisions(multiply, state, emulate)
     arrays = [_arrays(level) for level in weights]
     for sample in range(image.shape[0]):
         module.octree_forward(
@@ -210,6 +206,61 @@ def octree(
             kernels,
             torch.get_num_threads(),
             schedule,
-            multiply == "bfloat16",
-            state == "float16",
+            bf16,
+            half,
         )
+
+
+def octree_stream(
+    shape: Sequence[int],
+    weights: Sequence[StepWeights],
+    steps: Sequence[int],
+    factors: Sequence[Sequence[int]],
+    *,
+    fire_rate: float,
+    seed: int,
+    logits: int,
+    background: bool,
+    multiply: str | None = None,
+    state: str | None = None,
+) -> Any:
+    """All levels of one image that comes in bands (cpu/stream.hpp): the same bits as `octree`.
+
+    Args: as `octree`; `shape` is the image's, without channels.
+
+    Returns:
+        The engine's object: `pool` all bands, `prepare`, then `begin` and `advance`
+        (inference.stream uses it).
+
+    Raises:
+        ValueError: a precision that there is not.
+        MemoryError: the coarsest level does not fit.
+    """
+    module: Any = cpu_module()
+    kernels, bf16, half = _precisions(multiply, state, False)
+    return module.OctreeStream(
+        list(shape),
+        [_arrays(level) for level in weights],
+        list(steps),
+        [list(row) for row in factors],
+        seed % _SEEDS,
+        fire_threshold(fire_rate),
+        0,
+        logits,
+        background,
+        kernels,
+        torch.get_num_threads(),
+        bf16,
+        half,
+    )
+
+
+def _precisions(multiply: str | None, state: str | None, emulate: bool) -> tuple[str, bool, bool]:
+    """The kernels, and whether they multiply bfloat16 and keep float16."""
+    module: Any = cpu_module()
+    multiply, state = precision(multiply, state)
+    kernels = cpu_kernels()
+    if multiply == "bfloat16" and not emulate and not module.native_bf16(kernels):
+        _warn_no_bf16(kernels)
+        multiply = "float32"
+    return kernels, multiply == "bfloat16", state == "float16"

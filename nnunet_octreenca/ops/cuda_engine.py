@@ -7,7 +7,7 @@ States are (N, *spatial, C), their channels filled up with zeros to groups of 16
 import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,24 @@ from nnunet_octreenca.ops.cuda_program import (
 )
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, precision, wanted_engine
 from nnunet_octreenca.ops.weights import StepWeights
+
+
+class Part(NamedTuple):
+    """Some levels of an octree, and of each the cells from `origins` on along the first axis.
+
+    Attributes:
+        finest: the finest level of these.
+        origins: first row or plane of each level's window, the finest first; a level's is a multiple
+            of the factor to its parents.
+        parent: state of the level above the coarsest of these, (1, *spatial, C padded); None where
+            there is none.
+        parent_origin: first row or plane of `parent`.
+    """
+
+    finest: int
+    origins: Sequence[int]
+    parent: Tensor | None = None
+    parent_origin: int = 0
 
 
 def takes(tensor: Tensor, weights: StepWeights) -> bool:
@@ -244,8 +262,9 @@ def octree(
     multiply: str | None = None,
     state: str | None = None,
     fused: int | None = None,
+    part: Part | None = None,
     device: cuda_device.Device | None = None,
-) -> None:
+) -> Tensor | None:
     """All levels of a batch of images; writes labels or logits.
 
     Beside the image two states of the finest level are held and nothing else of its size: 64 bytes
@@ -263,7 +282,13 @@ def octree(
             decides). A state in float16 is multiplied in float16 too: the fast mode. Products of
             bfloat16 with states in float32 are not made: float32 is used.
         fused: steps a launch, 1 or 2; the engine's choice if left out.
+        part: of the octree, where not all of it is to be computed: `pyramid` then holds windows of
+            one image, and neither labels nor values may be given.
         device: where it runs; the tensors' GPU if left out.
+
+    Returns:
+        The finest level's state, (N, *spatial, C filled up to a multiple of 16); None where the last
+        step ended in labels.
 
     Raises:
         ValueError: a precision that there is not.
@@ -273,17 +298,21 @@ def octree(
     _, state_type = precision(multiply, state)
     half = state_type == "float16"
     kind = "half" if half else _single(device.architecture)
-    result = labels if labels is not None else values
-    assert result is not None
     batch, dimension = pyramid[0].shape[0], weights[0].dimension
-    if result.numel() == 0:
-        return
-    parent: Tensor | None = None
-    parent_shape: Sequence[int] = ()
-    with _on(result):
-        for number in reversed(range(len(steps))):
+    if pyramid[0].numel() == 0:
+        return None
+    part = part or Part(0, (0,) * len(pyramid))
+    parent, parent_origin = part.parent, part.parent_origin
+    parent_shape: Sequence[int] = () if parent is None else parent.shape[1:-1]
+    current: Tensor | None = None
+    with _on(pyramid[0]):
+        while pyramid:
+            number, origin = part.finest + len(pyramid) - 1, part.origins[len(pyramid) - 1]
             image = pyramid.pop().contiguous()
             shape = tuple(image.shape[2:])
+            if parent is not None and parent_origin * factors[number][0] != origin:
+                parent = parent[:, origin // factors[number][0] - parent_origin :]
+                parent_shape = parent.shape[1:-1]
             run = LevelLaunches(
                 device,
                 weights[number],
@@ -294,7 +323,7 @@ def octree(
                 fire_rate=fire_rate,
                 seed=seed,
                 level=number,
-                origin=(0,) * (batch * dimension),
+                origin=(origin, *(0,) * (dimension - 1)) * batch,
             )
             current = torch.empty(
                 (batch, *shape, run.configuration.padded),
@@ -314,15 +343,19 @@ def octree(
                 logits,
                 background,
             )
-            parent, parent_shape = current, shape
-        if labels is not None and steps[0] == 0:
+            parent, parent_shape, parent_origin = current, shape, origin
+        if labels is not None and steps[0] > 0:
+            return None
+        assert current is not None
+        if labels is not None:
             heads = torch.empty(
-                (batch, logits + background, *shape), dtype=torch.float32, device=result.device
+                (batch, logits + background, *shape), dtype=torch.float32, device=labels.device
             )
             _leave(run, current, heads, logits, background)
             labels.copy_(heads.argmax(1))
         elif values is not None:
             _leave(run, current, values, logits, background)
+        return current
 
 
 def _run_steps(

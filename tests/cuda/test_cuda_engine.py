@@ -10,11 +10,14 @@ import itertools
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from host_device import HostDevice
 from oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
+from streams import segmented
 
+from nnunet_octreenca.inference.stream import WindowStream, open_stream
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import (
@@ -413,3 +416,18 @@ def test_pyramid_is_emptied_on_the_way(network_on_host):
     )  # fmt: skip
     assert pyramid == []
     assert set(itertools.chain(labels.unique().tolist())) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("state", ["float32", "float16"])
+@pytest.mark.parametrize(("shape", "units"), [((61, 20), 7), ((61, 20), 24), ((23, 6, 5), 5)])
+def test_stream_gives_the_labels_of_one_pass(network_on_host, shape, units, state):
+    """Windows with their margins, whatever the height of a band."""
+    network, image = make_network(shape)
+    image = image[:1]
+    whole = network.segment(image, state=state)[0].numpy()
+    stream = open_stream(network, shape, state=state)
+    assert isinstance(stream, WindowStream)
+    assert np.array_equal(segmented(stream, image[0].numpy(), units), whole)
+    logits = open_stream(network, shape, state="float32", labels=False)
+    expected = network(image)[0].detach().numpy()
+    assert np.array_equal(segmented(logits, image[0].numpy(), units), expected)

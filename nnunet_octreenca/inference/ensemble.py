@@ -1,0 +1,252 @@
+"""Several networks, seeds and mirrored copies on one image, added up band by band.
+
+Logits of the whole image are never held: every pass gives the same band, the mean is taken, and
+the labels of the band are what is left. A single pass gives labels at once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.inference.source import ImageSource
+from nnunet_octreenca.inference.stream import (
+    OctreeStream,
+    Read,
+    Result,
+    Units,
+    aligned,
+    bands,
+    open_stream,
+    read_ahead,
+)
+from nnunet_octreenca.inference.tissue import TissueMap
+from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.network import OctreeNCA
+
+# Called with the stage, "read" or "segment", and how many more units are through it.
+Progress = Callable[[str, int], object]
+
+
+class Member(NamedTuple):
+    """A network with the seed of its fire draws."""
+
+    network: OctreeNCA
+    seed: int
+
+
+class Ensemble:
+    """Members whose logits are averaged, each over all mirrored copies.
+
+    Args:
+        members: at least one; all of the same channels and classes.
+        mirror_axes: spatial axes of the networks to mirror; None or empty for none.
+        units: rows (2-D) or planes (3-D) of a band.
+        state: "float32", or "float16" for states in half the memory; the environment's if None.
+        labels: `run` gives labels, (units, *axes) uint8 or int16; else logits, (num_classes, units,
+            *axes) float32.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        mirror_axes: Sequence[int] | None = None,
+        units: int = 256,
+        state: str | None = None,
+        labels: bool = True,
+    ) -> None:
+        self.members = tuple(members)
+        self.mirrorings = mirrorings(mirror_axes)
+        self.units = units
+        self.state = state
+        self.labels = labels
+
+    @property
+    def passes(self) -> int:
+        """How often the image is segmented."""
+        return len(self.members) * len(self.mirrorings)
+
+    def run(
+        self,
+        image: ImageSource,
+        *,
+        progress: Progress | None = None,
+        tissue: bool = False,
+    ) -> Iterator[Result]:
+        """Segment an image as the networks take it.
+
+        Args:
+            image: normalised, float32.
+            progress: told of every band.
+            tissue: leave out bands without tissue (inference.tissue), which get label 0, or logits
+                in favour of it. What is computed is as without.
+
+        Yields:
+            (first unit, labels or logits), in order and without gaps.
+
+        Raises:
+            InputError: what the image raises, or logits that are not finite.
+        """
+        progress = progress or _silent
+        alone = self.passes == 1 and self.labels
+        shared = _Shared(image.read, 1 if alone else 3 * len(self.mirrorings))
+        passes = [
+            _Pass(member, axes, image, shared, self.state, alone)
+            for axes in self.mirrorings
+            for member in self.members
+        ]
+        end = image.shape[0]
+        units = aligned(self.units, passes[0].stream.factor)
+        seen = TissueMap(passes[0].stream.factor) if tissue else None
+        self._pool(passes, bands(0, end, units), seen, progress)
+        shared.clear()
+        for part in passes:
+            part.stream.prepare()
+        wanted = seen.ranges(bands(0, end, units)) if seen else [Units(0, end)]
+        done = 0
+        for stretch in [*wanted, Units(end, end)]:
+            if stretch.first > done:  # nothing but glass
+                yield done, self._background(passes[0].stream, stretch.first - done)
+                progress("segment", stretch.first - done)
+            results = (
+                passes[0].stream.run(stretch, shared, units)
+                if alone
+                else self._means(passes, stretch, units)
+            )
+            if stretch.first == stretch.end:
+                return
+            for first, values in results:
+                yield first, values
+                progress("segment", values.shape[0 if self.labels else 1])
+            done = stretch.end
+
+    def _pool(
+        self,
+        passes: list["_Pass"],
+        ranges: list[Units],
+        seen: TissueMap | None,
+        progress: Progress,
+    ) -> None:
+        for axes in self.mirrorings:
+            group = [part for part in passes if part.axes == axes]
+            for band, rows in read_ahead(ranges, group[0].read):
+                for part in group:
+                    part.stream.pool(rows, band.first)
+                if seen is not None and not axes:
+                    seen.add(rows)
+                progress("read", band.end - band.first)
+
+    def _means(self, passes: list["_Pass"], stretch: Units, units: int) -> Iterator[Result]:
+        for band in bands(*stretch, units):
+            total = passes[0].take(band, stretch, units)
+            for part in passes[1:]:
+                total += part.take(band, stretch, units)
+            total /= len(passes)
+            if not np.isfinite(total).all():
+                raise InputError(
+                    "the network's logits are not finite: its weights may be damaged; predict with "
+                    "another checkpoint"
+                )
+            yield band.first, _labels(total) if self.labels else total
+
+    def _background(self, stream: OctreeStream, units: int) -> NDArray:
+        shape = (units, *stream.shape[1:])
+        heads = stream.network.num_classes
+        if self.labels:
+            return np.zeros(shape, np.uint8 if heads <= 256 else np.int16)
+        values = np.full((heads, *shape), -1.0, np.float32)
+        if stream.network.constant_background:
+            values[0] = 0
+        return values
+
+
+def _labels(logits: NDArray) -> NDArray:
+    """The largest logit's class, of equal ones the first."""
+    return logits.argmax(0).astype(np.uint8 if len(logits) <= 256 else np.int16)
+
+
+def _silent(stage: str, units: int) -> None:
+    pass
+
+
+class _Shared:
+    """The last bands read, for passes that ask for the same ones."""
+
+    def __init__(self, read: Read, count: int) -> None:
+        self._read = read
+        self._count = count
+        self._held: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
+
+    def __call__(self, first: int, end: int) -> NDArray:
+        key = (first, end)
+        rows = self._held.pop(key, None)
+        if rows is None:
+            rows = self._read(first, end)
+        if self._count > 1:
+            self._held[key] = rows
+            while len(self._held) > self._count:
+                self._held.popitem(last=False)
+        return rows
+
+    def clear(self) -> None:
+        self._held.clear()
+
+
+class _Pass:
+    """A member on one mirrored copy."""
+
+    def __init__(
+        self,
+        member: Member,
+        axes: tuple[int, ...],
+        image: ImageSource,
+        shared: _Shared,
+        state: str | None,
+        labels: bool,
+    ) -> None:
+        self.axes = axes
+        self.stream = open_stream(
+            member.network, image.shape, seed=member.seed, state=state, labels=labels
+        )
+        self._end = image.shape[0]
+        self._shared = shared
+        self._results: Iterator[Result] | None = None
+        self._stretch: Units | None = None
+        self._left: list[NDArray] = []
+
+    def read(self, first: int, end: int) -> NDArray:
+        """Units of the mirrored copy."""
+        if 0 in self.axes:
+            first, end = self._end - end, self._end - first
+        rows = self._shared(first, end)
+        return np.flip(rows, [axis + 1 for axis in self.axes]) if self.axes else rows
+
+    def take(self, band: Units, stretch: Units, units: int) -> NDArray:
+        """The band's logits, (num_classes, units, *axes), mirrored back; bands come in order."""
+        if 0 in self.axes:
+            # Its units come from the end: every band is a range of its own.
+            mirrored = Units(self._end - band.end, self._end - band.first)
+            parts = [values for _, values in self.stream.run(mirrored, self.read, units)]
+        else:
+            if self._stretch != stretch:
+                self._stretch, self._left = stretch, []
+                self._results = self.stream.run(stretch, self.read, units)
+            parts = self._next(band.end - band.first)
+        logits = np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
+        return np.flip(logits, [axis + 1 for axis in self.axes]) if self.axes else logits
+
+    def _next(self, count: int) -> list[NDArray]:
+        assert self._results is not None
+        parts, have = self._left, sum(part.shape[1] for part in self._left)
+        while have < count:
+            _, values = next(self._results)
+            parts.append(values)
+            have += values.shape[1]
+        surplus = have - count
+        last = parts[-1]
+        self._left = [last[:, last.shape[1] - surplus :]] if surplus else []
+        return [*parts[:-1], last[:, : last.shape[1] - surplus]]

@@ -1,0 +1,63 @@
+"""Which bands of a slide hold tissue: a threshold on the coarsest level."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nnunet_octreenca.inference.stream import Units
+from nnunet_octreenca.octree import pool
+
+# Below this spread of normalised colour (0 to 1) a slide is glass throughout, and Otsu's threshold
+# would only divide its noise.
+LEAST_COLOUR = 0.05
+_BINS = 256
+
+
+class TissueMap:
+    """How coloured every node is, gathered band by band.
+
+    Glass is white or grey: the three channels are equal there. What is coloured is told from it by
+    Otsu's threshold (1979) on the difference of the largest and the smallest channel.
+
+    Args:
+        factor: cells of the image that a node spans along each axis.
+    """
+
+    def __init__(self, factor: int) -> None:
+        self._factor = factor
+        self._rows: list[NDArray] = []
+
+    def add(self, band: NDArray) -> None:
+        """The next band of the image, (channels, rows, columns), from a multiple of `factor` on."""
+        nodes = torch.from_numpy(np.ascontiguousarray(band))[None]
+        shrunk = pool(nodes, (self._factor,) * (band.ndim - 1))[0].numpy()
+        colour = shrunk.max(0) - shrunk.min(0) if len(shrunk) > 1 else abs(shrunk[0])
+        self._rows.append(colour.reshape(len(colour), -1))
+
+    def ranges(self, bands: list[Units]) -> list[Units]:
+        """The bands with tissue, neighbours joined."""
+        colour = np.concatenate(self._rows)
+        threshold = max(_otsu(colour), LEAST_COLOUR)
+        rows = (colour > threshold).any(1)
+        joined: list[Units] = []
+        for band in bands:
+            first, end = band.first // self._factor, -(-band.end // self._factor)
+            if not rows[first:end].any():
+                continue
+            if joined and joined[-1].end == band.first:
+                joined[-1] = Units(joined[-1].first, band.end)
+            else:
+                joined.append(band)
+        return joined
+
+
+def _otsu(values: NDArray) -> float:
+    """The threshold that leaves the least variance within both sides."""
+    counts, edges = np.histogram(values, _BINS)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    sums = np.cumsum(counts * centres)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(centres[np.nanargmax(between)])

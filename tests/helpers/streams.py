@@ -1,0 +1,25 @@
+"""A stream on an image in memory."""
+
+import numpy as np
+
+from nnunet_octreenca.inference.stream import Units, aligned, bands
+
+
+def segmented(stream, image, units, ranges=None):
+    """Labels or logits of an image (n_in, *axes), range by range, in bands of some units."""
+    end = image.shape[1]
+    for band in bands(0, end, aligned(units, stream.factor)):
+        stream.pool(image[:, band.first : band.end], band.first)
+    stream.prepare()
+    axis = 0 if stream.labels else 1
+    parts = {}
+    for wanted in ranges or [(0, end)]:
+        done = wanted[0]
+        for first, values in stream.run(
+            Units(*wanted), lambda a, b: np.ascontiguousarray(image[:, a:b]), units
+        ):
+            assert first == done
+            parts[first] = values
+            done += values.shape[axis]
+        assert done == wanted[1]
+    return np.concatenate([parts[first] for first in sorted(parts)], axis)

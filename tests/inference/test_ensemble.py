@@ -1,0 +1,119 @@
+"""Passes added up in bands against the same passes over the whole image."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import make_network
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.inference.ensemble import Ensemble, Member
+from nnunet_octreenca.inference.source import ArraySource
+from nnunet_octreenca.inference.whole_image import mirrorings, predict_logits
+
+
+def networks(shape, count, **options):
+    made = []
+    for number in range(count):
+        network, image = make_network(shape, **options)
+        for parameter in network.parameters():
+            parameter.data *= 1 + 0.2 * number
+        made.append(network.requires_grad_(False).eval())
+    return made, image[0].numpy()
+
+
+def joined(results, axis):
+    done, parts = 0, []
+    for first, values in results:
+        assert first == done
+        done += values.shape[axis]
+        parts.append(values)
+    return np.concatenate(parts, axis)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((61, 20), ()), ((61, 20), (1,)), ((61, 20), (0, 1)), ((33, 6, 5), (0, 2))]
+)
+@pytest.mark.parametrize("units", [8, 24, 1000])
+def test_mean_over_networks_seeds_and_mirrored_copies(shape, axes, units):
+    made, image = networks(shape, 2)
+    members = [Member(made[0], 0), Member(made[1], 0), Member(made[0], 7)]
+    expected = np.zeros((3, *shape), np.float32)
+    for chosen in mirrorings(axes):
+        flips = [axis + 1 for axis in chosen]
+        for network, seed in members:
+            given = torch.from_numpy(np.flip(image, flips).copy())[None]
+            expected += np.flip(network(given, seed=seed)[0].numpy(), flips)
+    expected /= len(members) * 2 ** len(axes)
+    ensemble = Ensemble(members, mirror_axes=axes, units=units, labels=False)
+    assert ensemble.passes == len(members) * 2 ** len(axes)
+    logits = joined(ensemble.run(ArraySource(image)), 1)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    labels = joined(Ensemble(members, mirror_axes=axes, units=units).run(ArraySource(image)), 0)
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, logits.argmax(0))
+
+
+def test_one_network_mirrored_gives_the_predictor_s_bits():
+    """The order of the sum is that of `predict_logits`, so its float16 are the same."""
+    (network,), image = networks((61, 20), 1)
+    whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
+    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), units=8, labels=False)
+    logits = joined(ensemble.run(ArraySource(image)), 1)
+    assert np.array_equal(logits.astype(np.float16), whole.numpy())
+
+
+def test_a_single_pass_gives_labels_and_progress():
+    (network,), image = networks((61, 20), 1)
+    seen = {"read": 0, "segment": 0}
+
+    def progress(stage, units):
+        seen[stage] += units
+
+    labels = joined(
+        Ensemble([Member(network, 3)], units=8).run(ArraySource(image), progress=progress), 0
+    )
+    whole = network.segment(torch.from_numpy(image)[None], seed=3)[0].numpy()
+    assert np.array_equal(labels, whole)
+    assert seen == {"read": 61, "segment": 61}
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_bands_without_tissue_are_left_out(seeds):
+    """Glass is grey; the bands that are computed have the labels of the whole."""
+    (network,), _ = networks((128, 20), 1)
+    rng = np.random.default_rng(0)
+    image = np.full((3, 128, 20), 0.9, np.float32)
+    image += rng.normal(0, 0.005, image.shape[1:]).astype(np.float32)
+    image[0, 40:50, 3:14] -= 0.5
+    members = [Member(network, seed) for seed in seeds]
+    ensemble = Ensemble(members, units=16)
+    whole = joined(ensemble.run(ArraySource(image)), 0)
+    reads = []
+
+    class Counted(ArraySource):
+        def read(self, first, end):
+            reads.append((first, end))
+            return super().read(first, end)
+
+    some = joined(ensemble.run(Counted(image), tissue=True), 0)
+    assert np.array_equal(some[32:64], whole[32:64])
+    assert whole[:32].any()
+    assert not some[:32].any()
+    assert not some[64:].any()
+    assert max(end for _, end in reads[8:]) < 128
+
+
+def test_a_slide_of_glass_has_no_tissue():
+    (network,), _ = networks((64, 20), 1)
+    image = np.full((3, 64, 20), 0.9, np.float32)
+    image[1] += np.random.default_rng(0).normal(0, 0.001, image.shape[1:]).astype(np.float32)
+    labels = joined(Ensemble([Member(network, 0)]).run(ArraySource(image), tissue=True), 0)
+    assert labels.shape == (64, 20)
+    assert not labels.any()
+
+
+def test_damaged_weights_are_named():
+    (network,), image = networks((61, 20), 1)
+    network.levels[0].update.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        joined(Ensemble([Member(network, 0)], labels=False).run(ArraySource(image)), 1)

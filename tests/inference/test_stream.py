@@ -1,0 +1,151 @@
+"""Streams against one pass over the whole image in memory."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import make_network
+from streams import segmented
+
+from nnunet_octreenca import OctreeNCA
+from nnunet_octreenca.inference.stream import (
+    Units,
+    WaveStream,
+    WindowStream,
+    open_stream,
+    read_ahead,
+    windows_of,
+)
+from nnunet_octreenca.ops.native import cpu_module
+
+needs_cpp = pytest.mark.skipif(cpu_module() is None, reason="the C++ engine is not built")
+CASES = [  # shape, factors, steps
+    ((131, 37), [[2, 2]] * 4, [10, 10, 10, 10, 20]),
+    ((400, 7), [[2, 2]] * 3, [6, 5, 4, 9]),
+    ((50, 33), [[2, 2]], [3, 7]),
+    ((40, 20), [], [5]),
+    ((61, 9), [[2, 2], [2, 2]], [0, 3, 2]),
+    ((1, 9), [[2, 2], [2, 2]], [3, 0, 2]),
+    ((67, 10, 13), [[2, 2, 2]] * 3, [6, 4, 3, 9]),
+    ((40, 17, 9), [[1, 2, 2], [2, 2, 2]], [4, 5, 6]),
+    ((30, 1, 6), [[2, 1, 2], [1, 2, 2]], [4, 5, 6]),
+]
+
+
+def network_for(shape, factors, steps, classes=3, **options):
+    torch.manual_seed(0)
+    network = OctreeNCA(
+        2, classes, dimension=len(shape), factors=factors, steps=steps, **options
+    ).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return network.requires_grad_(False)
+
+
+@needs_cpp
+@pytest.mark.parametrize("state", ["float32", "float16"])
+@pytest.mark.parametrize(("shape", "factors", "steps"), CASES)
+def test_wave_gives_the_bits_of_one_pass(shape, factors, steps, state):
+    network = network_for(shape, factors, steps)
+    image = torch.rand(1, 2, *shape)
+    whole = network.segment(image, seed=5, state=state)[0].numpy()
+    assert len(np.unique(whole)) > 1 or whole.size < 10
+    for units in (1, 24, 1000):
+        stream = open_stream(network, shape, seed=5, state=state)
+        assert isinstance(stream, WaveStream)
+        assert np.array_equal(segmented(stream, image[0].numpy(), units), whole)
+
+
+@needs_cpp
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("shape", "factors", "steps"), CASES)
+def test_wave_ranges_in_any_order(shape, factors, steps, threads):
+    network = network_for(shape, factors, steps)
+    image = torch.rand(1, 2, *shape)
+    expected = network(image, seed=5)[0].numpy()
+    end = shape[0]
+    cuts = sorted({0, end // 3, end // 2, end})
+    ranges = list(zip(cuts, cuts[1:], strict=False))[::-1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        stream = open_stream(network, shape, seed=5, labels=False)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(segmented(stream, image[0].numpy(), 24, ranges), expected)
+
+
+@pytest.mark.parametrize(("shape", "factors", "steps"), CASES)
+def test_windows_give_the_logits_of_one_pass(shape, factors, steps, monkeypatch):
+    """PyTorch's products round differently with their sizes; everything else is the same."""
+    monkeypatch.setenv("OCTREENCA_ENGINE", "torch")
+    network = network_for(shape, factors, steps)
+    image = torch.rand(1, 2, *shape)
+    expected = network(image, seed=5)[0].numpy()
+    for units in (5, 24):
+        stream = open_stream(network, shape, seed=5, labels=False)
+        assert isinstance(stream, WindowStream)
+        logits = segmented(stream, image[0].numpy(), units)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    labels = segmented(open_stream(network, shape, seed=5), image[0].numpy(), 24)
+    assert np.array_equal(labels, logits.argmax(0))
+
+
+@pytest.mark.parametrize("engine", [pytest.param("cpu", marks=needs_cpp), "torch"])
+def test_a_network_for_regions_gives_logits(engine, monkeypatch):
+    monkeypatch.setenv("OCTREENCA_ENGINE", engine)
+    network = network_for((40, 11), [[2, 2]], [3, 4], classes=2, constant_background=False)
+    image = torch.rand(1, 2, 40, 11)
+    with pytest.raises(ValueError, match="regions"):
+        open_stream(network, (40, 11))
+    stream = open_stream(network, (40, 11), labels=False)
+    expected = network(image)[0].numpy()
+    np.testing.assert_allclose(segmented(stream, image[0].numpy(), 8), expected, atol=1e-5)
+
+
+def test_windows_hold_what_the_wanted_cells_come_from():
+    """Level by level: every parent and every neighbour that a step could reach."""
+    factors, steps = [(2, 2), (1, 2), (2, 2)], [3, 2, 4, 9]
+    windows = windows_of(Units(50, 60), (200, 9), factors, steps)
+    wanted = Units(50, 60)
+    for window, count, (factor, _) in zip(windows, steps, factors, strict=False):
+        assert window.first <= wanted.first - count
+        assert window.end >= wanted.end + count
+        assert window.first % factor == 0
+        wanted = Units(window.first // factor, -(-window.end // factor))
+
+
+def test_reading_ends_where_it_fails():
+    def read(first, end):
+        if first == 2:
+            raise OSError("damaged")
+        return np.zeros((1, end - first))
+
+    ranges = [Units(0, 1), Units(1, 2), Units(2, 3), Units(3, 4)]
+    seen = []
+    with pytest.raises(OSError, match="damaged"):
+        seen.extend(units for units, _ in read_ahead(ranges, read))
+    assert seen == ranges[:2]
+
+
+@needs_cpp
+def test_engine_refuses_calls_out_of_order():
+    network, image = make_network((40, 9))
+    stream = open_stream(network, (40, 9))
+    engine, rows = stream._engine, image[0].numpy()
+    with pytest.raises(ValueError, match="prepare"):
+        engine.begin(0, 4)
+    with pytest.raises(ValueError, match="in order"):
+        engine.pool(rows[:, 4:8], 4)
+    with pytest.raises(ValueError, match="multiples"):
+        engine.pool(rows[:, :5], 0)
+    with pytest.raises(ValueError, match="whole image"):
+        engine.prepare()
+    engine.pool(rows, 0)
+    engine.prepare()
+    assert engine.begin(0, 40) == (0, 40)
+    with pytest.raises(ValueError, match="not the next"):
+        engine.advance(rows[:, 8:], 8, None, None)
+    with pytest.raises(ValueError, match="axes"):
+        engine.advance(rows, 0, np.empty((3, 9), np.uint8), None)
+    with pytest.raises(ValueError, match="no such units"):
+        engine.begin(4, 41)
