@@ -17,20 +17,25 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 MIB = 1 << 20
 
 
 class Case(NamedTuple):
     """A configuration to measure."""
 
-    task: str  # "training" or "inference"
+    task: str  # "training", "inference" or "stream"
     shape: tuple[int, ...]
     input_channels: int = 1
     num_classes: int = 3
-    batch_size: int = 3
+    batch_size: int = 3  # of a stream: seeds, one if left out
     crop: tuple[tuple[int, ...], int] | None = None
     mirror_axes: tuple[int, ...] = ()
     engine: str = "torch"
+    units: int = 0  # of a band
+    steps: tuple[int, ...] = ()  # another number than planned, to measure memory in less time
 
 
 CASES = {
@@ -51,6 +56,18 @@ CASES = {
     "one slide, C++": Case(
         "inference", (1536, 1536), input_channels=3, num_classes=2, engine="cpu"
     ),
+    "streamed slide, C++": Case(
+        "stream", (512, 30000), 3, 2, engine="cpu", units=32, steps=(6, 4, 4, 4, 4)
+    ),
+    "streamed slide, logits of two": Case(
+        "stream", (512, 12000), 3, 2, batch_size=2, engine="cpu", units=32, steps=(6, 4, 4, 4, 4)
+    ),
+    "streamed volume, C++": Case(
+        "stream", (64, 320, 320), engine="cpu", units=8, steps=(4, 2, 2, 2, 2)
+    ),
+    "streamed slide": Case(
+        "stream", (256, 6000), 3, 2, engine="torch", units=64, steps=(3, 2, 2, 2, 2)
+    ),
     "40 classes, mirrored": Case("inference", (48, 64, 64), num_classes=40, mirror_axes=(0, 1)),
 }
 
@@ -60,11 +77,12 @@ def plan(case: Case) -> dict[str, Any]:
     from nnunet_octreenca.octree import level_shapes
     from nnunet_octreenca.planning import cell_channels, level_factors, level_steps
 
-    factors = level_factors(case.shape)
+    # A stream's image is larger than what its network was planned for.
+    factors = level_factors([min(n, 320) if case.task == "stream" else n for n in case.shape])
     channels = cell_channels(case.input_channels, case.num_classes - 1)
     return {
         "factors": factors,
-        "steps": level_steps(level_shapes(case.shape, factors)),
+        "steps": case.steps[: len(factors) + 1] or level_steps(level_shapes(case.shape, factors)),
         "channels": channels,
         "hidden": 4 * channels,
     }
@@ -73,7 +91,7 @@ def plan(case: Case) -> dict[str, Any]:
 def predicted_bytes(case: Case) -> int:
     """What the memory model says."""
     from nnunet_octreenca.octree import Crop
-    from nnunet_octreenca.planning import inference_bytes, training_bytes
+    from nnunet_octreenca.planning import inference_bytes, stream_bytes, training_bytes
 
     network = plan(case) | {
         "input_channels": case.input_channels,
@@ -83,6 +101,12 @@ def predicted_bytes(case: Case) -> int:
     if case.task == "inference":
         del network["steps"]
         return inference_bytes(case.shape, **network)
+    if case.task == "stream":
+        alone = case.batch_size == 1 or case.batch_size == 3
+        return stream_bytes(
+            case.shape, **network, units=case.units, passes=1 if alone else case.batch_size,
+            labels=alone,
+        ).host  # fmt: skip
     crop = Crop(*case.crop) if case.crop else None
     return training_bytes(case.shape, **network, batch_size=case.batch_size, crop=crop)
 
@@ -95,11 +119,30 @@ def status(key: str) -> int:
     raise KeyError(key)
 
 
+class Procedural:
+    """An image that is made while it is read."""
+
+    spacing, dtype = (), np.dtype(np.float32)
+
+    def __init__(self, channels: int, shape: tuple[int, ...]) -> None:
+        self.channels, self.shape = channels, shape
+
+    def read(self, first: int, end: int) -> NDArray:
+        """Ones, but for their rows' numbers."""
+        rows = np.ones((self.channels, end - first, *self.shape[1:]), np.float32)
+        rows *= (np.arange(first, end) % 7).reshape(1, -1, *(1,) * (len(self.shape) - 1)) / 7
+        return rows
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def work(case: Case, shape: tuple[int, ...]) -> None:
     """One training step or one prediction."""
     import torch
 
     from nnunet_octreenca.inference import predict_logits
+    from nnunet_octreenca.inference.ensemble import Ensemble, Member
     from nnunet_octreenca.network import OctreeNCA
     from nnunet_octreenca.octree import Crop
     from nnunet_octreenca.training import SegmentationLoss
@@ -110,6 +153,12 @@ def work(case: Case, shape: tuple[int, ...]) -> None:
     if case.task == "inference":
         image = torch.rand(case.input_channels, *(1,) * (3 - len(shape)), *shape)
         predict_logits(network.eval(), image, mirror_axes=case.mirror_axes)
+        return
+    if case.task == "stream":
+        seeds = range(1 if case.batch_size == 3 else case.batch_size)
+        ensemble = Ensemble([Member(network.eval(), seed) for seed in seeds], units=case.units)
+        for _ in ensemble.run(Procedural(case.input_channels, shape)):
+            pass
         return
     crop = Crop(*case.crop) if case.crop else None
     origins = [(0,) * len(shape)] * case.batch_size

@@ -223,7 +223,7 @@ class _Pass:
         if 0 in self.axes:
             first, end = self._end - end, self._end - first
         rows = self._shared(first, end)
-        return np.flip(rows, [axis + 1 for axis in self.axes]) if self.axes else rows
+        return np.flip(rows, tuple(axis + 1 for axis in self.axes)) if self.axes else rows
 
     def take(self, band: Units, stretch: Units, units: int) -> NDArray:
         """The band's logits, (num_classes, units, *axes), mirrored back; bands come in order."""
@@ -237,7 +237,7 @@ class _Pass:
                 self._results = self.stream.run(stretch, self.read, units)
             parts = self._next(band.end - band.first)
         logits = np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
-        return np.flip(logits, [axis + 1 for axis in self.axes]) if self.axes else logits
+        return np.flip(logits, tuple(axis + 1 for axis in self.axes)) if self.axes else logits
 
     def _next(self, count: int) -> list[NDArray]:
         assert self._results is not None

@@ -38,7 +38,7 @@ class TissueMap:
         """The bands with tissue, neighbours joined."""
         colour = np.concatenate(self._rows)
         threshold = max(_otsu(colour), LEAST_COLOUR)
-        rows = (colour > threshold).any(1)
+        rows: NDArray = np.any(colour > threshold, axis=1)
         joined: list[Units] = []
         for band in bands:
             first, end = band.first // self._factor, -(-band.end // self._factor)

@@ -31,8 +31,8 @@ class Part(NamedTuple):
 
     Attributes:
         finest: the finest level of these.
-        origins: first row or plane of each level's window, the finest first; a level's is a multiple
-            of the factor to its parents.
+        origins: first row or plane of each level's window, the finest first; a level's is a
+            multiple of the factor to its parents.
         parent: state of the level above the coarsest of these, (1, *spatial, C padded); None where
             there is none.
         parent_origin: first row or plane of `parent`.
@@ -287,8 +287,8 @@ def octree(
         device: where it runs; the tensors' GPU if left out.
 
     Returns:
-        The finest level's state, (N, *spatial, C filled up to a multiple of 16); None where the last
-        step ended in labels.
+        The finest level's state, (N, *spatial, C filled up to a multiple of 16); None where the
+        last step ended in labels.
 
     Raises:
         ValueError: a precision that there is not.

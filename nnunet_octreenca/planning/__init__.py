@@ -11,10 +11,12 @@ from nnunet_octreenca.planning.rules import (
     level_steps,
     round_up,
 )
+from nnunet_octreenca.planning.stream_memory import StreamBytes, stream_bytes
 
 __all__ = [
     "PLANS_NAME",
     "Context",
+    "StreamBytes",
     "cell_channels",
     "extend_plans",
     "inference_bytes",
@@ -26,5 +28,6 @@ __all__ = [
     "plan_context",
     "preset_names",
     "round_up",
+    "stream_bytes",
     "training_bytes",
 ]

@@ -1,5 +1,7 @@
 """Streams against one pass over the whole image in memory."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_wave_ranges_in_any_order(shape, factors, steps, threads):
     expected = network(image, seed=5)[0].numpy()
     end = shape[0]
     cuts = sorted({0, end // 3, end // 2, end})
-    ranges = list(zip(cuts, cuts[1:], strict=False))[::-1]
+    ranges = list(pairwise(cuts))[::-1]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

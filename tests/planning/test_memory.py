@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_octreenca.octree import Crop
 from nnunet_octreenca.ops.native import cpu_module, cpu_module_problem
-from nnunet_octreenca.planning import inference_bytes, training_bytes
+from nnunet_octreenca.planning import inference_bytes, stream_bytes, training_bytes
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "memory_model.py"
 
@@ -40,10 +40,14 @@ def benchmark():
         pytest.param("large slide", marks=pytest.mark.slow),
         pytest.param("one slide", marks=pytest.mark.slow),
         pytest.param("40 classes, mirrored", marks=pytest.mark.slow),
+        pytest.param("streamed slide, C++", marks=pytest.mark.slow),
+        pytest.param("streamed slide, logits of two", marks=pytest.mark.slow),
+        pytest.param("streamed volume, C++", marks=pytest.mark.slow),
+        pytest.param("streamed slide", marks=pytest.mark.slow),
     ],
 )
 def test_the_model_is_right_within_15_percent(benchmark, case):
-    if case.endswith("C++") and cpu_module() is None:
+    if benchmark.CASES[case].engine == "cpu" and cpu_module() is None:
         pytest.skip(f"the C++ module is not there: {cpu_module_problem()}")
     row = benchmark.measure(case)
     assert 0.85 < row["ratio"] < 1.15, row
@@ -94,3 +98,28 @@ def test_a_slide_needs_its_parents_and_some_rows_in_the_cpp_engine():
     half = inference_bytes((2000, 3000), input_channels=3, engine="cpu", **sizes)
     # A quarter of the cells are parents; two float heads; the images of all levels.
     assert (whole - half) / 6e6 == pytest.approx(64 / 4 + 2 * 4 + 12 * 4 / 3, rel=1e-3)
+
+
+STREAM = {
+    "factors": [(2, 2)] * 4, "steps": [10, 10, 10, 10, 20], "channels": 16, "hidden": 64,
+    "input_channels": 3, "num_classes": 2, "units": 64,
+}  # fmt: skip
+
+
+def test_a_streamed_slide_grows_by_its_coarsest_level():
+    """16 x 16 pixels to a node of 64 bytes: a quarter of a byte a pixel."""
+    once = stream_bytes((16_000, 8_000), **STREAM)
+    twice = stream_bytes((32_000, 8_000), **STREAM)
+    assert (twice.host - once.host) / (16_000 * 8_000) == pytest.approx(64 / 256, rel=0.01)
+    assert once.device == 0
+
+
+@pytest.mark.parametrize("engine", ["cpu", "cuda", "torch"])
+def test_what_makes_a_stream_larger(engine):
+    def needed(**changes):
+        return sum(stream_bytes((4_000, 8_000), **{**STREAM, "engine": engine, **changes}))
+
+    assert needed(units=512) > needed()
+    assert needed(passes=4, labels=False) > needed(labels=False) > needed()
+    if engine != "torch":
+        assert needed(half=True) < needed()

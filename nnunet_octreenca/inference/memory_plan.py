@@ -1,0 +1,232 @@
+"""How an image is taken through memory: whole or in bands, decided before anything is allocated."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from nnunet_octreenca.errors import InputError, OutOfMemoryError
+from nnunet_octreenca.inference.stream import aligned, spans
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.planning import StreamBytes, stream_bytes
+
+GIB = 1 << 30
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# Of what is free, this much is planned with: other programs live too.
+_SHARE = 0.8
+# Cells of a band on the CPU: reading and starting threads are then below a hundredth of the work.
+_BAND_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What may be used, in bytes, and who says so."""
+
+    host: int
+    device: int
+    source: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How one image is segmented.
+
+    Attributes:
+        units: rows (2-D) or planes (3-D) of a band.
+        whole: the band is the image.
+        half: states in float16.
+        host: bytes the process will hold at its peak, with what it holds now.
+        device: bytes on the GPU.
+        limit: what it was fitted to.
+    """
+
+    units: int
+    whole: bool
+    half: bool
+    host: int
+    device: int
+    limit: Memory
+
+    def sentence(self) -> str:
+        """The line that is printed."""
+        how = "whole image in memory" if self.whole else f"streamed in bands of {self.units}"
+        states = "float16 states" if self.half else "float32"
+        gpu = f" and {self.device / GIB:.2f} GiB on the GPU" if self.device else ""
+        return (
+            f"{how}, {states}: about {self.host / GIB:.2f} GiB at the peak{gpu} "
+            f"(limit {self.limit.host / GIB:.1f} GiB, {self.limit.source})"
+        )
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "4G", "512M", "2.5GiB".
+
+    Raises:
+        InputError: it is no size.
+
+    >>> parse_memory("1.5G") == 1_610_612_736
+    True
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"{text!r} is no amount of memory; write 4G or 800M")
+    return int(float(match[1]) * _SUFFIXES[match[2]])
+
+
+def resident_bytes() -> int:
+    """What this process holds now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _numbers(path: str) -> dict[str, int]:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        words = line.replace(":", " ").split()
+        if len(words) >= 2 and words[1].isdigit():
+            found[words[0]] = int(words[1])
+    return found
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):  # "max"
+        return None
+
+
+def free_host_memory() -> tuple[int, str]:
+    """Bytes that can still be had, and what sets the limit: the machine, or a control group."""
+    free = _numbers("/proc/meminfo").get("MemAvailable", 0) * 1024
+    if not free:
+        try:
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (OSError, ValueError, AttributeError):
+            free = 4 * GIB
+    limits = [(free, "free memory")]
+    group = "/sys/fs/cgroup"
+    for limit, usage, caches, name in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes",
+         "memory/memory.stat", "total_inactive_file"),
+    ):  # fmt: skip
+        most, used = _number(f"{group}/{limit}"), _number(f"{group}/{usage}")
+        if most is not None and used is not None and most < 1 << 60:
+            # Cached files count as used, and are given back when memory is asked for.
+            cached = _numbers(f"{group}/{caches}").get(name, 0)
+            limits.append((most - used + cached, "the control group's limit"))
+    return min(limits)
+
+
+def memory_limit(asked: int | None = None, device: torch.device | str = "cpu") -> Memory:
+    """What a prediction may use in all, with what the process holds already.
+
+    Args:
+        asked: the user's limit in bytes.
+        device: whose free memory counts beside the host's.
+    """
+    on_device = 0
+    if torch.device(device).type == "cuda":
+        on_device = int(torch.cuda.mem_get_info(torch.device(device))[0] * _SHARE)
+    if asked is not None:
+        return Memory(asked, on_device, "--memory")
+    free, source = free_host_memory()
+    return Memory(int(free * _SHARE) + resident_bytes(), on_device, f"{_SHARE:.0%} of {source}")
+
+
+def plan_memory(
+    network: OctreeNCA,
+    shape: Sequence[int],
+    limit: Memory,
+    *,
+    passes: int = 1,
+    labels: bool = True,
+    half: bool = False,
+    beside: int = 0,
+    units: int | None = None,
+) -> MemoryPlan:
+    """The fastest way that fits.
+
+    On the C++ engine bands are as fast as the whole and need less, so that only an image of one
+    band is taken whole. Elsewhere bands have margins that are computed twice: the whole comes
+    first, then the largest bands. Precision is the caller's choice: it would change labels.
+
+    Args:
+        network: of the passes; all are alike.
+        shape: cells of the image per axis, as the network sees it.
+        limit: what may be used.
+        passes: networks times seeds times mirrored copies.
+        labels: results are labels and not logits.
+        half: states in float16.
+        beside: bytes that are held for the image and the result, beside what is held now.
+        units: rows or planes of a band, where the caller insists.
+
+    Raises:
+        OutOfMemoryError: nothing fits; the sentence says how much is needed at least.
+    """
+    engine = network.engine()
+    step = spans(network.factors)[-1]
+
+    def needed(count: int, half: bool = half) -> StreamBytes:
+        return stream_bytes(
+            shape,
+            factors=network.factors,
+            steps=network.steps,
+            channels=network.channels,
+            hidden=network.hidden,
+            input_channels=network.input_channels,
+            num_classes=network.num_classes,
+            fire_rate=network.fire_rate,
+            units=count,
+            engine=engine,
+            half=half,
+            passes=passes,
+            labels=labels and passes == 1,
+        )
+
+    held = resident_bytes() + beside
+    smallest = None
+    for count in [units] if units else _candidates(shape, step, engine):
+        found = needed(count)
+        plan = MemoryPlan(
+            min(count, shape[0]), count >= shape[0], half, held + found.host, found.device, limit
+        )
+        if plan.host <= limit.host and plan.device <= limit.device:
+            return plan
+        smallest = plan
+    assert smallest is not None
+    advice = "Close other programs, or give more with --memory"
+    if engine != "torch" and not half:
+        less = needed(smallest.units, True)
+        if held + less.host <= limit.host and less.device <= limit.device:
+            advice += ", or take --precision float16, which fits and changes some cells' labels"
+    needs, have = f"{smallest.host / GIB:.2f} GiB", limit.host
+    if smallest.device > limit.device:
+        needs, have = f"{smallest.device / GIB:.2f} GiB of the GPU", limit.device
+    raise OutOfMemoryError(
+        f"an image of {' x '.join(map(str, shape))} cells needs {needs} even in bands of "
+        f"{smallest.units}, and {have / GIB:.2f} GiB may be used ({limit.source}). {advice}"
+    )
+
+
+def _candidates(shape: Sequence[int], step: int, engine: str) -> list[int]:
+    """Bands to try, the best first."""
+    usual = aligned(max(_BAND_CELLS // prod(shape[1:]), 1), step)
+    counts = [shape[0]] if engine != "cpu" or usual >= shape[0] else []
+    count = usual if engine == "cpu" else aligned(shape[0] // 2, step)
+    while count < shape[0]:
+        counts.append(count)
+        if count == step:
+            break
+        count = aligned(count // 2, step)
+    return counts or [shape[0]]
