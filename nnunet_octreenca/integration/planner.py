@@ -49,7 +49,7 @@ class OctreeNCAPlanner(ExperimentPlanner):
         )
         self.gpu_memory_target_in_gb = gpu_memory_target_in_gb
         self._stock_data = (
-            preprocessor_name == "DefaultPreprocessor"
+            preprocessor_name in ("DefaultPreprocessor", "OctreeNCAPreprocessor")
             and overwrite_target_spacing is None
             and not suppress_transpose
         )

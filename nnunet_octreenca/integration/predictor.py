@@ -2,7 +2,8 @@
 
 Prediction (`nnUNetv2_predict`, its Python class, `predict_from_modelfolder`) and the trainer's
 validation all pass through `nnUNetPredictor.predict_sliding_window_return_logits`. A wrapper
-around that one method looks at the network: ours go one way, all others go nnU-Net's.
+around that one method looks at the network: ours go one way, all others go nnU-Net's. What is
+predicted for export only is handed over as labels (lean_export).
 """
 
 import os
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.integration.lean_export import labels_instead, labels_suffice
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 SEED_VARIABLE = "nnUNet_octreenca_seed"
@@ -144,5 +146,28 @@ def install() -> None:
 
         return _manage_input_and_output_lists
 
+    def for_export(stock: Callable[..., Any]) -> Callable[..., Any]:
+        def predict_from_data_iterator(
+            self: nnUNetPredictor,
+            data_iterator: Any,
+            save_probabilities: bool = False,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            if save_probabilities or not _ours(self):
+                return stock(self, data_iterator, save_probabilities, *args, **kwargs)
+            with labels_suffice(self, data_iterator) as cases:
+                return stock(self, cases, save_probabilities, *args, **kwargs)
+
+        return predict_from_data_iterator
+
+    def exported(stock: Callable[..., Any]) -> Callable[..., Any]:
+        def predict_logits_from_preprocessed_data(self: nnUNetPredictor, data: torch.Tensor) -> Any:
+            return labels_instead(self, stock(self, data))
+
+        return predict_logits_from_preprocessed_data
+
     _wrap("predict_sliding_window_return_logits", whole_image)
+    _wrap("predict_from_data_iterator", for_export)
+    _wrap("predict_logits_from_preprocessed_data", exported)
     _wrap("_manage_input_and_output_lists", checked_lists)

@@ -58,6 +58,10 @@ def shims() -> list[Shim]:
             _HERE / "planner_shims" / "octreenca_planner.py",
             nnunet / "experiment_planning" / "experiment_planners" / "octreenca_planner.py",
         ),
+        Shim(
+            _HERE / "preprocessor_shims" / "octreenca_preprocessor.py",
+            nnunet / "preprocessing" / "preprocessors" / "octreenca_preprocessor.py",
+        ),
     ]
 
 

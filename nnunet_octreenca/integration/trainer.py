@@ -19,6 +19,7 @@ from torch import distributed as dist
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import whole_file
 from nnunet_octreenca.integration import excepthook, predictor
+from nnunet_octreenca.integration.lean_configuration import make_lean
 from nnunet_octreenca.integration.version import nnunet_version
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
@@ -100,6 +101,9 @@ class OctreeNCATrainer(nnUNetTrainer):
     ) -> nn.Module:
         """OctreeNCA of a configuration; also called for prediction.
 
+        The configuration manager becomes a `LeanConfigurationManager`, which takes our
+        preprocessor into nnU-Net's workers.
+
         Raises:
             PlansError: the configuration describes another network.
         """
@@ -108,6 +112,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             configuration_name="in use",
             plans_name=plans_manager.plans_name,
         )
+        make_lean(configuration_manager)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return get_network_from_plans(

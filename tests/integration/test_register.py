@@ -125,7 +125,7 @@ def test_read_only_nnunet_gets_the_other_way(monkeypatch, capsys):
     stock_shims = register.shims()
 
     def unwritable():
-        first, second = stock_shims
+        first, second, *_ = stock_shims
         return [first, second._replace(target=second.target / "not" / "a" / "folder")]
 
     monkeypatch.setattr(register, "shims", unwritable)

@@ -1,0 +1,133 @@
+"""Natural images of any size, read once: no limit of Pillow's, one float32 array.
+
+nnU-Net reads PNG, BMP and TIFF through scikit-image. Pillow, which reads the first two, refuses
+images of more than 179 megapixels, for a small file can promise a huge image. Here the limit is
+lifted while we read, and what it is there for is looked at instead: can the file hold what its
+header promises, and can the machine.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import InputError
+
+# A deflated byte stands for at most 1,032 bytes.
+_DEFLATE_RATIO = 1032
+_PILLOW_ENDINGS = (".png", ".bmp")
+_BITS = {"RGB": 24, "RGBA": 32}  # of a pixel in a PNG; of other modes at least 1
+
+
+@contextmanager
+def unlimited_pillow() -> Iterator[None]:
+    """Images of any size while this lasts, for the whole process; then what was before."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def check_promise(path: str) -> None:
+    """Look at the header of a PNG or BMP before any memory is taken for it.
+
+    Raises:
+        InputError: the file is too short for the image that its header promises, or the machine
+            too small.
+    """
+    from PIL import Image
+
+    if not path.lower().endswith(_PILLOW_ENDINGS):
+        return
+    try:
+        with unlimited_pillow(), Image.open(path) as image:
+            (width, height), mode, kind = image.size, image.mode, image.format
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); replace or remove it"
+        ) from error
+    promised = width * height * _BITS.get(mode, 1) // 8
+    there = Path(path).stat().st_size
+    if kind == "PNG" and promised > there * _DEFLATE_RATIO:
+        raise InputError(
+            f"{path} promises {width} x {height} pixels, which its {there} bytes cannot hold; it "
+            f"is damaged: replace or remove it"
+        )
+    # In float32, as nnU-Net wants it.
+    needed = width * height * Image.getmodebands(mode) * 4
+    memory = physical_memory()
+    if needed > memory:
+        raise InputError(
+            f"{path} has {width} x {height} pixels, which take {needed / (1 << 30):.1f} GiB as "
+            f"nnU-Net wants them, but this machine has {memory / (1 << 30):.1f} GiB; predict it "
+            f"with `nnunet_octreenca predict`, which reads in bands"
+        )
+
+
+def physical_memory() -> int:
+    """Bytes of memory that the machine has; a very large number where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return 1 << 62
+
+
+def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """What `NaturalImage2DIO.read_images` returns, channel after channel in memory.
+
+    nnU-Net's array has the three colours of a pixel side by side, and is copied when it becomes
+    a tensor. Beside the array only the files' own pixels are held.
+
+    Args:
+        files: of one case; grey, RGB or RGBA.
+
+    Returns:
+        (channels, 1, y, x) float32, contiguous, and the properties: spacing (999, 1, 1).
+
+    Raises:
+        InputError: a file is damaged, or promises what it or the machine cannot hold.
+    """
+    for path in files:
+        check_promise(path)
+    with unlimited_pillow():
+        images = [_pixels(path) for path in files]
+        if not _alike(images):  # what nnU-Net has a sentence for
+            return NaturalImage2DIO().read_images(files)
+    return _planes(images), {"spacing": (999, 1, 1)}
+
+
+def _pixels(path: str) -> NDArray[Any]:
+    from skimage import io
+
+    try:
+        return io.imread(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged image can raise anything
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); replace or remove it"
+        ) from error
+
+
+def _alike(images: list[NDArray[Any]]) -> bool:
+    """Whether all are grey, RGB or RGBA, and of one shape."""
+    shape = images[0].shape
+    natural = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
+    return natural and all(image.shape == shape for image in images)
+
+
+def _planes(images: list[NDArray[Any]]) -> NDArray[np.float32]:
+    """Images (y, x) or (y, x, channel) as (channels, 1, y, x)."""
+    stacked = [np.moveaxis(image, 2, 0) if image.ndim == 3 else image[None] for image in images]
+    planes = np.empty((sum(map(len, stacked)), 1, *images[0].shape[:2]), dtype=np.float32)
+    np.concatenate(stacked, out=planes[:, 0], casting="unsafe")
+    return planes

@@ -1,0 +1,119 @@
+"""Natural images: what nnU-Net's reader returns, whatever their size, and headers that lie."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from PIL import Image
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.integration import lean_reader
+from nnunet_octreenca.integration.lean_reader import read_natural_images, unlimited_pillow
+
+RANDOM = np.random.default_rng(3)
+
+
+def picture(*shape, dtype=np.uint8):
+    return RANDOM.integers(0, 200, shape).astype(dtype)
+
+
+def save(path, pixels):
+    if isinstance(pixels, str):
+        Image.fromarray(picture(19, 23, 3)).quantize(16).save(path)
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, pixels)
+    else:
+        Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+PICTURES = {
+    "grey": picture(19, 23),
+    "rgb": picture(19, 23, 3),
+    "rgba": picture(19, 23, 4),
+    "16 bits": picture(19, 23, dtype=np.uint16) * 300,
+    "1 bit": picture(19, 23) > 100,
+    "palette": "palette",
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [(e, k) for e in (".png", ".bmp", ".tif") for k in PICTURES if (e, k) != (".bmp", "16 bits")],
+)
+def test_same_numbers_as_nnunets_reader(tmp_path, ending, kind):
+    pixels = PICTURES[kind]
+    path = save(tmp_path / f"a{ending}", pixels)
+    expected, properties = NaturalImage2DIO().read_images((path,))
+    planes, own = read_natural_images((path,))
+    np.testing.assert_array_equal(planes, expected)
+    assert (planes.dtype, own) == (expected.dtype, properties)
+    assert planes.flags.c_contiguous
+
+
+def test_a_file_for_each_channel(tmp_path):
+    paths = [save(tmp_path / f"a_000{n}.png", picture(9, 31)) for n in range(4)]
+    expected, _ = NaturalImage2DIO().read_images(paths)
+    np.testing.assert_array_equal(read_natural_images(paths)[0], expected)
+
+
+def test_shapes_that_differ_are_told_in_nnunets_words(tmp_path, capsys):
+    paths = [save(tmp_path / f"a_000{n}.png", picture(9, 31 + n)) for n in range(2)]
+    with pytest.raises(RuntimeError):
+        read_natural_images(paths)
+    assert "Not all input images have the same shape" in capsys.readouterr().out
+
+
+def test_images_that_pillow_refuses(tmp_path, monkeypatch):
+    """With a limit of 100 pixels stock refuses 900; ours reads them, and the limit stands again."""
+    path = save(tmp_path / "a.png", picture(30, 30, 3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        NaturalImage2DIO().read_images((path,))
+    planes, _ = read_natural_images((path,))
+    assert planes.shape == (3, 1, 30, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(KeyError), unlimited_pillow():
+        raise KeyError
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_header_that_promises_more_than_the_file_holds(tmp_path):
+    """100,000 x 100,000 pixels in a file of some kilobytes."""
+    path = tmp_path / "a.png"
+    save(path, picture(30, 30, 3))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 100_000, 100_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.png promises 100000 x 100000 pixels.*cannot hold"):
+        read_natural_images((str(path),))
+
+
+def test_images_larger_than_the_machine(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", picture(30, 30, 3))
+    monkeypatch.setattr(lean_reader, "physical_memory", lambda: 30 * 30 * 12 - 1)
+    with pytest.raises(InputError, match=r"30 x 30 pixels.*this machine"):
+        read_natural_images((path,))
+    monkeypatch.setattr(lean_reader, "physical_memory", lambda: 30 * 30 * 12)
+    assert read_natural_images((path,))[0].shape == (3, 1, 30, 30)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all"])
+def test_no_image(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.png cannot be read as an image"):
+        read_natural_images((str(path),))
+
+
+def test_truncated_image(tmp_path):
+    """Pillow's own error names no file: ours does."""
+    path = tmp_path / "a.png"
+    save(path, picture(64, 64, 3))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"a\.png cannot be read"):
+        read_natural_images((str(path),))
