@@ -1,0 +1,1 @@
+"""Images from files, in bands, and label maps back to files."""

@@ -1,0 +1,196 @@
+"""What every writer shares: nothing half-written, errors that say what to do, label checks."""
+
+import errno
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, OutputError
+from nnunet_octreenca.files import whole_file
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def check_absent(path: Path | str) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        OutputError: a file or a folder of that name exists.
+    """
+    if os.path.lexists(path):
+        raise OutputError(
+            f"{path} exists already; give --overwrite to replace it, or another output folder"
+        )
+
+
+@contextmanager
+def whole_output(path: Path | str) -> Iterator[Path]:
+    """`files.whole_file` for results: what goes wrong with the disk becomes an OutputError."""
+    with _disk_errors(Path(path)), whole_file(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def whole_folder(path: Path | str) -> Iterator[Path]:
+    """Give an empty folder to write to; rename it to `path` when all went well, else remove it.
+
+    What was at `path` before stays until then, and comes back if the rename fails.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        with _disk_errors(path):
+            temporary.mkdir()
+            yield temporary
+            if os.path.lexists(path):
+                path.rename(replaced)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                if os.path.lexists(replaced):
+                    replaced.rename(path)
+                raise
+    finally:
+        for leftover in (temporary, replaced):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if _number(error) in _FULL:
+            raise OutputError(
+                f"{path} cannot be written, no room is left on its disk ({error}); free some, "
+                f"or choose an output folder elsewhere"
+            ) from error
+        raise OutputError(
+            f"{path} cannot be written ({error}); check that its folder exists and that you may "
+            f"write there"
+        ) from error
+
+
+def _number(error: BaseException | None) -> int | None:
+    # Libraries wrap the system's error in one of their own, which has lost the number.
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def imported(module: str, extra: str) -> Any:
+    """A module of an optional library.
+
+    Args:
+        module: its dotted name.
+        extra: what installs it, "slides", "video" or "dicom".
+
+    Raises:
+        EnvironmentMismatchError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise EnvironmentMismatchError(
+            f'{module} cannot be imported ({error}); run pip install "nnunet-octreenca[{extra}]"'
+        ) from error
+
+
+def check_axes(labels: NDArray, path: Path | str, axes: Sequence[int]) -> None:
+    """Refuse a label map that a format cannot hold.
+
+    Raises:
+        OutputError: the number of axes is none of `axes`, there is no pixel, or the labels are
+            no integers.
+    """
+    if labels.dtype.kind not in "iu":
+        raise OutputError(f"{path} cannot hold labels of type {labels.dtype}; give integers")
+    if labels.ndim not in axes or labels.size == 0:
+        raise OutputError(
+            f"{path} cannot hold labels of shape {labels.shape}: it takes "
+            f"{' or '.join(map(str, axes))} axes, none of length 0"
+        )
+
+
+def greatest_label(labels: NDArray, path: Path | str) -> int:
+    """The largest label.
+
+    Raises:
+        OutputError: a label is negative, or above 65535.
+    """
+    least, greatest = (0 if labels.dtype == np.uint8 else int(labels.min())), int(labels.max())
+    if least < 0 or greatest > 65535:
+        raise OutputError(
+            f"{path} cannot hold labels from {least} to {greatest}; 0 to 65535 can be written"
+        )
+    return greatest
+
+
+def class_name(names: dict[int, str], label: int) -> str:
+    """What a label is called, "label 7" where the data set has no name for it."""
+    return names.get(label, f"label {label}")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """`function` of every item, in their order, computed by threads a few items ahead.
+
+    Args:
+        function: what is computed; most of it must run without Python's lock.
+        items: taken one by one, never more than two for each thread ahead of the results.
+        workers: threads; by default one for each core.
+    """
+    workers = workers or os.cpu_count() or 1
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def bands(rows: int, height: int) -> Iterator[tuple[int, int]]:
+    """First and end of bands of at most `rows` rows that cover `height`.
+
+    >>> list(bands(2, 5))
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    for first in range(0, height, rows):
+        yield first, min(first + rows, height)
+
+
+def halvings(shape: Sequence[int], longest: int) -> list[int]:
+    """Steps 1, 2, 4, ... until the longest side of every `step`-th pixel is at most `longest`.
+
+    >>> halvings((3, 700), 256)
+    [1, 2, 4]
+    """
+    steps = [1]
+    while -(-max(shape) // steps[-1]) > longest:
+        steps.append(2 * steps[-1])
+    return steps
