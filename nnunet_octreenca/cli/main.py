@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from nnunet_octreenca import __version__
-from nnunet_octreenca.cli import demo, doctor, extend_plans, register
+from nnunet_octreenca.cli import demo, doctor, extend_plans, predict, register
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.excepthook import debugging
 
-COMMANDS = (register, extend_plans, demo, doctor)
+COMMANDS = (register, extend_plans, predict, demo, doctor)
 
 EPILOG = """\
 nnU-Net's own commands do what they always do:

@@ -6,6 +6,7 @@ the labels of the band are what is left. A single pass gives labels at once.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -174,23 +175,25 @@ def _silent(stage: str, units: int) -> None:
 
 
 class _Shared:
-    """The last bands read, for passes that ask for the same ones."""
+    """The last bands read, for passes that ask for the same ones; they read in threads."""
 
     def __init__(self, read: Read, count: int) -> None:
         self._read = read
         self._count = count
+        self._lock = Lock()
         self._held: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
 
     def __call__(self, first: int, end: int) -> NDArray:
         key = (first, end)
-        rows = self._held.pop(key, None)
-        if rows is None:
-            rows = self._read(first, end)
-        if self._count > 1:
-            self._held[key] = rows
-            while len(self._held) > self._count:
-                self._held.popitem(last=False)
-        return rows
+        with self._lock:
+            rows = self._held.pop(key, None)
+            if rows is None:
+                rows = self._read(first, end)
+            if self._count > 1:
+                self._held[key] = rows
+                while len(self._held) > self._count:
+                    self._held.popitem(last=False)
+            return rows
 
     def clear(self) -> None:
         self._held.clear()

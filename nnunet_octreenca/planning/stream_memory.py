@@ -74,7 +74,7 @@ def stream_bytes(
             lag += 2 * count * spans[level]
         held = min(lag + units, shape[0])
         each = coarse + rings + held * image_unit
-        device, stream = 0, passes * each
+        device, stream = 0.0, passes * each
     else:
         padded = channels + -channels % 16 if engine == "cuda" else channels
         copies = 2.0 if engine == "cuda" else _FORWARD_STATES

@@ -1,0 +1,226 @@
+"""`nnunet_octreenca predict`: slides, videos and volumes of any size, from the file to the file."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OctreeNCAError
+
+if TYPE_CHECKING:
+    from nnunet_octreenca.cli.predict_case import Job
+    from nnunet_octreenca.io.cases import Case
+
+HELP = "segment images of any size, streamed from the file to the file"
+EXAMPLE = """\
+examples:
+  nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT --mpp 0.48
+  nnunet_octreenca predict -d 4 -tr OctreeNCATrainer -p nnUNetOctreeNCAPlans -c 3d_fullres -f 0 1 \\
+      -i FOLDER -o OUT --continue --report run.json
+  nnunet_octreenca predict -m MODEL_FOLDER -i operation.mp4 -o OUT --formats frames coco.json mp4
+  nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT --formats ome.tif geojson --memory 4G
+
+formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
+  (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
+  pictures, frames and an overlay for videos, the image's own format for volumes. A small picture
+  CASE_overlay.png to look at is always written.
+
+exit codes: 0 all cases done, 1 an error or no case done, 2 wrong arguments, 3 some cases failed (
+  the summary and the report say which and why), 130 interrupted, 143 terminated; in any case no
+  result is half written
+"""
+SOME_FAILED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags, nnU-Net's names where nnU-Net has them."""
+    where = parser.add_argument_group("model")
+    where.add_argument("-m", metavar="MODEL_FOLDER", help="TRAINER__PLANS__CONFIGURATION folder")
+    where.add_argument("-d", metavar="DATASET", help="instead of -m: data set number or name")
+    where.add_argument("-tr", default="OctreeNCATrainer", metavar="TRAINER", help="with -d")
+    where.add_argument("-p", default="nnUNetOctreeNCAPlans", metavar="PLANS", help="with -d")
+    where.add_argument("-c", metavar="CONFIGURATION", help="with -d: 2d, 3d_fullres, ...")
+    where.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds; their mean is taken (default: all trained)"
+    )
+    where.add_argument(
+        "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: final)"
+    )
+    files = parser.add_argument_group("images and results")
+    files.add_argument("-i", required=True, metavar="IN", help="a file, or a folder of cases")
+    files.add_argument("-o", required=True, metavar="OUT", help="folder for the results")
+    files.add_argument("--formats", nargs="+", metavar="FORMAT", help="see below")
+    files.add_argument(
+        "--mpp",
+        type=float,
+        help="microns per pixel to read slides at: the level that has it, or a finer one averaged",
+    )
+    exists = files.add_mutually_exclusive_group()
+    exists.add_argument("--overwrite", action="store_true", help="replace results")
+    exists.add_argument(
+        "--continue", dest="resume", action="store_true", help="leave out cases that are finished"
+    )
+    files.add_argument("--report", metavar="FILE", help="write a JSON file about the run")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--disable_tta", action="store_true", help="no mirrored copies: 4 to 8 x faster"
+    )
+    how.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="of the fire draws; of several the mean is taken (default: the plans')",
+    )
+    how.add_argument(
+        "--tissue",
+        action="store_true",
+        help="leave out bands of a slide without tissue; their label is 0 (changes the result)",
+    )
+    how.add_argument("--memory", metavar="SIZE", help="to be used in all, e.g. 4G (default: free)")
+    how.add_argument("--precision", choices=("float32", "float16"), default="float32",
+                     help="of the states; float16 halves them and changes some labels")  # fmt: skip
+    how.add_argument("--band", type=int, metavar="N", help="rows or planes read at a time")
+    how.add_argument("-device", default="cuda", help="cuda, cpu or mps (default: cuda if there)")
+    how.add_argument("--threads", type=int, metavar="N", help="processor threads")
+    how.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict all cases; returns the exit code.
+
+    Raises:
+        OctreeNCAError: nothing could be begun.
+    """
+    with _terminated():
+        return _run(arguments)
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """`kill` ends like Ctrl-C: what is half written is removed."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from nnunet_octreenca.cli.predict_report import Report
+    from nnunet_octreenca.io.cases import list_cases
+
+    began = perf_counter()
+    job = _job(arguments)
+    model = job.model
+    cases = list_cases(arguments.i, model.channels, frames=model.preparation.dimension == 3)
+    job.output.mkdir(parents=True, exist_ok=True)
+    report = Report(job, arguments)
+    print(
+        f"{len(cases)} case{'s' * (len(cases) != 1)}, {model.trainer} {model.configuration}, "
+        f"{_counted(len(model.networks), 'fold')}, {_counted(len(job.seeds), 'seed')}, engine "
+        f"{model.networks[0].engine()}"
+    )
+    try:
+        for case in cases:
+            _predict(job, case, report, resume=arguments.resume, quiet=arguments.quiet)
+    finally:
+        report.seconds = perf_counter() - began
+        if arguments.report:
+            report.write(Path(arguments.report))
+    for line in report.summary():
+        print(line, file=sys.stderr if report.failed else sys.stdout)
+    if not report.failed:
+        return 0
+    return SOME_FAILED if report.done or report.left_out else 1
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _job(arguments: argparse.Namespace) -> "Job":
+    import torch
+
+    from nnunet_octreenca.cli.predict_case import Job
+    from nnunet_octreenca.inference.memory_plan import parse_memory
+    from nnunet_octreenca.integration.model import load_model, model_folder
+
+    memory = None if arguments.memory is None else parse_memory(arguments.memory)
+    for name in ("threads", "band"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value} must be at least 1")
+    if arguments.mpp is not None and not arguments.mpp > 0:
+        raise InputError(f"--mpp {arguments.mpp} must be above 0")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if (arguments.m is None) == (arguments.d is None):
+        raise InputError("give the model's folder with -m, or its data set with -d and -c")
+    if arguments.d is not None and arguments.c is None:
+        raise InputError("-d needs the configuration, e.g. -c 3d_fullres")
+    folder = arguments.m or model_folder(arguments.d, arguments.tr, arguments.p, arguments.c)
+    device = _device(arguments.device)
+    model = load_model(folder, folds=arguments.f, checkpoint=arguments.chk, device=device)
+    return Job(
+        model=model,
+        output=Path(arguments.o),
+        formats=tuple(arguments.formats) if arguments.formats else None,
+        mirror=not arguments.disable_tta,
+        seeds=tuple(arguments.seeds or (model.seed,)),
+        mpp=arguments.mpp,
+        tissue=arguments.tissue,
+        half=arguments.precision == "float16",
+        memory=memory,
+        units=arguments.band,
+        overwrite=arguments.overwrite,
+        device=device,
+    )
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EnvironmentMismatchError(
+            f"-device {name} cannot be used ({str(error).splitlines()[0]}); `nnunet_octreenca "
+            f"doctor` says what is there"
+        ) from error
+    return device
+
+
+def _predict(job: "Job", case: "Case", report: Any, *, resume: bool, quiet: bool) -> None:
+    from nnunet_octreenca.cli.predict_case import segment_case
+    from nnunet_octreenca.cli.predict_report import progress_bar
+    from nnunet_octreenca.io.write_overlay import ENDING
+
+    # The overlay is written last: where it is, all is.
+    if resume and (job.output / f"{case.name}{ENDING}").exists():
+        report.left_out.append(case.name)
+        print(f"{case.name}: finished before, left out")
+        return
+    try:
+        with progress_bar(case.name, quiet) as (tell, progress):
+            report.done.append(segment_case(job, case, tell=tell, progress=progress))
+    except (OctreeNCAError, OSError, MemoryError) as error:
+        sentence = str(error) or "memory ran out; give less with --memory"
+        report.failed.append({"case": case.name, "files": list(map(str, case.files)),
+                              "error": type(error).__name__, "sentence": sentence})  # fmt: skip
+        print(f"ERROR: {case.name}: {sentence}", file=sys.stderr)

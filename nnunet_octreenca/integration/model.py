@@ -1,0 +1,199 @@
+"""A trained model as nnU-Net saved it: networks of its folds and what its plans say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_octreenca.errors import CheckpointError, InputError
+from nnunet_octreenca.files import read_json
+from nnunet_octreenca.inference.preparation import Preparation
+from nnunet_octreenca.integration.predictor import inference_seed
+from nnunet_octreenca.integration.trainer import OctreeNCATrainer
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.planning import octreenca_settings
+
+CHECKPOINT = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a prediction needs of a trained model.
+
+    Attributes:
+        folder: of the model.
+        folds: that `networks` are of.
+        networks: one a fold, in evaluation mode, on the device.
+        preparation: of images.
+        mirror_axes: that test-time augmentation may mirror; None for none.
+        seed: of the fire draws, as plans or environment say.
+        names: label to class name, the background among them.
+        channels: files or colours of an image.
+        natural: the data set's images are pictures, whose spacing is counted in pixels.
+        trainer, plans, configuration: names, for reports.
+    """
+
+    folder: Path
+    folds: tuple[str, ...]
+    networks: tuple[OctreeNCA, ...]
+    preparation: Preparation
+    mirror_axes: tuple[int, ...] | None
+    seed: int
+    names: dict[int, str]
+    channels: int
+    natural: bool
+    trainer: str
+    plans: str
+    configuration: str
+
+
+def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
+    """Where nnU-Net trained a model, below `nnUNet_results`.
+
+    Raises:
+        InputError: no such data set, or the model has not been trained.
+    """
+    try:
+        folder = Path(get_output_folder(dataset, trainer, plans, configuration))
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"data set {dataset!r} cannot be found ({error}); are nnUNet_raw, nnUNet_preprocessed "
+            f"and nnUNet_results set?"
+        ) from error
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} does not exist: train with `nnUNetv2_train {dataset} {configuration} FOLD "
+            f"-tr {trainer} -p {plans}`, or give another -tr, -p or -c"
+        )
+    return folder
+
+
+def load_model(
+    folder: Path | str,
+    *,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = CHECKPOINT,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """Load the networks of a model folder.
+
+    Args:
+        folder: holds dataset.json, plans.json and fold_X folders.
+        folds: "0", "1", ... or "all"; None for all that have the checkpoint.
+        checkpoint: its file name.
+        device: where the networks go.
+
+    Raises:
+        InputError: the folder is no model's, or a fold is missing.
+        CheckpointError: a checkpoint is damaged, or another network's.
+        PlansError: the plans are another network's, or cannot be followed.
+    """
+    folder = Path(folder)
+    advice = "give the folder TRAINER__PLANS__CONFIGURATION that training made"
+    dataset_json = read_json(folder / "dataset.json", advice)
+    plans = read_json(folder / "plans.json", advice)
+    folds = tuple(folds) if folds is not None else _folds(folder, checkpoint)
+    checkpoints = [_load(folder / f"fold_{fold}" / checkpoint) for fold in folds]
+    first = checkpoints[0]
+    manager = PlansManager(plans)
+    name = first["init_args"]["configuration"]
+    configuration = manager.get_configuration(name)
+    settings = octreenca_settings(
+        configuration.configuration, configuration_name=name, plans_name=manager.plans_name
+    )
+    networks = tuple(
+        _network(manager, configuration, dataset_json, saved["network_weights"], fold, folder)
+        .to(device)
+        .eval()
+        .requires_grad_(False)
+        for saved, fold in zip(checkpoints, folds, strict=True)
+    )
+    axes = first.get("inference_allowed_mirroring_axes")
+    natural = dataset_json.get("file_ending", "").lower() in (
+        ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".json",
+    )  # fmt: skip
+    return Model(
+        folder=folder,
+        folds=folds,
+        networks=networks,
+        preparation=Preparation.from_plans(plans, configuration.configuration, dataset_json),
+        mirror_axes=tuple(axes) if axes else None,
+        seed=inference_seed(settings),
+        names=_names(dataset_json),
+        channels=len(dataset_json.get("channel_names", dataset_json.get("modality", {}))),
+        natural=natural,
+        trainer=first.get("trainer_name", "unknown"),
+        plans=manager.plans_name,
+        configuration=name,
+    )
+
+
+def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
+    found = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{checkpoint}"))
+    # "all" is a training of its own, no member of a cross-validation.
+    numbered = tuple(fold for fold in found if fold.isdigit())
+    if not found:
+        raise InputError(
+            f"{folder} holds no fold_X/{checkpoint}: is the training finished? `-chk "
+            f"checkpoint_best.pth` takes another checkpoint"
+        )
+    return numbered or tuple(found)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give the folds that were trained with -f")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint["network_weights"], checkpoint["init_args"]["configuration"]
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{path} cannot be read as nnU-Net's checkpoint ({error}); it may be damaged: copy it "
+            f"anew or predict with another fold"
+        ) from error
+    return checkpoint
+
+
+def _network(
+    manager: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    weights: dict[str, Any],
+    fold: str,
+    folder: Path,
+) -> OctreeNCA:
+    network: Any = OctreeNCATrainer.build_network_architecture(
+        manager,
+        configuration,
+        determine_num_input_channels(manager, configuration, dataset_json),
+        manager.get_label_manager(dataset_json).num_segmentation_heads,
+        False,
+    )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"fold {fold} of {folder} holds another network than its plans.json describes ({error})"
+        ) from error
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+        raise CheckpointError(
+            f"fold {fold} of {folder} has weights that are not finite; predict with another fold "
+            f"or checkpoint"
+        )
+    return network
+
+
+def _names(dataset_json: dict[str, Any]) -> dict[int, str]:
+    """What label maps hold; of regions the labels that they write."""
+    labels = dict(dataset_json["labels"])
+    labels.pop("ignore", None)
+    order = dataset_json.get("regions_class_order")
+    if order:
+        regions = [name for name, value in labels.items() if value not in (0, [0])]
+        return {0: "background", **dict(zip(order, regions, strict=True))}
+    return {int(value): name for name, value in labels.items()}
