@@ -26,6 +26,7 @@ def model_folder(
     ending: str = ".png",
     folds: Sequence[str] = ("0",),
     channel_names: dict[str, str] | None = None,
+    transpose: Sequence[int] = (0, 1, 2),
 ) -> Path:
     """Write one; `OctreeNCA`s with weights large enough to give every label somewhere."""
     labels = labels or {"background": 0, "first": 1, "second": 2}
@@ -47,8 +48,8 @@ def model_folder(
         "original_median_spacing_after_transp": [1.0] * 3,
         "original_median_shape_after_transp": [*(1,) * (3 - len(patch)), *patch],
         "image_reader_writer": "NaturalImage2DIO" if ending == ".png" else "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
+        "transpose_forward": list(transpose),
+        "transpose_backward": [list(transpose).index(axis) for axis in range(3)],
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
@@ -100,8 +101,8 @@ def model_folder(
     (folder / "dataset.json").write_text(json.dumps(described))
     arguments = extended["configurations"][name]["architecture"]["arch_kwargs"]
     for number, fold in enumerate(folds):
-        network = OctreeNCA(channels, heads, **arguments)
         torch.manual_seed(number)
+        network = OctreeNCA(channels, heads, **arguments)
         for level in network.levels:
             nn.init.normal_(level.update.weight, std=0.05)
         (folder / f"fold_{fold}").mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ class InputError(OctreeNCAError):
 
 
 class OutputError(OctreeNCAError):
-    """A result cannot be written: it exists already, the disk is full, the format cannot hold it."""
+    """A result cannot be written: it exists, the disk is full, the format cannot hold it."""
 
 
 class CheckpointError(OctreeNCAError):

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-PACKAGES = ("octree", "ops", "network", "planning", "training", "inference")
+PACKAGES = ("octree", "ops", "network", "planning", "training", "inference", "io", "datasets")
 
 
 def modules():
@@ -15,7 +15,8 @@ def modules():
         yield package
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             yield import_module(module.name)
-    yield import_module("nnunet_octreenca.cli.extend_plans")
+    for name in ("extend_plans", "convert"):
+        yield import_module(f"nnunet_octreenca.cli.{name}")
 
 
 EXAMPLES = [

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from nnunet_octreenca import __version__
-from nnunet_octreenca.cli import demo, doctor, extend_plans, predict, register
+from nnunet_octreenca.cli import convert, demo, doctor, extend_plans, predict, register
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.excepthook import debugging
 
-COMMANDS = (register, extend_plans, predict, demo, doctor)
+COMMANDS = (register, convert, extend_plans, predict, demo, doctor)
 
 EPILOG = """\
 nnU-Net's own commands do what they always do:
@@ -18,8 +18,11 @@ nnU-Net's own commands do what they always do:
   nnunet_octreenca extend_plans -d 4
   nnUNetv2_train 4 3d_fullres 0 -tr OctreeNCATrainer -p nnUNetOctreeNCAPlans
   nnUNetv2_predict -d 4 -c 3d_fullres -f 0 -tr OctreeNCATrainer -p nnUNetOctreeNCAPlans -i IN -o OUT
+slides, videos and volumes of any size:
+  nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT
 
-exit codes: 0 done, 1 an error (one sentence says which), 2 wrong arguments, 130 interrupted
+exit codes: 0 done, 1 an error (one sentence says which), 2 wrong arguments, 3 some cases failed
+(predict), 130 interrupted
 """
 
 

@@ -15,7 +15,7 @@ from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.inference.ensemble import Ensemble, Member, Progress
 from nnunet_octreenca.inference.memory_plan import MemoryPlan, memory_limit, plan_memory
 from nnunet_octreenca.inference.prepare import Case as PreparedCase
-from nnunet_octreenca.inference.source import ImageSource
+from nnunet_octreenca.inference.source import ArraySource, ImageSource
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.io.cases import Case
 from nnunet_octreenca.io.labels import (
@@ -162,7 +162,7 @@ def segment_case(
         _check_disk(job.output, source.shape)
         image = _Watched(source, pixels=model.natural)
         stages.begin("survey")
-        prepared = PreparedCase(image, model.preparation, band=_rows(source))
+        prepared = PreparedCase(_oriented(image, model), model.preparation, band=_rows(source))
         passes = len(job.members) * (
             2 ** len(model.mirror_axes) if job.mirror and model.mirror_axes else 1
         )
@@ -263,6 +263,13 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Where stretches of True begin and end."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _oriented(image: "_Watched", model: Model) -> ImageSource:
+    """The image as the model can read it: along another than its first axis only in memory."""
+    if len(image.shape) == 2 or model.preparation.transpose_forward[0] == 0:
+        return image
+    return ArraySource(image.read(0, image.shape[0]), image.spacing)
 
 
 def _rows(source: ImageSource) -> int:

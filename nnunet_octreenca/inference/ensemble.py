@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.inference.restore import labels_of_logits
 from nnunet_octreenca.inference.source import ImageSource
 from nnunet_octreenca.inference.stream import (
     OctreeStream,
@@ -152,7 +153,10 @@ class Ensemble:
                     "the network's logits are not finite: its weights may be damaged; predict with "
                     "another checkpoint"
                 )
-            yield band.first, _labels(total) if self.labels else total
+            if self.labels:
+                dtype = np.dtype(np.uint8 if len(total) <= 256 else np.int16)
+                total = labels_of_logits(total, None, dtype)
+            yield band.first, total
 
     def _background(self, stream: OctreeStream, units: int) -> NDArray:
         shape = (units, *stream.shape[1:])
@@ -163,11 +167,6 @@ class Ensemble:
         if stream.network.constant_background:
             values[0] = 0
         return values
-
-
-def _labels(logits: NDArray) -> NDArray:
-    """The largest logit's class, of equal ones the first."""
-    return logits.argmax(0).astype(np.uint8 if len(logits) <= 256 else np.int16)
 
 
 def _silent(stage: str, units: int) -> None:

@@ -134,18 +134,57 @@ class OctreeNCA(nn.Module):
         if origins is None:
             origins = [(0,) * self.dimension] * batch
         boxes = windows(spatial, self.factors, crop, origins)
-        pyramid = image_pyramid(image, self.factors)
+        return self._descend(image_pyramid(image, self.factors), boxes, seed)
+
+    def forward_windows(
+        self,
+        images: Sequence[Tensor],
+        origins: Sequence[Sequence[Sequence[int]]],
+        seed: int | None = None,
+    ) -> Tensor:
+        """Logits of a window of level 0, for images whose every level is given as a window.
+
+        For images too large to be held: the coarse levels see more than the fine ones. With windows
+        cut from an image's levels as `octree.windows` places them, this is `forward` of the image
+        with that crop.
+
+        Args:
+            images: of every level, finest first, (N, n_in, *window).
+            origins: of every level, for each sample the window's first cell in the whole level. A
+                window lies within the children of the next coarser level's.
+            seed: of the fire draws; `self.seed` if left out.
+
+        Returns:
+            (N, num_classes, *window of level 0).
+
+        Raises:
+            InputError: an image has other channels or axes than the network.
+            ValueError: another number of levels than the network's, or windows that do not nest.
+        """
+        if not len(images) == len(origins) == len(self.steps):
+            raise ValueError(
+                f"{len(images)} images and {len(origins)} rows of origins were given for "
+                f"{len(self.steps)} levels"
+            )
+        images = [self._checked(image) for image in images]
+        boxes = [
+            Window(tuple(image.shape[2:]), tuple(tuple(int(c) for c in first) for first in firsts))
+            for image, firsts in zip(images, origins, strict=True)
+        ]
+        return self._descend(images, boxes, self.seed if seed is None else seed)
+
+    def _descend(self, images: Sequence[Tensor], boxes: list[Window], seed: int) -> Tensor:
+        """From the coarsest level to the finest; the images are the levels' or their windows'."""
         state = None
         for level in reversed(range(len(self.steps))):
             state = nca_steps_channels_last(
-                self._enter(level, pyramid[level], boxes, state),
+                self._enter(level, images[level], boxes, state),
                 self.levels[level].weights(),  # type: ignore[operator]
                 self.steps[level],
                 fire_rate=self.fire_rate,
                 seed=seed,
                 level=level,
                 origin=boxes[level].origins,
-                full_shape=pyramid[level].shape[2:],
             )
         assert state is not None
         logits = state[..., self.input_channels : self.input_channels + self.logits].movedim(-1, 1)

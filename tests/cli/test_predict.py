@@ -27,6 +27,10 @@ def models(tmp_path_factory):
         volume=model_folder(
             base / "volume", patch=(8, 16, 16), channels=1, ending=".nii.gz", spacing=(2, 1, 1)
         ),
+        turned=model_folder(
+            base / "turned", patch=(16, 8, 16), channels=1, ending=".nii.gz", spacing=(1, 2, 1),
+            transpose=(1, 0, 2),
+        ),
         planes=model_folder(
             base / "planes", patch=(16, 16), channels=1, ending=".nii.gz", spacing=(1, 1)
         ),
@@ -123,7 +127,7 @@ def test_regions_write_their_labels(models, tmp_path):
     assert len(np.unique(expected)) > 1
 
 
-@pytest.mark.parametrize("kind", ["volume", "planes"])
+@pytest.mark.parametrize("kind", ["volume", "planes", "turned"])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (1.5, 0.8, 1.5)])
 def test_a_volume_as_nnunet_predicts_it(models, tmp_path, kind, spacing):
     """Cropped, normalised, resampled and brought back: nnU-Net's own predictor is the oracle."""

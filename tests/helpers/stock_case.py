@@ -40,7 +40,8 @@ class StockCase:
         functions: dict[str, Any] = {}
         for part, (name, arguments) in {"data": data, "seg": data, "probabilities": logits}.items():
             functions[f"resampling_fn_{part}"] = name
-            functions[f"resampling_fn_{part}_kwargs"] = {**arguments, "is_seg": part == "seg"}
+            labels_too = {} if name == "no_resampling_hack" else {"is_seg": part == "seg"}
+            functions[f"resampling_fn_{part}_kwargs"] = {**arguments, **labels_too}
         if data[0] == SPLINE:
             functions["resampling_fn_seg_kwargs"] |= {"order": 0}
         self.configuration = {

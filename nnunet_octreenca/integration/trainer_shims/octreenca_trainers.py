@@ -10,6 +10,10 @@ def __getattr__(name: str) -> type:
         from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 
         return OctreeNCATrainer
+    if name == "OctreeNCASlideTrainer":
+        from nnunet_octreenca.integration.slide_training import OctreeNCASlideTrainer
+
+        return OctreeNCASlideTrainer
     if name.startswith("OctreeNCATrainer_"):
         from nnunet_octreenca.integration import trainer_variants
 

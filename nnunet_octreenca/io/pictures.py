@@ -1,0 +1,135 @@
+"""PNG, JPEG and BMP of any size."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.io.alpha import channels_kept, over_white
+from nnunet_octreenca.io.limits import require_deflated, require_memory
+
+_limit_lock = RLock()
+# What Pillow raises where a file is damaged; that it is not an image is an OSError too.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+# Modes whose pixels are the channels; all others are converted, band by band.
+_AS_THEY_ARE = {"L", "RGB", "RGBA", "LA", "I;16", "I;16B", "I;16L", "I", "F"}
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Lift Pillow's limit on pixels, which is for web servers, for the time being."""
+    with _limit_lock:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+class PictureSource:
+    """A PNG, JPEG or BMP file, decoded at the first read into Pillow's own buffer.
+
+    That takes 4 bytes a pixel for colours, 1 for grey values and palettes; bands are cut from
+    it. Palettes become RGB, bilevel images 0 and 1, CMYK becomes RGB; 16-bit grey stays. Pillow
+    has no 16-bit colours: it reads them as 8-bit, as nnU-Net's own reader does.
+
+    Args:
+        path: the file.
+        channels: that the model takes; alpha is laid over white unless it takes it too.
+
+    Attributes:
+        shape: (y, x).
+        spacing: ones; what such files say is for printing.
+
+    Raises:
+        InputError: the file is missing or no such picture, or too large for this machine.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    spacing: tuple[float, ...] = (1.0, 1.0)
+    mpp: float | None = None
+
+    def __init__(self, path: Path | str, *, channels: int | None = None) -> None:
+        self._path = Path(path)
+        self._image: Any = None
+        try:
+            with any_size():
+                self._image = Image.open(self._path, formats=("PNG", "JPEG", "BMP"))
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist") from error
+        except _DAMAGED as error:
+            raise InputError(f"{path} cannot be read as a picture ({error})") from error
+        image = self._image
+        self.shape = (image.height, image.width)
+        self.base_shape = self.shape
+        self._mode = _mode(image)
+        probe = self._pixels(Image.new(image.mode, (1, 1)))
+        self._alpha = self._mode in ("LA", "RGBA")
+        self.channels = channels_kept(probe.shape[0], alpha=self._alpha, wanted=channels)
+        self.dtype = probe.dtype
+        self.kept_bytes = image.width * image.height * _bytes_per_pixel(image.mode)
+        try:
+            require_memory(self._path, self.kept_bytes)
+            if image.format == "PNG":
+                stored = image.width * image.height * len(image.getbands()) // 8
+                require_deflated(self._path, stored, self._path.stat().st_size)
+        except InputError:
+            self.close()
+            raise
+
+    def read(self, first: int, end: int) -> NDArray:
+        """The band, as `ImageSource.read` has it.
+
+        Raises:
+            InputError: the file is truncated or damaged, wherever that is.
+        """
+        image = self._image
+        try:
+            image.load()  # does nothing the second time
+            with any_size():
+                band = image.crop((0, first, self.shape[1], end))
+        except (*_DAMAGED, MemoryError) as error:
+            raise InputError(
+                f"{self._path} cannot be decoded ({error}); it is truncated or damaged"
+            ) from error
+        pixels = self._pixels(band)
+        return over_white(pixels) if pixels.shape[0] > self.channels else pixels
+
+    def _pixels(self, image: Any) -> NDArray:
+        """(channels and alpha, y, x) of what was cut out."""
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8)[None]
+        pixels = np.asarray(image if image.mode == self._mode else image.convert(self._mode))
+        if pixels.dtype.byteorder == ">":
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+    def close(self) -> None:
+        """Give back the picture; a second call does nothing."""
+        self._image.close()
+
+
+def _mode(image: Any) -> str:
+    """The mode whose samples are the channels."""
+    if image.mode == "1":
+        return "1"
+    if "transparency" in image.info:
+        return "LA" if image.mode == "L" else "RGBA" if image.mode in ("P", "RGB") else image.mode
+    if image.mode in _AS_THEY_ARE:
+        return image.mode
+    return {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.get(image.mode, "RGB")
+
+
+def _bytes_per_pixel(mode: str) -> int:
+    if mode in ("1", "L", "P"):
+        return 1
+    return 2 if mode.startswith("I;16") else 4

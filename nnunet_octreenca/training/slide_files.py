@@ -1,0 +1,240 @@
+"""The files that slides are kept in: TIFF, vendors' formats, pictures."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+
+# What tifffile reads as one huge strip or not at all.
+OPENSLIDE_ENDINGS = (".mrxs", ".ndpi", ".scn", ".vms", ".vmu", ".bif", ".svslide")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
+TIFF_ENDINGS = (".tif", ".tiff", ".svs")
+SLIDE_ENDINGS = (*TIFF_ENDINGS, *OPENSLIDE_ENDINGS, *PICTURE_ENDINGS)
+
+# Levels of a pyramid have the same proportions but for whole sizes.
+_TOLERANCE = 0.02
+_MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
+_CENTIMETRE, _INCH = 1e4, 2.54e4  # in micrometres
+_COARSEST_MPP = 20.0  # of a microscope's finest level; 600 dots per inch are 42
+
+
+class Pyramid(Protocol):
+    """An open slide; what its attributes are says `SlideRegions`."""
+
+    shapes: list[tuple[int, int]]
+    channels: int
+    dtype: np.dtype
+    mpp: float | None
+
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
+        """A window that lies within its level, (height, width, channels)."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+def needed(module: str) -> ModuleType:
+    """A module of the extra `slides`.
+
+    Raises:
+        EnvironmentMismatchError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise EnvironmentMismatchError(
+            f"slides need the package {module.split('.')[0]}, which cannot be imported ({error}). "
+            f'Run: pip install "nnunet-octreenca[slides]"'
+        ) from error
+
+
+def open_pyramid(path: Path) -> Pyramid:
+    """Open a slide by its ending; raises what the libraries raise."""
+    ending = path.suffix.lower()
+    if ending in PICTURE_ENDINGS:
+        return _Picture(path)
+    if ending in OPENSLIDE_ENDINGS:
+        return _OpenSlide(path)
+    return _Tiff(path)
+
+
+class _Tiff:
+    """Tiled or striped TIFF, decoded segment by segment by tifffile."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = needed("tifffile").TiffFile(path)
+        try:
+            self.pages = self._levels()
+            first = self.pages[0]
+            self.shapes = [(page.imagelength, page.imagewidth) for page in self.pages]
+            self.channels = first.samplesperpixel
+            self.dtype = first.dtype
+            self.mpp = _tiff_mpp(self.file, first)
+            if first.imagedepth != 1 or self.dtype is None:
+                raise InputError(f"{path} holds no 2-D image that can be read")
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _levels(self) -> list[Any]:
+        """The largest image's page, and all that are smaller copies of it, marked so or not.
+
+        tifffile leaves levels out that do not follow in equal steps, and ASAP's carry no mark.
+        """
+        series = max(self.file.series, key=lambda one: one.keyframe.size)
+        known = [level.pages[0].aspage() for level in series.levels]
+        first = known[0]
+        others = [page.aspage() for page in (*(first.pages or ()), *self.file.pages)]
+        copies = {first.imagewidth: first}
+        for page in (*known, *(page for page in others if page.is_tiled)):
+            same = (page.samplesperpixel, page.dtype) == (first.samplesperpixel, first.dtype)
+            times = [first.imagewidth / page.imagewidth, first.imagelength / page.imagelength]
+            if same and min(times) > 1 and abs(times[0] / times[1] - 1) <= _TOLERANCE:
+                copies.setdefault(page.imagewidth, page)
+        return [copies[width] for width in sorted(copies, reverse=True)]
+
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
+        page = self.pages[level]
+        rows = page.tilelength if page.is_tiled else page.rowsperstrip
+        columns = page.tilewidth if page.is_tiled else page.imagewidth
+        across, down = -(-page.imagewidth // columns), -(-page.imagelength // rows)
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        result = np.full((height, width, self.channels), page.nodata, self.dtype)
+        for plane in range(planes):
+            for row in range(y // rows, (y + height - 1) // rows + 1):
+                for column in range(x // columns, (x + width - 1) // columns + 1):
+                    tile = self._segment(page, (plane * down + row) * across + column)
+                    if tile is None:  # left out of the file: nothing is there
+                        continue
+                    _paste(
+                        tile,
+                        (row * rows, column * columns),
+                        result[..., plane : plane + 1] if planes > 1 else result,
+                        (y, x),
+                    )
+        return result
+
+    def _segment(self, page: Any, index: int) -> NDArray | None:
+        count = page.databytecounts[index]
+        if count == 0:
+            return None
+        self.file.filehandle.seek(page.dataoffsets[index])
+        data = self.file.filehandle.read(count)
+        if len(data) < count:
+            raise InputError(
+                f"{self.file.filehandle.path} is truncated: it ends within a tile. Copy it again"
+            )
+        tables = {}
+        if page.compression in (6, 7, 33007, 34892):  # JPEG, whose tables the page may share
+            tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        tile = page.decode(data, index, **tables)[0]
+        return None if tile is None else tile[0]
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _paste(tile: NDArray, at: tuple[int, int], into: NDArray, origin: tuple[int, int]) -> None:
+    """Copy the part of a tile that lies in a window whose first pixel is `origin`."""
+    places, parts = [], []
+    for axis in (0, 1):
+        first = max(at[axis], origin[axis])
+        end = min(at[axis] + tile.shape[axis], origin[axis] + into.shape[axis])
+        places.append(slice(first - origin[axis], end - origin[axis]))
+        parts.append(slice(first - at[axis], end - at[axis]))
+    into[tuple(places)] = tile[tuple(parts)]
+
+
+def _tiff_mpp(file: Any, page: Any) -> float | None:
+    """Micrometres a pixel: Aperio's description, OME's, or the resolution tags."""
+    aperio = re.search(r"MPP\s*=\s*([\d.]+)", page.description or "")
+    if aperio:
+        return float(aperio[1])
+    if file.ome_metadata:
+        size = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', file.ome_metadata)
+        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', file.ome_metadata)
+        scale = _MICROMETRES.get(unit[1] if unit else "µm")
+        if size and scale:
+            return float(size[1]) * scale
+    unit_of_length = {2: _INCH, 3: _CENTIMETRE}.get(int(page.resolutionunit))
+    pixels = page.resolution[0]
+    if unit_of_length is None or pixels <= 0:
+        return None
+    # Programs that know nothing of micrometres write a screen's or a printer's resolution.
+    mpp = unit_of_length / pixels
+    return float(mpp) if mpp < _COARSEST_MPP else None
+
+
+class _OpenSlide:
+    """Vendors' formats. Transparent pixels, where nothing was scanned, are white."""
+
+    channels = 3
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path) -> None:
+        openslide = needed("openslide")
+        self.file = openslide.OpenSlide(path)
+        self.shapes = [(height, width) for width, height in self.file.level_dimensions]
+        text = self.file.properties.get(openslide.PROPERTY_NAME_MPP_X)
+        self.mpp = float(text) if text else None
+
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
+        scale = self.file.level_downsamples[level]
+        at = (round(x * scale), round(y * scale))
+        pixels = np.asarray(self.file.read_region(at, level, (width, height)))
+        return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _Picture:
+    """PNG or JPEG, which can only be decoded as a whole."""
+
+    mpp: float | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.pixels = read_picture(path)
+        self.shapes = [(self.pixels.shape[0], self.pixels.shape[1])]
+        self.channels = self.pixels.shape[2]
+        self.dtype = self.pixels.dtype
+
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
+        return self.pixels[y : y + height, x : x + width]
+
+    def close(self) -> None:
+        del self.pixels
+
+
+def read_picture(path: Path) -> NDArray:
+    """A PNG, JPEG or BMP of any size as it is stored: (rows, columns, samples).
+
+    Colours of a palette stay numbers; one-bit pixels are 0 and 1.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    from PIL import Image
+
+    # Pillow's limit is meant for servers that open what strangers send.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except Exception as error:  # a damaged picture can raise anything
+        raise InputError(
+            f"{path} cannot be read ({error}); copy it again, or take it out"
+        ) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels

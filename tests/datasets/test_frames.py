@@ -1,0 +1,104 @@
+"""Folders of frames with masks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from nnunet_octreenca.datasets.classes import Classes
+from nnunet_octreenca.datasets.frames import Layout, convert_frames, find_frames
+from nnunet_octreenca.errors import InputError
+
+VESSEL = Classes({"vessel": (255,)})
+
+
+def write(source: Path, name: str, number: int, shape=(8, 10), ending=".png") -> tuple:
+    generator = np.random.default_rng(number)
+    image = generator.integers(0, 256, (*shape, 3)).astype(np.uint8)
+    mask = (generator.random(shape) < 0.3).astype(np.uint8) * 255
+    for folder, pixels, suffix in (("images", image, ending), ("masks", mask, ".png")):
+        path = source / folder / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return image, mask
+
+
+def test_pictures(tmp_path):
+    """Each is a case; nnU-Net's reader sees what was there."""
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+    source, target = tmp_path / "eyes", tmp_path / "Dataset001_Eyes"
+    written = {f"eye {n}": write(source, f"eye {n}", n, shape=(8, 9 + n)) for n in range(7)}
+    done = convert_frames(source, target, VESSEL, layout=Layout(2), test=0.3)
+    assert (done.training, done.test, done.configuration) == (5, 2, "2d")
+    assert any("independent" in note for note in done.notes)
+    for part in ("Tr", "Ts"):
+        for path in (target / f"labels{part}").iterdir():
+            image, mask = written[path.stem]
+            read, _ = NaturalImage2DIO().read_images(
+                [str(target / f"images{part}/{path.stem}_0000.png")]
+            )
+            assert np.array_equal(read[:, 0], np.moveaxis(image, -1, 0))
+            labels, _ = NaturalImage2DIO().read_seg(str(path))
+            assert np.array_equal(labels[0, 0], mask == 255)
+    splits = json.loads((target / "splits_final.json").read_text())
+    assert [len(split["val"]) for split in splits] == [1] * 5
+
+
+def test_videos_in_folders(tmp_path):
+    source = tmp_path / "source"
+    frames = {
+        (video, n): write(source, f"{video}/t{n}", hash((len(video), n)) % 1000)
+        for video in ("a", "bb", "ccc")
+        for n in (1, 2, 9, 10, 11)
+    }
+    done = convert_frames(source, tmp_path / "out", VESSEL, layout=Layout(3, None, 3))
+    assert (done.training, done.test) == (6, 0)
+    # Sorted by number: t9 before t10; and the second volume begins with the fourth frame.
+    volume = sitk.GetArrayFromImage(
+        sitk.ReadImage(str(tmp_path / "out/imagesTr/bb_00003_0002.nii.gz"))
+    )
+    assert np.array_equal(volume, np.stack([frames["bb", n][0][..., 2] for n in (10, 11)]))
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out/labelsTr/bb_00000.nii.gz")))
+    expected = np.stack([frames["bb", n][1] == 255 for n in (1, 2, 9)])
+    assert np.array_equal(labels, expected)
+    for split in json.loads((tmp_path / "out/splits_final.json").read_text()):
+        videos = [{case.split("_")[0] for case in split[part]} for part in ("train", "val")]
+        assert videos[0].isdisjoint(videos[1])
+
+
+def test_grey_and_one_bit_pictures(tmp_path):
+    grey = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    for n in range(2):
+        write(tmp_path, f"p{n}", n)
+        Image.fromarray(grey).save(tmp_path / f"images/p{n}.png")
+        Image.fromarray(grey > 40).save(tmp_path / f"masks/p{n}.png")
+    convert_frames(tmp_path, tmp_path / "out", Classes({"v": (1,)}), layout=Layout(2))
+    written = np.asarray(Image.open(tmp_path / "out/imagesTr/p0_0000.png"))
+    assert np.array_equal(written, np.repeat(grey[..., None], 3, 2))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/labelsTr/p0.png")), grey > 40)
+
+
+def test_bad_input(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "out"
+    with pytest.raises(InputError, match="a folder images and a folder masks"):
+        find_frames(source)
+    write(source, "a", 0)
+    write(source, "b", 1)
+    (source / "masks/b.png").unlink()
+    with pytest.raises(InputError, match=r"b\.png has no mask"):
+        convert_frames(source, target, VESSEL)
+    write(source, "b", 1, ending=".bmp")
+    with pytest.raises(InputError, match="two pictures of one name"):
+        convert_frames(source, target, VESSEL)
+    (source / "images/b.bmp").unlink()
+    write(source, "b", 1, shape=(8, 12))
+    with pytest.raises(InputError, match=r"b\.png has 12 x 8 pixels, but the first frame"):
+        convert_frames(source, target, VESSEL)
+    with pytest.raises(InputError, match=r"dimension \(4\)"):
+        convert_frames(source, target, VESSEL, layout=Layout(4))
+    with pytest.raises(InputError, match=r"a\.png holds the value\(s\) 255"):
+        convert_frames(source, tmp_path / "other", Classes({"x": (7,)}))
