@@ -104,7 +104,7 @@ def model_folder(
         torch.manual_seed(number)
         network = OctreeNCA(channels, heads, **arguments)
         for level in network.levels:
-            nn.init.normal_(level.update.weight, std=0.05)
+            nn.init.normal_(level.update.weight, std=0.12)
         (folder / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(
             {

@@ -5,7 +5,7 @@ the labels of the band are what is left. A single pass gives labels at once.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -101,6 +101,21 @@ class Ensemble:
             for axes in self.mirrorings
             for member in self.members
         ]
+        try:
+            yield from self._run(image, passes, shared, alone, progress, tissue)
+        finally:
+            for part in passes:
+                part.close()
+
+    def _run(
+        self,
+        image: ImageSource,
+        passes: list["_Pass"],
+        shared: "_Shared",
+        alone: bool,
+        progress: Progress,
+        tissue: bool,
+    ) -> Iterator[Result]:
         end = image.shape[0]
         units = aligned(self.units, passes[0].stream.factor)
         seen = TissueMap(passes[0].stream.factor) if tissue else None
@@ -216,7 +231,7 @@ class _Pass:
         )
         self._end = image.shape[0]
         self._shared = shared
-        self._results: Iterator[Result] | None = None
+        self._results: Generator[Result, None, None] | None = None
         self._stretch: Units | None = None
         self._left: list[NDArray] = []
 
@@ -226,6 +241,11 @@ class _Pass:
             first, end = self._end - end, self._end - first
         rows = self._shared(first, end)
         return np.flip(rows, tuple(axis + 1 for axis in self.axes)) if self.axes else rows
+
+    def close(self) -> None:
+        """End what is being read."""
+        if self._results is not None:
+            self._results.close()
 
     def take(self, band: Units, stretch: Units, units: int) -> NDArray:
         """The band's logits, (num_classes, units, *axes), mirrored back; bands come in order."""

@@ -9,8 +9,8 @@ others every level computes a window, as many units larger than what the finer l
 steps: what a window's edge gets wrong moves one cell a step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,17 +79,49 @@ def bands(first: int, end: int, units: int) -> list[Units]:
     return [Units(a, min(a + units, end)) for a in range(first, end, units)]
 
 
+class _Reading(Thread):
+    """A range that is being read.
+
+    No pool of threads: one that the garbage collector ends, in whatever thread it happens to run,
+    may wait for a lock that waits for it.
+    """
+
+    def __init__(self, units: Units, read: Read) -> None:
+        super().__init__(name="read", daemon=True)
+        self.units = units
+        self._read = read
+        self._rows: NDArray | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._rows = self._read(*self.units)
+        except BaseException as error:  # raised where the rows are wanted
+            self._error = error
+
+    def result(self) -> tuple[Units, NDArray]:
+        self.join()
+        if self._error is not None:
+            raise self._error
+        assert self._rows is not None
+        return self.units, self._rows
+
+
 def read_ahead(ranges: Iterable[Units], read: Read) -> Iterator[tuple[Units, NDArray]]:
     """Every range with what `read` gives for it; the next one is read meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        waiting: tuple[Units, Any] | None = None
+    upcoming: _Reading | None = None
+    try:
         for units in ranges:
-            upcoming = (units, reader.submit(read, *units))
+            waiting, upcoming = upcoming, _Reading(units, read)
             if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = upcoming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+                yield waiting.result()
+        if upcoming is not None:
+            yield upcoming.result()
+    finally:
+        # What is being read may be closed next.
+        if upcoming is not None:
+            upcoming.join()
 
 
 class OctreeStream:
@@ -126,6 +158,7 @@ class OctreeStream:
         self.network = network
         self.shape = tuple(shape)
         self.seed = seed
+        self.state = state
         self.labels = labels
         self.factor = spans(network.factors)[-1]
 
@@ -148,7 +181,7 @@ class OctreeStream:
         """Compute the coarsest level."""
         raise NotImplementedError
 
-    def run(self, wanted: Units, read: Read, units: int) -> Iterator[Result]:
+    def run(self, wanted: Units, read: Read, units: int) -> Generator[Result, None, None]:
         """Results of the wanted units, in order, without gaps, as they are done.
 
         Args:
@@ -162,26 +195,18 @@ class OctreeStream:
 class WaveStream(OctreeStream):
     """On the C++ engine."""
 
-    def __init__(
-        self,
-        network: OctreeNCA,
-        shape: Sequence[int],
-        *,
-        seed: int = 0,
-        state: str | None = None,
-        labels: bool = True,
-    ) -> None:
-        super().__init__(network, shape, seed=seed, state=state, labels=labels)
+    def __init__(self, network: OctreeNCA, shape: Sequence[int], **options: Any) -> None:
+        super().__init__(network, shape, **options)
         self._engine = cpu_engine.octree_stream(
             self.shape,
             [level.weights() for level in network.levels],  # type: ignore[operator]
             network.steps,
             network.factors,
             fire_rate=network.fire_rate,
-            seed=seed,
+            seed=self.seed,
             logits=network.logits,
             background=network.constant_background,
-            state=state,
+            state=self.state,
         )
 
     def pool(self, band: NDArray, first: int) -> None:
@@ -190,7 +215,7 @@ class WaveStream(OctreeStream):
     def prepare(self) -> None:
         self._engine.prepare()
 
-    def run(self, wanted: Units, read: Read, units: int) -> Iterator[Result]:
+    def run(self, wanted: Units, read: Read, units: int) -> Generator[Result, None, None]:
         first, end = self._engine.begin(*wanted)
         done = wanted.first
         for band, rows in read_ahead(bands(first, end, units), read):
@@ -210,21 +235,12 @@ class WindowStream(OctreeStream):
     differently with their sizes.
     """
 
-    def __init__(
-        self,
-        network: OctreeNCA,
-        shape: Sequence[int],
-        *,
-        seed: int = 0,
-        state: str | None = None,
-        labels: bool = True,
-    ) -> None:
-        super().__init__(network, shape, seed=seed, state=state, labels=labels)
-        self._state = state
+    def __init__(self, network: OctreeNCA, shape: Sequence[int], **options: Any) -> None:
+        super().__init__(network, shape, **options)
         self._device = next(network.parameters()).device
         self._cuda = network.engine() == "cuda"
-        if not self._cuda and state not in (None, "float32"):
-            raise ValueError(f"state={state!r} needs the C++ engine or the CUDA engine")
+        if not self._cuda and self.state not in (None, "float32"):
+            raise ValueError(f"state={self.state!r} needs the C++ engine or the CUDA engine")
         self._spans = spans(network.factors)
         self._shapes = level_shapes(shape, network.factors)
         self._pooled: list[Tensor] = []
@@ -242,7 +258,7 @@ class WindowStream(OctreeStream):
         self._pooled.clear()
         self._coarse = self._compute([image], len(self._shapes) - 1, [0], None, 0)
 
-    def run(self, wanted: Units, read: Read, units: int) -> Iterator[Result]:
+    def run(self, wanted: Units, read: Read, units: int) -> Generator[Result, None, None]:
         plan = [(band, self._plan(band)) for band in bands(*wanted, units)]
         waiting: tuple[int, Tensor, Any] | None = None
         images = read_ahead((image for _, (_, image) in plan), read)
@@ -318,7 +334,7 @@ class WindowStream(OctreeStream):
                 logits=network.logits,
                 background=network.constant_background,
                 labels=labels,
-                state=self._state,
+                state=self.state,
                 part=part,
             )
         rest = (0,) * (network.dimension - 1)
@@ -352,7 +368,8 @@ class WindowStream(OctreeStream):
         return parent
 
     def _upload(self, rows: NDArray) -> Tensor:
-        image = torch.from_numpy(np.ascontiguousarray(rows))[None]
+        # A copy, for PyTorch takes no negative strides, which a mirrored row of one may have.
+        image = torch.from_numpy(np.array(rows, order="C"))[None]
         if self._device.type == "cuda":
             return image.pin_memory().to(self._device, non_blocking=True)
         return image.to(self._device)
@@ -374,17 +391,10 @@ class WindowStream(OctreeStream):
         return first, values.numpy()
 
 
-def open_stream(
-    network: OctreeNCA,
-    shape: Sequence[int],
-    *,
-    seed: int = 0,
-    state: str | None = None,
-    labels: bool = True,
-) -> OctreeStream:
+def open_stream(network: OctreeNCA, shape: Sequence[int], **options: Any) -> OctreeStream:
     """The stream of the engine that computes where the network lies.
 
     Args, raises: as `OctreeStream`.
     """
     kind = WaveStream if network.engine() == "cpu" else WindowStream
-    return kind(network, shape, seed=seed, state=state, labels=labels)
+    return kind(network, shape, **options)

@@ -135,7 +135,7 @@ _FLAT = ("slide", "picture")
 FORMATS = {
     "ome.tif": Format(".ome.tif", KINDS, _tiff, ("tifffile", "imagecodecs"), "slides"),
     "ome.zarr": Format(".ome.zarr", KINDS, _zarr, ("zarr", "ome_zarr"), "slides"),
-    "geojson": Format(".geojson", _FLAT, _geojson, ("rasterio", "shapely"), "slides"),
+    "geojson": Format(".geojson", _FLAT, _geojson, ("shapely",), "slides"),
     "dcm": Format(".dcm", ("slide", "volume"), _dicom, ("highdicom",), "dicom"),
     "png": Format(
         ".png",

@@ -2,8 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.io.palette import colour
-from nnunet_octreenca.io.write_polygons import BAND_ROWS, mended, region_polygons
+from nnunet_octreenca.io.polygons import filled, mended, united
+from nnunet_octreenca.io.write_polygons import CORNERS, HOLES, TILE, Regions
 from nnunet_octreenca.io.write_whole import (
     check_axes,
     class_name,
@@ -21,7 +21,8 @@ from nnunet_octreenca.io.write_whole import (
     whole_output,
 )
 
-_BATCH = 1024  # polygons mended, simplified and formatted by one thread at a time
+# Polygons, and points of them, that one thread unites, simplifies and formats at a time.
+_BATCH, _BATCH_POINTS = 1024, 100_000
 
 
 def write_geojson(
@@ -33,12 +34,18 @@ def write_geojson(
     min_area: float = 4.0,
     scale: float | tuple[float, float] = 1.0,
     offset: tuple[float, float] = (0.0, 0.0),
-    band_rows: int = BAND_ROWS,
-) -> tuple[int, int]:
+    tile: int = TILE,
+    corners: int = CORNERS,
+    holes: int = HOLES,
+) -> tuple[int, int, int]:
     """Write a FeatureCollection with one annotation for each connected region of a class.
 
     The background is not written. The file grows polygon by polygon and is never whole in
     memory. With `simplify=0, min_area=0, scale=1` the polygons are exactly the labels.
+
+    A region with more corners or holes than the limits, as noise has it, is cut along a grid of
+    tiles, since no program can show it whole: it becomes one annotation of its class for each
+    connected piece within a tile, and each piece is simplified on its own.
 
     Args:
         labels: (y, x), uint8 or int16.
@@ -47,49 +54,64 @@ def write_geojson(
         simplify: pixels of the label map by which an outline may move, twice that where it
             begins (Douglas-Peucker, no ring lost); 0 leaves every pixel's edge. Neighbours are
             simplified each on its own, so that thin gaps and overlaps come up between them.
-        min_area: regions of fewer pixels are left out; by default those that a shift of the
-            outline by one pixel may wipe out.
+        min_area: regions of fewer pixels are left out and holes of fewer are filled; by default
+            those that a shift of the outline by one pixel may wipe out. What lies in such a
+            hole is left out as well, so that no two annotations overlap by this.
         scale: pixels of the slide's level 0 per pixel of the label map, one number or (x, y).
         offset: level-0 coordinates (x, y) of the label map's upper left corner.
-        band_rows: rows traced at a time.
+        tile: pixels of a tile's side; a region within the limits does not depend on it.
+        corners: a region stays whole up to so many before it is simplified; those on the
+            borders of tiles are not counted.
+        holes: a region stays whole up to so many that are not filled; those across the borders
+            of tiles count in any case.
 
     Returns:
-        How many regions were written, and how many were left out as too small.
+        How many regions were written, how many were left out as too small, and how many of
+        those written were cut into pieces.
 
     Raises:
         OutputError: the labels have three axes or negative values, or the disk is full.
-        EnvironmentMismatchError: rasterio or shapely is not installed.
+        EnvironmentMismatchError: shapely is not installed.
     """
     check_axes(labels, path, (2,))
     greatest_label(labels, path)
-    imported("rasterio", "slides")
     imported("shapely", "slides")
     placed = (np.broadcast_to(np.asarray(scale, float), 2), np.asarray(offset, float))
-    written = left_out = 0
+    regions = Regions(labels, min_area=min_area, tile=tile, corners=corners, holes=holes)
     with whole_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
 
-        def finish(batch: list[tuple[int, Any]]) -> tuple[int, list[str]]:
-            return len(batch), _features(batch, names, simplify, min_area, *placed)
+        def finish(batch: list[tuple[int, Sequence[Any]]]) -> list[str]:
+            return _features(batch, names, simplify, min_area, *placed)
 
         file.write('{"type": "FeatureCollection", "features": [')
-        for number, features in in_order(finish, _batches(region_polygons(labels, band_rows))):
+        separator = "\n"
+        for features in in_order(finish, _batches(regions)):
             for feature in features:
-                file.write(",\n" if written else "\n")
+                file.write(separator)
                 file.write(feature)
-                written += 1
-            left_out += number - len(features)
+                separator = ",\n"
         file.write("\n]}\n")
-    return written, left_out
+    return regions.written, regions.left_out, regions.cut
 
 
-def _batches(regions: Iterable[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
-    iterator = iter(regions)
-    while batch := list(islice(iterator, _BATCH)):
+def _batches(
+    regions: Iterable[tuple[int, Sequence[Any]]],
+) -> Iterator[list[tuple[int, Sequence[Any]]]]:
+    shapely = imported("shapely", "slides")
+    batch: list[tuple[int, Sequence[Any]]] = []
+    points = 0
+    for label, pieces in regions:
+        batch.append((label, pieces))
+        points += int(shapely.get_num_coordinates(pieces).sum())
+        if len(batch) >= _BATCH or points >= _BATCH_POINTS:
+            yield batch
+            batch, points = [], 0
+    if batch:
         yield batch
 
 
 def _features(
-    batch: list[tuple[int, Any]],
+    batch: list[tuple[int, Sequence[Any]]],
     names: dict[int, str],
     simplify: float,
     min_area: float,
@@ -97,10 +119,10 @@ def _features(
     offset: NDArray[np.float64],
 ) -> list[str]:
     shapely = imported("shapely", "slides")
-    batch = [(label, polygon) for label, polygon in batch if polygon.area >= min_area]
-    if not batch:
-        return []
-    polygons = mended([polygon for _, polygon in batch])
+    polygons = np.empty(len(batch), object)
+    polygons[:] = [united(pieces) for _, pieces in batch]
+    # Normal polygons begin at their leftmost point, wherever the tiles lie.
+    polygons = shapely.normalize(filled(polygons, min_area))
     if simplify > 0:
         simpler = mended(shapely.simplify(polygons, simplify, preserve_topology=True))
         polygons = np.where(shapely.area(simpler) > 0, simpler, polygons)

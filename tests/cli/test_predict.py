@@ -1,6 +1,8 @@
 """`nnunet_octreenca predict`, run as main() runs it, on files made here."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.inference.ensemble import Ensemble
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import load_model
+from nnunet_octreenca.ops.native import cpu_module
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def volume(path, shape=(11, 20, 18), spacing=(1.0, 1.0, 2.0), seed=0):
 
 def predict(model, source, output, *flags, code=0):
     given = ["predict", "-m", str(model), "-i", str(source), "-o", str(output), "-device", "cpu"]
-    assert main([*given, *flags]) == code
+    assert main([*given, *map(str, flags)]) == code
     return output
 
 
@@ -241,6 +244,29 @@ def test_an_end_halfway_leaves_nothing(models, tmp_path, monkeypatch, stop):
     assert list(out.iterdir()) == []
 
 
+def test_kill_ends_like_an_interrupt(models, tmp_path, monkeypatch):
+    picture(tmp_path / "a.png")
+    before = signal.getsignal(signal.SIGTERM)
+    stock = Ensemble.run
+
+    def killed(self, *args, **kwargs):
+        results = stock(self, *args, **kwargs)
+        yield next(results)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from results
+
+    monkeypatch.setattr(Ensemble, "run", killed)
+    report = tmp_path / "run.json"
+    with pytest.raises(SystemExit) as end:
+        predict(
+            models.rgb, tmp_path / "a.png", tmp_path / "out", "--band", "16", "--report", report
+        )
+    assert end.value.code == 143
+    assert list((tmp_path / "out").iterdir()) == []
+    assert json.loads(report.read_text())["cases"] == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("name", ["write_overlay", "label_shares"])
 def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypatch, name):
     picture(tmp_path / "a.png")
@@ -338,6 +364,7 @@ def test_tissue_leaves_glass_out(models, tmp_path):
     assert whole[:96].any()
 
 
+@pytest.mark.skipif(cpu_module() is None, reason="the C++ engine is not built")
 def test_float16_states(models, tmp_path):
     pixels = picture(tmp_path / "a.png", 300, 200)
     flags = ("--disable_tta", "-f", "0", "--precision", "float16")

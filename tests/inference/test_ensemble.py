@@ -53,6 +53,15 @@ def test_mean_over_networks_seeds_and_mirrored_copies(shape, axes, units):
     assert np.array_equal(labels, logits.argmax(0))
 
 
+def test_a_mirrored_band_of_one_row_in_pytorch(monkeypatch):
+    monkeypatch.setenv("OCTREENCA_ENGINE", "torch")
+    (network,), image = networks((61, 20), 1)
+    whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
+    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), units=60, labels=False)
+    logits = joined(ensemble.run(ArraySource(image)), 1)
+    np.testing.assert_allclose(logits, whole.numpy(), rtol=2e-3, atol=2e-3)
+
+
 def test_one_network_mirrored_gives_the_predictor_s_bits():
     """The order of the sum is that of `predict_logits`, so its float16 are the same."""
     (network,), image = networks((61, 20), 1)

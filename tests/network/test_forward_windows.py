@@ -6,6 +6,7 @@ import torch
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import Crop, image_pyramid, windows
+from nnunet_octreenca.ops.native import cpu_module
 
 FACTORS = [(2, 2), (2, 2), (2, 2)]
 SHAPE = (75, 102)
@@ -35,7 +36,15 @@ def cut(image: torch.Tensor, crop: Crop, origins: list) -> tuple[list, list]:
     return images, [box.origins for box in boxes]
 
 
-@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "torch",
+        pytest.param(
+            "cpu", marks=pytest.mark.skipif(cpu_module() is None, reason="C++ is not built")
+        ),
+    ],
+)
 @pytest.mark.parametrize("crop", [CROP, Crop((200, 200), 4), Crop((16, 20), 2)])
 def test_windows_of_an_image_give_what_the_image_gives(network, monkeypatch, engine, crop):
     monkeypatch.setenv("OCTREENCA_ENGINE", engine)

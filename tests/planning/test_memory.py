@@ -25,15 +25,15 @@ def benchmark():
 @pytest.mark.parametrize(
     "case",
     [
-        "hippocampus",
-        "pathology",
-        "radiology, cropped",
-        "one volume",
         "hippocampus, C++",
         "pathology, C++",
         "one volume, C++",
         "one slide, C++",
         # Together over 20 seconds.
+        pytest.param("hippocampus", marks=pytest.mark.slow),
+        pytest.param("pathology", marks=pytest.mark.slow),
+        pytest.param("radiology, cropped", marks=pytest.mark.slow),
+        pytest.param("one volume", marks=pytest.mark.slow),
         pytest.param("20 classes, C++", marks=pytest.mark.slow),
         pytest.param("20 classes", marks=pytest.mark.slow),
         pytest.param("150 classes", marks=pytest.mark.slow),
