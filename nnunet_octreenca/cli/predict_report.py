@@ -2,7 +2,6 @@
 
 import argparse
 import platform
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,7 +92,18 @@ class Report:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held."""
+    """The most memory this process has held; 0 where the system does not tell."""
+    try:
+        # `getrusage` would count what another program held in this process before.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
