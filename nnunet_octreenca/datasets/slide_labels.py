@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.training.slide_files import needed
+from nnunet_octreenca.libraries import imported
 from nnunet_octreenca.training.slide_regions import SlideRegions
 
 BAND = 256  # rows, also the tiles that labels are written in
@@ -115,7 +115,7 @@ class PolygonLabels:
 
     @cached_property
     def _polygons(self) -> tuple[list[tuple[Any, int]], Any]:
-        shapely = needed("shapely")
+        shapely = imported("shapely", "slides")
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
             features = content["features"] if isinstance(content, dict) else content
@@ -143,12 +143,14 @@ class PolygonLabels:
         return self.labels[name]
 
     def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        features = needed("rasterio.features")
-        transform = needed("rasterio.transform").Affine(
+        features = imported("rasterio.features", "slides")
+        transform = imported("rasterio.transform", "slides").Affine(
             self.downsample, 0, x * self.downsample, 0, self.downsample, y * self.downsample
         )
         polygons, tree = self._polygons
-        box = needed("shapely").box(*(transform * (0, 0)), *(transform * (width, height)))
+        box = imported("shapely", "slides").box(
+            *(transform * (0, 0)), *(transform * (width, height))
+        )
         here = [polygons[n] for n in sorted(tree.query(box))]
         if not here:
             return np.zeros((height, width), np.uint8)
@@ -208,7 +210,7 @@ def write_labels(path: Path, labels: SlideLabels) -> None:
             padded[: band.shape[0], : band.shape[1]] = band
             yield from padded.reshape(BAND, -1, BAND).transpose(1, 0, 2)
 
-    needed("tifffile").imwrite(
+    imported("tifffile", "slides").imwrite(
         path,
         tiles(),
         shape=labels.shape,

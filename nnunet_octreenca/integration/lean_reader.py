@@ -7,8 +7,7 @@ header promises, and can the machine.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,12 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.libraries import unlimited_pillow
 
 # A deflated byte stands for at most 1,032 bytes.
 _DEFLATE_RATIO = 1032
 _PILLOW_ENDINGS = (".png", ".bmp")
 _BITS = {"RGB": 24, "RGBA": 32}  # of a pixel in a PNG; of other modes at least 1
-
-
-@contextmanager
-def unlimited_pillow() -> Iterator[None]:
-    """Images of any size while this lasts, for the whole process; then what was before."""
-    from PIL import Image
-
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def check_promise(path: str) -> None:

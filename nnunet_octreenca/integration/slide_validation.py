@@ -13,8 +13,8 @@ from nnunet_octreenca.files import whole_file
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.libraries import imported
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.training.slide_files import needed
 from nnunet_octreenca.training.slide_regions import SlideRegions
 from nnunet_octreenca.training.slide_windows import SlideCase
 
@@ -61,7 +61,7 @@ def validate_slides(
         predicted = _segmented(network, case, mirror_axes, context, seed, device)
         target = folder / f"{case.name}.tif"
         with whole_file(target) as temporary:
-            needed("tifffile").imwrite(
+            imported("tifffile", "slides").imwrite(
                 temporary, predicted, tile=(_TILE, _TILE), compression="zlib"
             )
         results.append(

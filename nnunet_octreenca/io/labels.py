@@ -17,7 +17,7 @@ from nnunet_octreenca.io.write_label_zarr import write_label_zarr
 from nnunet_octreenca.io.write_overlay_mp4 import Frames, write_overlay_mp4
 from nnunet_octreenca.io.write_pictures import write_frame_pngs, write_label_picture
 from nnunet_octreenca.io.write_volume import write_volume
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 KINDS = ("slide", "picture", "video", "volume")
 

@@ -15,7 +15,7 @@ from nnunet_octreenca.io.levels import MICRONS_PER_MM, Level, choose_level
 from nnunet_octreenca.io.limits import require_memory
 from nnunet_octreenca.io.resample import Resampled
 from nnunet_octreenca.io.stripes import StripedSource
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 # Millimetres in the units of length that the specification names and images come in.
 _MM = {

@@ -13,7 +13,7 @@ from nnunet_octreenca.io.pictures import PictureSource
 from nnunet_octreenca.io.slides import open_slide
 from nnunet_octreenca.io.video import VideoSource
 from nnunet_octreenca.io.volumes import VOLUME_ENDINGS, VolumeSource
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 # The longest endings first, so that .ome.tif is not taken for .tif.
 ENDINGS: dict[str, tuple[str, ...]] = {

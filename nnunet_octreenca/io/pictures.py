@@ -1,10 +1,7 @@
 """PNG, JPEG and BMP of any size."""
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -14,24 +11,12 @@ from PIL import Image
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.io.alpha import channels_kept, over_white
 from nnunet_octreenca.io.limits import require_deflated, require_memory
+from nnunet_octreenca.libraries import unlimited_pillow
 
-_limit_lock = RLock()
 # What Pillow raises where a file is damaged; that it is not an image is an OSError too.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 # Modes whose pixels are the channels; all others are converted, band by band.
 _AS_THEY_ARE = {"L", "RGB", "RGBA", "LA", "I;16", "I;16B", "I;16L", "I", "F"}
-
-
-@contextmanager
-def any_size() -> Iterator[None]:
-    """Lift Pillow's limit on pixels, which is for web servers, for the time being."""
-    with _limit_lock:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 class PictureSource:
@@ -62,7 +47,7 @@ class PictureSource:
         self._path = Path(path)
         self._image: Any = None
         try:
-            with any_size():
+            with unlimited_pillow():
                 self._image = Image.open(self._path, formats=("PNG", "JPEG", "BMP"))
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist") from error
@@ -95,7 +80,7 @@ class PictureSource:
         image = self._image
         try:
             image.load()  # does nothing the second time
-            with any_size():
+            with unlimited_pillow():
                 band = image.crop((0, first, self.shape[1], end))
         except (*_DAMAGED, MemoryError) as error:
             raise InputError(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 
 def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_]:

@@ -14,7 +14,7 @@ from nnunet_octreenca.io.limits import require_memory, threads
 from nnunet_octreenca.io.resample import Resampled
 from nnunet_octreenca.io.stripes import StripedSource
 from nnunet_octreenca.io.tiff import open_tiff
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 # Vendors whose TIFF files tifffile decodes as they are shown. Of the others the tiles overlap
 # (Ventana, Trestle), lie scattered (Leica, Philips), or are one JPEG of gigapixels (Hamamatsu).

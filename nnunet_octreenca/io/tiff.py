@@ -17,7 +17,7 @@ from nnunet_octreenca.io.resample import Resampled
 from nnunet_octreenca.io.stripes import StripedSource
 from nnunet_octreenca.io.tiff_layout import Layout
 from nnunet_octreenca.io.tiff_scale import microns_per_pixel, plane_distance, spacing_beside
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 # Rows read at a time where the file would allow single ones.
 _ROWS = 128

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 
 def outlines(labels: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:

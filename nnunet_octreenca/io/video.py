@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 # Without it FFmpeg paints over what it cannot decode. "bitstream" and "buffer" found nothing
 # more in files with flipped bytes, and refuse some that are merely unusual.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.io.write_whole import imported
+from nnunet_octreenca.libraries import imported
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"

@@ -20,9 +20,9 @@ from nnunet_octreenca.io.write_whole import (
     check_axes,
     class_name,
     greatest_label,
-    imported,
     whole_output,
 )
+from nnunet_octreenca.libraries import imported
 
 _JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"

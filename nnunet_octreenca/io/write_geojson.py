@@ -16,10 +16,10 @@ from nnunet_octreenca.io.write_whole import (
     check_axes,
     class_name,
     greatest_label,
-    imported,
     in_order,
     whole_output,
 )
+from nnunet_octreenca.libraries import imported
 
 # Polygons, and points of them, that one thread unites, simplifies and formats at a time.
 _BATCH, _BATCH_POINTS = 1024, 100_000

@@ -14,9 +14,9 @@ from nnunet_octreenca.io.write_whole import (
     class_name,
     greatest_label,
     halvings,
-    imported,
     whole_output,
 )
+from nnunet_octreenca.libraries import imported
 
 # Offsets of a classic TIFF are 32 bits; what is left is for tags and the tiles' own overhead.
 _CLASSIC_BYTES = 2**32 - 2**26

@@ -15,9 +15,9 @@ from nnunet_octreenca.io.write_whole import (
     class_name,
     greatest_label,
     halvings,
-    imported,
     whole_folder,
 )
+from nnunet_octreenca.libraries import imported
 
 NAME = "segmentation"
 """The label image's name within the group `labels`."""

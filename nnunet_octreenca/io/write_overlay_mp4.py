@@ -15,10 +15,10 @@ from nnunet_octreenca.io.write_whole import (
     check_axes,
     class_name,
     greatest_label,
-    imported,
     in_order,
     whole_output,
 )
+from nnunet_octreenca.libraries import imported
 
 Frames = Iterable[NDArray[np.uint8]] | Callable[[], Iterable[NDArray[np.uint8]]]
 

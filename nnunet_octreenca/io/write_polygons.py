@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.io.polygons import filled
 from nnunet_octreenca.io.trace_outlines import outlines
-from nnunet_octreenca.io.write_whole import bands, imported
+from nnunet_octreenca.io.write_whole import bands
+from nnunet_octreenca.libraries import imported
 
 TILE = 256
 """Pixels of a tile's side; with 512, noise takes twice as long."""

@@ -7,14 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, OutputError
+from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import whole_file
 
 Item = TypeVar("Item")
@@ -94,24 +93,6 @@ def _number(error: BaseException | None) -> int | None:
             return error.errno
         error = error.__cause__ or error.__context__
     return None
-
-
-def imported(module: str, extra: str) -> Any:
-    """A module of an optional library.
-
-    Args:
-        module: its dotted name.
-        extra: what installs it, "slides", "video" or "dicom".
-
-    Raises:
-        EnvironmentMismatchError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise EnvironmentMismatchError(
-            f'{module} cannot be imported ({error}); run pip install "nnunet-octreenca[{extra}]"'
-        ) from error
 
 
 def check_axes(labels: NDArray, path: Path | str, axes: Sequence[int]) -> None:

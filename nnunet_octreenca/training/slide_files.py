@@ -1,15 +1,14 @@
 """The files that slides are kept in: TIFF, vendors' formats, pictures."""
 
 import re
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.libraries import imported
 
 # What tifffile reads as one huge strip or not at all.
 OPENSLIDE_ENDINGS = (".mrxs", ".ndpi", ".scn", ".vms", ".vmu", ".bif", ".svslide")
@@ -41,21 +40,6 @@ class Pyramid(Protocol):
         ...
 
 
-def needed(module: str) -> ModuleType:
-    """A module of the extra `slides`.
-
-    Raises:
-        EnvironmentMismatchError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise EnvironmentMismatchError(
-            f"slides need the package {module.split('.')[0]}, which cannot be imported ({error}). "
-            f'Run: pip install "nnunet-octreenca[slides]"'
-        ) from error
-
-
 def open_pyramid(path: Path) -> Pyramid:
     """Open a slide by its ending; raises what the libraries raise."""
     ending = path.suffix.lower()
@@ -70,7 +54,7 @@ class _Tiff:
     """Tiled or striped TIFF, decoded segment by segment by tifffile."""
 
     def __init__(self, path: Path) -> None:
-        self.file = needed("tifffile").TiffFile(path)
+        self.file = imported("tifffile", "slides").TiffFile(path)
         try:
             self.pages = self._levels()
             first = self.pages[0]
@@ -180,7 +164,7 @@ class _OpenSlide:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, path: Path) -> None:
-        openslide = needed("openslide")
+        openslide = imported("openslide", "slides")
         self.file = openslide.OpenSlide(path)
         self.shapes = [(height, width) for width, height in self.file.level_dimensions]
         text = self.file.properties.get(openslide.PROPERTY_NAME_MPP_X)

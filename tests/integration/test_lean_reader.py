@@ -11,7 +11,8 @@ from PIL import Image
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.integration import lean_reader
-from nnunet_octreenca.integration.lean_reader import read_natural_images, unlimited_pillow
+from nnunet_octreenca.integration.lean_reader import read_natural_images
+from nnunet_octreenca.libraries import unlimited_pillow
 
 RANDOM = np.random.default_rng(3)
 

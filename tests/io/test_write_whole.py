@@ -10,11 +10,11 @@ from nnunet_octreenca.io.write_whole import (
     check_absent,
     check_axes,
     greatest_label,
-    imported,
     in_order,
     whole_folder,
     whole_output,
 )
+from nnunet_octreenca.libraries import imported
 
 
 def listing(folder):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tiny_slides import halved, picture, write_pyramid
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.training import slide_files, slide_regions
 from nnunet_octreenca.training.slide_regions import SlideRegions
@@ -199,8 +199,3 @@ def test_bad_slides(tmp_path):
         SlideRegions(tmp_path / "whole.tif").region(0, 290, 0, 20, 10)
     with pytest.raises(InputError, match="is no multiple"):
         SlideRegions(tmp_path / "whole.tif").source_level(0.5)
-
-
-def test_a_missing_package_says_what_to_install():
-    with pytest.raises(EnvironmentMismatchError, match=r'pip install "nnunet-octreenca\[slides\]"'):
-        slide_files.needed("no_such_package")

@@ -1,0 +1,43 @@
+"""Libraries that are optional, or that need a word before they do what is wanted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from threading import RLock
+from typing import Any
+
+from nnunet_octreenca.errors import EnvironmentMismatchError
+
+_pillow_lock = RLock()
+
+
+def imported(module: str, extra: str) -> Any:
+    """A module of an optional library.
+
+    Args:
+        module: its dotted name.
+        extra: what installs it, "slides", "video" or "dicom".
+
+    Raises:
+        EnvironmentMismatchError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise EnvironmentMismatchError(
+            f'{module} cannot be imported ({error}); run pip install "nnunet-octreenca[{extra}]"'
+        ) from error
+
+
+@contextmanager
+def unlimited_pillow() -> Iterator[None]:
+    """Lift Pillow's limit on pixels, which is for web servers, while this lasts."""
+    from PIL import Image
+
+    with _pillow_lock:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
