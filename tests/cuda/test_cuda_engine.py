@@ -131,7 +131,8 @@ def run_forward(device, state, weights, precision, steps, fused, **options):
 
 
 @pytest.mark.parametrize("spatial", [(37, 50), (9, 70), (1, 40), (5, 1), (2, 2), (9, 10, 11)])
-@pytest.mark.parametrize("precision", ["half", pytest.param("tf32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["half", "tf32"])
+@pytest.mark.slow
 def test_two_steps_a_launch_change_no_bit(spatial, precision, devices):
     """A halo of two cells is enough, at the level's borders too."""
     state, weights = make(spatial, 16, 3, 64, 2)
@@ -171,6 +172,7 @@ def test_fire_draws_are_the_same_bits(spatial, rate, devices):
         assert torch.equal(fired[sample], wanted.to(torch.uint8))
 
 
+@pytest.mark.slow
 def test_more_samples_than_a_launch_takes(devices):
     state, weights = make((5, 6), 16, 1, 64, 19)
     origin = list(range(38))
@@ -184,6 +186,7 @@ def test_more_samples_than_a_launch_takes(devices):
     assert difference(grads.hidden_weight.double(), wanted_grads.hidden_weight) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_number_of_blocks_changes_no_bit_of_a_state(devices, tmp_path):
     """Tiles are computed alike whoever computes them."""
     state, weights = make((40, 70), 16, 1, 64, 1)
@@ -233,6 +236,7 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
 # ------------------------------------------------------------------ operator and network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
@@ -420,7 +424,11 @@ def test_pyramid_is_emptied_on_the_way(network_on_host):
 
 @pytest.mark.parametrize(
     ("shape", "units", "state"),
-    [((61, 20), 7, "float32"), ((61, 20), 24, "float16"), ((23, 6, 5), 5, "float16")],
+    [
+        ((61, 20), 7, "float32"),
+        ((61, 20), 24, "float16"),
+        pytest.param((23, 6, 5), 5, "float16", marks=pytest.mark.slow),
+    ],
 )
 def test_stream_gives_the_labels_of_one_pass(network_on_host, shape, units, state):
     """Windows with their margins, whatever the height of a band."""

@@ -25,11 +25,11 @@ def benchmark():
 @pytest.mark.parametrize(
     "case",
     [
-        "hippocampus, C++",
-        "pathology, C++",
-        "one volume, C++",
         "one slide, C++",
         # Together over 20 seconds.
+        pytest.param("hippocampus, C++", marks=pytest.mark.slow),
+        pytest.param("pathology, C++", marks=pytest.mark.slow),
+        pytest.param("one volume, C++", marks=pytest.mark.slow),
         pytest.param("hippocampus", marks=pytest.mark.slow),
         pytest.param("pathology", marks=pytest.mark.slow),
         pytest.param("radiology, cropped", marks=pytest.mark.slow),
