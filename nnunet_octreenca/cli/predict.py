@@ -29,8 +29,8 @@ formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames c
   pictures, frames and an overlay for videos, the image's own format for volumes. A small picture
   CASE_overlay.png to look at is always written.
 
-exit codes: 0 all cases done, 1 an error or no case done, 2 wrong arguments, 3 some cases failed (
-  the summary and the report say which and why), 130 interrupted, 143 terminated; in any case no
+exit codes: 0 all cases done, 1 an error or no case done, 2 wrong arguments, 3 some cases failed
+  (the summary and the report say which and why), 130 interrupted, 143 terminated; in any case no
   result is half written
 """
 SOME_FAILED = 3
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--precision", choices=("float32", "float16"), default="float32",
                      help="of the states; float16 halves them and changes some labels")  # fmt: skip
     how.add_argument("--band", type=int, metavar="N", help="rows or planes read at a time")
-    how.add_argument("-device", default="cuda", help="cuda, cpu or mps (default: cuda if there)")
+    how.add_argument("-device", help="cuda, cpu or mps (default: cuda if there is one, else cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="processor threads")
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -190,11 +190,11 @@ def _job(arguments: argparse.Namespace) -> "Job":
     )
 
 
-def _device(name: str) -> Any:
+def _device(name: str | None) -> Any:
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
-        return torch.device("cpu")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -296,6 +296,11 @@ def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypa
         (["-f", "7"], "fold_7"),
         (["--band", "0"], "--band 0"),
         (["-device", "nonsense"], "-device nonsense"),
+        pytest.param(
+            ["-device", "cuda"],
+            "-device cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["-d", "5"], "-m"),
         (["-chk", "other.pth"], "other.pth"),
     ],
