@@ -41,9 +41,7 @@ def benchmark():
         pytest.param("one slide", marks=pytest.mark.slow),
         pytest.param("40 classes, mirrored", marks=pytest.mark.slow),
         pytest.param("streamed slide, C++", marks=pytest.mark.slow),
-        pytest.param("streamed slide, logits of two", marks=pytest.mark.slow),
         pytest.param("streamed volume, C++", marks=pytest.mark.slow),
-        pytest.param("streamed slide", marks=pytest.mark.slow),
     ],
 )
 def test_the_model_is_right_within_15_percent(benchmark, case):
