@@ -22,6 +22,7 @@ from nnunet_octreenca.inference.stream import (
     Units,
     aligned,
     bands,
+    label_dtype,
     open_stream,
     read_ahead,
 )
@@ -129,13 +130,13 @@ class Ensemble:
             if stretch.first > done:  # nothing but glass
                 yield done, self._background(passes[0].stream, stretch.first - done)
                 progress("segment", stretch.first - done)
+            if stretch.first == end:
+                return
             results = (
                 passes[0].stream.run(stretch, shared, units)
                 if alone
                 else self._means(passes, stretch, units)
             )
-            if stretch.first == stretch.end:
-                return
             for first, values in results:
                 yield first, values
                 progress("segment", values.shape[0 if self.labels else 1])
@@ -148,12 +149,16 @@ class Ensemble:
         seen: TissueMap | None,
         progress: Progress,
     ) -> None:
-        for axes in self.mirrorings:
-            group = [part for part in passes if part.axes == axes]
+        # Copies mirrored along the other axes are made of the same bands.
+        for reverse in (False, True):
+            group = [part for part in passes if (0 in part.axes) == reverse]
+            if not group:
+                continue
             for band, rows in read_ahead(ranges, group[0].read):
                 for part in group:
-                    part.stream.pool(rows, band.first)
-                if seen is not None and not axes:
+                    same = part.axes == group[0].axes
+                    part.stream.pool(rows if same else part.read(*band), band.first)
+                if seen is not None and not reverse:
                     seen.add(rows)
                 progress("read", band.end - band.first)
 
@@ -169,15 +174,14 @@ class Ensemble:
                     "another checkpoint"
                 )
             if self.labels:
-                dtype = np.dtype(np.uint8 if len(total) <= 256 else np.int16)
-                total = labels_of_logits(total, None, dtype)
+                total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
 
     def _background(self, stream: OctreeStream, units: int) -> NDArray:
         shape = (units, *stream.shape[1:])
         heads = stream.network.num_classes
         if self.labels:
-            return np.zeros(shape, np.uint8 if heads <= 256 else np.int16)
+            return np.zeros(shape, label_dtype(heads))
         values = np.full((heads, *shape), -1.0, np.float32)
         if stream.network.constant_background:
             values[0] = 0

@@ -121,6 +121,22 @@ def test_a_slide_of_glass_has_no_tissue():
     assert not labels.any()
 
 
+@pytest.mark.parametrize(("axes", "times"), [((), 1), ((1,), 1), ((0, 1), 2)])
+def test_the_first_reading_is_done_once_in_each_direction(axes, times):
+    (network,), image = networks((61, 20), 1)
+    seen = []
+
+    class Counted(ArraySource):
+        def read(self, begin, end):
+            seen.append(end - begin)
+            return super().read(begin, end)
+
+    ensemble = Ensemble([Member(network, 0), Member(network, 1)], mirror_axes=axes, units=8)
+    ensemble._means = lambda *arguments: iter(())  # the second reading
+    list(ensemble.run(Counted(image)))
+    assert sum(seen) == 61 * times
+
+
 def test_damaged_weights_are_named():
     (network,), image = networks((61, 20), 1)
     network.levels[0].update.weight.data.fill_(float("nan"))
