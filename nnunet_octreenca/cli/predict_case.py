@@ -16,6 +16,7 @@ from nnunet_octreenca.inference.ensemble import Ensemble, Member, Progress
 from nnunet_octreenca.inference.memory_plan import MemoryPlan, memory_limit, plan_memory
 from nnunet_octreenca.inference.prepare import Case as PreparedCase
 from nnunet_octreenca.inference.source import ArraySource, ImageSource
+from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.io.cases import Case
 from nnunet_octreenca.io.labels import (
@@ -73,6 +74,11 @@ class Job:
         """Every network with every seed."""
         return [Member(network, seed) for network in self.model.networks for seed in self.seeds]
 
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Spatial axes that are mirrored."""
+        return (self.model.mirror_axes or ()) if self.mirror else ()
+
 
 class Stages:
     """Seconds spent in each stage of a case."""
@@ -110,10 +116,9 @@ def formats_of(job: Job, case: Case, kind: str) -> tuple[str, ...]:
     return formats
 
 
-def expected_outputs(job: Job, case: Case, kind: str) -> list[Path]:
-    """All files and folders that a case will have."""
-    stem = job.output / case.name
-    paths = [output_path(name, stem) for name in formats_of(job, case, kind)]
+def expected_outputs(stem: Path, formats: Sequence[str]) -> list[Path]:
+    """All files and folders that a case will have, the overlay last."""
+    paths = [output_path(name, stem) for name in formats]
     return [*paths, stem.with_name(stem.name + OVERLAY_ENDING)]
 
 
@@ -157,23 +162,25 @@ def segment_case(
     )
     try:
         kind = kind_of_case(case, source)
-        outputs = expected_outputs(job, case, kind)
+        formats, stem = formats_of(job, case, kind), job.output / case.name
+        outputs = expected_outputs(stem, formats)
         check_outputs(job, outputs, case.files)
         _check_disk(job.output, source.shape)
         image = _Watched(source, pixels=model.natural)
         stages.begin("survey")
         prepared = PreparedCase(_oriented(image, model), model.preparation, band=_rows(source))
-        passes = len(job.members) * (
-            2 ** len(model.mirror_axes) if job.mirror and model.mirror_axes else 1
-        )
-        plan = _plan(job, prepared, source, passes)
+        passes = len(job.members) * len(mirrorings(job.mirror_axes))
+        # Logits only where they are needed: to be resampled, or for regions.
+        regions = model.preparation.regions_class_order is not None
+        gives_labels = not (prepared.layout.resamples or regions)
+        plan = _plan(job, prepared, source, passes, gives_labels)
         tell(f"{case.name}: {' x '.join(map(str, source.shape))}, {plan.sentence()}")
         stages.begin("segment")
-        labels = _segment(job, prepared, plan, progress)
+        labels = _segment(job, prepared, plan, gives_labels, progress)
         stages.begin("write")
         info = _info(job, case, kind, source)
-        written = [write(name, labels, job.output / case.name, info)
-                   for name in formats_of(job, case, kind)]  # fmt: skip
+        for name in formats:
+            write(name, labels, stem, info)
         shares = label_shares(labels)
         write_overlay(
             outputs[-1],
@@ -197,7 +204,7 @@ def segment_case(
         "whole": plan.whole,
         "planned_bytes": plan.host,
         "planned_device_bytes": plan.device,
-        "outputs": [str(path) for path in [*written, outputs[-1]]],
+        "outputs": list(map(str, outputs)),
         "shares": {model.names.get(label, str(label)): share for label, share in shares.items()},
         "seconds": {name: round(took, 3) for name, took in stages.seconds.items()},
     }
@@ -278,17 +285,18 @@ def _rows(source: ImageSource) -> int:
     return min(max(_READ_BYTES // max(unit, 1), 1), source.shape[0])
 
 
-def _plan(job: Job, prepared: PreparedCase, source: ImageSource, passes: int) -> MemoryPlan:
+def _plan(
+    job: Job, prepared: PreparedCase, source: ImageSource, passes: int, gives_labels: bool
+) -> MemoryPlan:
     model = job.model
     # The labels, 1 byte a cell, and what writing a pyramid of them takes.
     beside = int(np.prod(source.shape)) * 4 // 3
-    resampled = prepared.layout.resampled != prepared.layout.cropped
     return plan_memory(
         model.networks[0],
         prepared.layout.padded,
         memory_limit(job.memory, job.device),
         passes=passes,
-        labels=not resampled and model.preparation.regions_class_order is None,
+        labels=gives_labels,
         half=job.half,
         beside=beside,
         units=job.units,
@@ -296,17 +304,19 @@ def _plan(job: Job, prepared: PreparedCase, source: ImageSource, passes: int) ->
 
 
 def _segment(
-    job: Job, prepared: PreparedCase, plan: MemoryPlan, progress: Progress | None
+    job: Job,
+    prepared: PreparedCase,
+    plan: MemoryPlan,
+    gives_labels: bool,
+    progress: Progress | None,
 ) -> NDArray:
-    model = job.model
     restorer = prepared.restorer()
-    regions = model.preparation.regions_class_order is not None
     ensemble = Ensemble(
         job.members,
-        mirror_axes=model.mirror_axes if job.mirror else None,
+        mirror_axes=job.mirror_axes,
         units=plan.units,
         state="float16" if plan.half else None,
-        labels=not (restorer.needs_logits or regions),
+        labels=gives_labels,
     )
     if progress is not None:
         image = prepared.image(0)

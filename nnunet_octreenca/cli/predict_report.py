@@ -65,7 +65,7 @@ class Report:
             "threads": torch.get_num_threads(),
             "precision": "float16" if job.half else "float32",
             "seeds": list(job.seeds),
-            "mirror_axes": list(model.mirror_axes or ()) if job.mirror else [],
+            "mirror_axes": list(job.mirror_axes),
             "peak_bytes": peak_bytes(),
             "peak_device_bytes": (
                 torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else 0

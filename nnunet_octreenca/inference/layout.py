@@ -113,6 +113,11 @@ class Layout:
         return tuple(end - first for first, end in self.box)
 
     @property
+    def resamples(self) -> bool:
+        """Whether the network sees another grid than the box's."""
+        return self.resampled != self.cropped
+
+    @property
     def parts(self) -> int:
         """How many images the network sees: a volume's planes if it is 2-D, else one."""
         return self.cropped[0] if self.preparation.dimension == 2 else 1
@@ -131,7 +136,7 @@ class Layout:
             part: which of the `parts`.
             bounds: (2, channels, slices) of the normalised image, if its kernel overshoots.
         """
-        if self.resampled == self.cropped:
+        if not self.resamples:
             return None
         preparation = self.preparation
         separate = preparation.data.separate_axis(self.spacing, self.target)
@@ -146,7 +151,7 @@ class Layout:
 
     def logits_resampler(self) -> Resampler | None:
         """From what the network saw back to the box, None where they are the same."""
-        if self.resampled == self.cropped:
+        if not self.resamples:
             return None
         preparation = self.preparation
         separate = preparation.probabilities.separate_axis(self.target, self.spacing)

@@ -74,7 +74,7 @@ class Restorer:
         self._labels = labels if dimension == 3 else labels[0]
         self._layout = layout
         self._open: set[int] = set(range(layout.parts))
-        self.needs_logits = layout.resampled != layout.cropped
+        self.needs_logits = layout.resamples
 
     def part(self, part: int = 0) -> "PartRestorer":
         """What takes the bands of a part."""

@@ -9,6 +9,7 @@ others every level computes a window, as many units larger than what the finer l
 steps: what a window's edge gets wrong moves one cell a step.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from threading import Thread
 from typing import Any, NamedTuple
@@ -124,7 +125,16 @@ def read_ahead(ranges: Iterable[Units], read: Read) -> Iterator[tuple[Units, NDA
             upcoming.join()
 
 
-class OctreeStream:
+def label_dtype(num_classes: int) -> np.dtype:
+    """What the labels of so many classes are held in.
+
+    >>> label_dtype(256), label_dtype(257)
+    (dtype('uint8'), dtype('int16'))
+    """
+    return np.dtype(np.uint8 if num_classes <= 256 else np.int16)
+
+
+class OctreeStream(ABC):
     """One network, one seed, one image.
 
     Call `pool` with the whole image in bands that begin at multiples of `factor`, then `prepare`,
@@ -162,25 +172,15 @@ class OctreeStream:
         self.labels = labels
         self.factor = spans(network.factors)[-1]
 
-    @property
-    def dtype(self) -> type:
-        """Of a result."""
-        if not self.labels:
-            return np.float32
-        return np.uint8 if self.network.num_classes <= 256 else np.int16
-
-    def _empty(self, units: int) -> NDArray:
-        heads = () if self.labels else (self.network.num_classes,)
-        return np.empty((*heads, units, *self.shape[1:]), self.dtype)
-
+    @abstractmethod
     def pool(self, band: NDArray, first: int) -> None:
         """Take the next band of the first reading, (n_in, units, *axes) float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self) -> None:
         """Compute the coarsest level."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, wanted: Units, read: Read, units: int) -> Generator[Result, None, None]:
         """Results of the wanted units, in order, without gaps, as they are done.
 
@@ -189,7 +189,6 @@ class OctreeStream:
             read: called with ranges within the image, some of them beyond what is wanted.
             units: of a band, as many as are read at once.
         """
-        raise NotImplementedError
 
 
 class WaveStream(OctreeStream):
@@ -220,7 +219,11 @@ class WaveStream(OctreeStream):
         done = wanted.first
         for band, rows in read_ahead(bands(first, end, units), read):
             ready = self._engine.ready(band.end)
-            result = self._empty(ready - done)
+            shape = (ready - done, *self.shape[1:])
+            if self.labels:
+                result = np.empty(shape, label_dtype(self.network.num_classes))
+            else:
+                result = np.empty((self.network.num_classes, *shape), np.float32)
             given = (result, None) if self.labels else (None, result)
             self._engine.advance(rows, band.first, *given)
             if ready > done:
@@ -296,7 +299,7 @@ class WindowStream(OctreeStream):
         labels = None
         inside = slice(band.first - origins[0], band.end - origins[0])
         if self._cuda and self.labels:
-            dtype = torch.uint8 if self.dtype == np.uint8 else torch.int16
+            dtype = self.network.label_dtype
             shape = (1, windows[0].end - windows[0].first, *self.shape[1:])
             labels = torch.empty(shape, dtype=dtype, device=self._device)
         state = self._compute(images, 0, origins, self._coarse, 0, labels)
@@ -308,7 +311,7 @@ class WindowStream(OctreeStream):
             values = torch.cat([torch.zeros_like(values[:1]), values])
         if not self.labels:
             return values.contiguous()
-        return values.argmax(0).to(torch.uint8 if self.dtype == np.uint8 else torch.int16)
+        return values.argmax(0).to(self.network.label_dtype)
 
     def _compute(
         self,

@@ -10,7 +10,6 @@ from nnunet_octreenca.octree import pool
 # Below this spread of normalised colour (0 to 1) a slide is glass throughout, and Otsu's threshold
 # would only divide its noise.
 LEAST_COLOUR = 0.05
-_BINS = 256
 
 
 class TissueMap:
@@ -36,8 +35,10 @@ class TissueMap:
 
     def ranges(self, bands: list[Units]) -> list[Units]:
         """The bands with tissue, neighbours joined."""
+        from skimage.filters import threshold_otsu
+
         colour = np.concatenate(self._rows)
-        threshold = max(_otsu(colour), LEAST_COLOUR)
+        threshold = max(float(threshold_otsu(colour)), LEAST_COLOUR)
         rows: NDArray = np.any(colour > threshold, axis=1)
         joined: list[Units] = []
         for band in bands:
@@ -49,15 +50,3 @@ class TissueMap:
             else:
                 joined.append(band)
         return joined
-
-
-def _otsu(values: NDArray) -> float:
-    """The threshold that leaves the least variance within both sides."""
-    counts, edges = np.histogram(values, _BINS)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    sums = np.cumsum(counts * centres)
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(centres[np.nanargmax(between)])

@@ -227,7 +227,7 @@ class OctreeNCA(nn.Module):
                 "every logit with 0"
             )
         image = self._checked(image)
-        dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
+        dtype = self.label_dtype
         with torch.no_grad():
             if self._is_inference(image):
                 shape = (image.shape[0], *image.shape[2:])
@@ -261,6 +261,11 @@ class OctreeNCA(nn.Module):
             and all(t.dtype == torch.float32 and t.device == image.device for t in tensors)
             and self.engine() != "torch"
         )
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """Of the labels that `segment` gives."""
+        return torch.uint8 if self.num_classes <= 256 else torch.int16
 
     def engine(self) -> str:
         """What computes on tensors where the network lies: "cpu" (C++), "cuda" or "torch"."""
