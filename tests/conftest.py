@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 # Before torch is imported, here and in all child processes: on tiny tensors two threads only
 # wait for one another. nnU-Net's commands set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
 
 ROOT = Path(__file__).parent.parent
 DATASET = "Dataset901_Phantoms"
@@ -71,7 +75,8 @@ class NNUNet:
             [program, *map(str, arguments)],
             env=self.environment if environment is None else environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",  # whatever the locale: libraries change it while tests run
+            errors="replace",
             timeout=timeout,
             check=False,
         )
@@ -96,6 +101,14 @@ class NNUNet:
         plans = json.loads(path.read_text())
         change(plans)
         path.write_text(json.dumps(plans))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The same weights and data in every run, whether a test runs alone or among others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

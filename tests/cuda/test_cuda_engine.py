@@ -143,7 +143,9 @@ def test_two_steps_a_launch_change_no_bit(spatial, precision, devices):
         assert not one.isnan().any()
 
 
-@pytest.mark.parametrize("spatial", [(37, 50), (9, 10, 11)])
+@pytest.mark.parametrize(
+    "spatial", [(37, 50), pytest.param((9, 10, 11), marks=pytest.mark.slow)], ids=str
+)
 def test_float16_is_as_near_as_its_digits_allow(spatial, devices):
     state, weights = make(spatial, 16, 3, 64, 1)
     origin = [5] * len(spatial)
@@ -283,7 +285,7 @@ def test_a_network_trains_and_predicts_as_with_pytorch(shape, options, network_o
         assert difference(ours.double(), theirs) < 1e-5
 
 
-@pytest.mark.parametrize("state", ["float32", "float16"])
+@pytest.mark.parametrize("state", [pytest.param("float32", marks=pytest.mark.slow), "float16"])
 @pytest.mark.parametrize(
     ("shape", "classes"),
     [
@@ -357,6 +359,7 @@ def test_no_more_than_two_states_of_the_finest_level(network_on_host, monkeypatc
     assert 0.9 < model / seen < 1.1
 
 
+@pytest.mark.slow
 def test_bad_numbers_spread_and_nothing_crashes(devices):
     state, weights = make((12, 12), 16, 1, 64, 1)
     state[0, 5, 5, 0] = float("nan")
@@ -425,7 +428,7 @@ def test_pyramid_is_emptied_on_the_way(network_on_host):
 @pytest.mark.parametrize(
     ("shape", "units", "state"),
     [
-        ((61, 20), 7, "float32"),
+        pytest.param((61, 20), 7, "float32", marks=pytest.mark.slow),
         ((61, 20), 24, "float16"),
         pytest.param((23, 6, 5), 5, "float16", marks=pytest.mark.slow),
     ],

@@ -1,5 +1,6 @@
 """DICOM series of a few small slices."""
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def write_series(
     import SimpleITK as sitk
 
     folder.mkdir(exist_ok=True)
+    before = locale.setlocale(locale.LC_CTYPE)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     files = []
@@ -57,4 +59,6 @@ def write_series(
         files.append(folder / f"{series}_{len(voxels) - number:03d}.dcm")
         writer.SetFileName(str(files[-1]))
         writer.Execute(image)
+    # GDCM's writer sets the whole process to the locale "C", where text is ASCII.
+    locale.setlocale(locale.LC_CTYPE, before)
     return files

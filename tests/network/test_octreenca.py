@@ -211,6 +211,7 @@ def test_gradients_reach_every_weight():
         assert float(parameter.grad.abs().max()) > 0, name
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager():
     network, image = make(), torch.randn(2, 1, 9, 10)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)

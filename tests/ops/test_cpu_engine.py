@@ -160,7 +160,7 @@ def test_a_module_that_is_not_there_is_said(monkeypatch):
         native.cpu_engine_wanted()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_that_are_forked_or_spawned_compute_the_same(method, threads):
     """nnU-Net starts its workers both ways, also after the parent has used threads."""
     if method not in multiprocessing.get_all_start_methods():

@@ -21,27 +21,27 @@ def benchmark():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize(
     "case",
     [
         "one slide, C++",
-        # Together over 20 seconds.
-        pytest.param("hippocampus, C++", marks=pytest.mark.slow),
-        pytest.param("pathology, C++", marks=pytest.mark.slow),
-        pytest.param("one volume, C++", marks=pytest.mark.slow),
-        pytest.param("hippocampus", marks=pytest.mark.slow),
-        pytest.param("pathology", marks=pytest.mark.slow),
-        pytest.param("radiology, cropped", marks=pytest.mark.slow),
-        pytest.param("one volume", marks=pytest.mark.slow),
-        pytest.param("20 classes, C++", marks=pytest.mark.slow),
-        pytest.param("20 classes", marks=pytest.mark.slow),
-        pytest.param("150 classes", marks=pytest.mark.slow),
-        pytest.param("large slide", marks=pytest.mark.slow),
-        pytest.param("one slide", marks=pytest.mark.slow),
-        pytest.param("40 classes, mirrored", marks=pytest.mark.slow),
-        pytest.param("streamed slide, C++", marks=pytest.mark.slow),
-        pytest.param("streamed volume, C++", marks=pytest.mark.slow),
+        "hippocampus, C++",
+        "pathology, C++",
+        "one volume, C++",
+        "hippocampus",
+        "pathology",
+        "radiology, cropped",
+        "one volume",
+        "20 classes, C++",
+        "20 classes",
+        "150 classes",
+        "large slide",
+        "one slide",
+        "40 classes, mirrored",
+        "streamed slide, C++",
+        "streamed volume, C++",
     ],
 )
 def test_the_model_is_right_within_15_percent(benchmark, case):
