@@ -19,7 +19,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.training.slide_files import read_picture
+from nnunet_octreenca.training.slide_files import read_mask, read_picture
 
 CLIP_LENGTH = 80  # frames, the paper's
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -275,10 +275,11 @@ def read_frame(
     """
     from PIL import Image
 
-    image, mask = read_picture(frame.image), read_picture(frame.mask)
-    if image.dtype != np.uint8 or image.shape[2] not in (1, 3, 4):
+    image, mask = read_picture(frame.image), read_mask(frame.mask)
+    if image.dtype != np.uint8:
         raise InputError(f"{frame.image} is no picture of 8 bits a colour")
-    image = np.repeat(image, 3, 2) if image.shape[2] == 1 else image[..., :3]
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, 2)
     if mask.shape[:2] != image.shape[:2]:
         raise InputError(
             f"{frame.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, but its image "

@@ -58,7 +58,7 @@ class MaskLabels:
     def __init__(self, mask: Path, shape: Shape, classes: Classes) -> None:
         self.shape = shape
         self.classes = classes
-        self.mask = SlideRegions(mask)
+        self.mask = SlideRegions(mask, stored=True)
         fitting = [
             (level, own)
             for level, own in enumerate(self.mask.shapes)

@@ -249,7 +249,7 @@ def open_slide(
             fit it.
     """
     regions = SlideRegions(pair.image)
-    if regions.dtype != np.uint8 or regions.channels not in (3, 4):
+    if regions.dtype != np.uint8 or regions.channels != 3:
         raise InputError(
             f"{pair.image} has {regions.channels} channel(s) of {regions.dtype}; a slide is RGB "
             f"with 8 bits a colour"
@@ -311,7 +311,7 @@ def _cut(
         names.append(name)
         if dataset.has(f"labelsTr/{name}.png"):
             continue
-        image = slide.regions.scaled(slide.downsample, y, x, size, size)[..., :3]
+        image = slide.regions.scaled(slide.downsample, y, x, size, size)
         put_picture(dataset, f"imagesTr/{name}_0000.png", np.rint(image).astype(np.uint8))
         put_picture(dataset, f"labelsTr/{name}.png", slide.labels.window(y, x, size, size))
     return names

@@ -127,9 +127,7 @@ class WholeSlide:
         begin, stop = max(first, rows.start), min(end, rows.stop)
         if begin < stop:
             height, width = stop - begin, self._case.shape[1]
-            pixels = self._slide.scaled(
-                self._case.downsample, begin - rows.start, 0, height, width
-            )[..., :3]
+            pixels = self._slide.scaled(self._case.downsample, begin - rows.start, 0, height, width)
             inner = band[:, begin - first : stop - first, columns]
             inner[:] = np.moveaxis(pixels, -1, 0)
             inner /= 255

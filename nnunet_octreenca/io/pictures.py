@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nnunet_octreenca.colours import channels_kept, over_white, picture_mode
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.io.alpha import channels_kept, over_white
 from nnunet_octreenca.io.limits import require_deflated, require_memory
 from nnunet_octreenca.libraries import unlimited_pillow
 
 # What Pillow raises where a file is damaged; that it is not an image is an OSError too.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-# Modes whose pixels are the channels; all others are converted, band by band.
-_AS_THEY_ARE = {"L", "RGB", "RGBA", "LA", "I;16", "I;16B", "I;16L", "I", "F"}
 
 
 class PictureSource:
@@ -56,7 +54,7 @@ class PictureSource:
         image = self._image
         self.shape = (image.height, image.width)
         self.base_shape = self.shape
-        self._mode = _mode(image)
+        self._mode = picture_mode(image)
         probe = self._pixels(Image.new(image.mode, (1, 1)))
         self._alpha = self._mode in ("LA", "RGBA")
         self.channels = channels_kept(probe.shape[0], alpha=self._alpha, wanted=channels)
@@ -101,17 +99,6 @@ class PictureSource:
     def close(self) -> None:
         """Give back the picture; a second call does nothing."""
         self._image.close()
-
-
-def _mode(image: Any) -> str:
-    """The mode whose samples are the channels."""
-    if image.mode == "1":
-        return "1"
-    if "transparency" in image.info:
-        return "LA" if image.mode == "L" else "RGBA" if image.mode in ("P", "RGB") else image.mode
-    if image.mode in _AS_THEY_ARE:
-        return image.mode
-    return {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.get(image.mode, "RGB")
 
 
 def _bytes_per_pixel(mode: str) -> int:

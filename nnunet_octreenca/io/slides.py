@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.colours import slide_over_white
+from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.inference.source import ImageSource
 from nnunet_octreenca.io.levels import Level, choose_level
 from nnunet_octreenca.io.limits import require_memory, threads
@@ -15,10 +16,8 @@ from nnunet_octreenca.io.resample import Resampled
 from nnunet_octreenca.io.stripes import StripedSource
 from nnunet_octreenca.io.tiff import open_tiff
 from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.training.slide_files import is_tiff, openslide_knows_better
 
-# Vendors whose TIFF files tifffile decodes as they are shown. Of the others the tiles overlap
-# (Ventana, Trestle), lie scattered (Leica, Philips), or are one JPEG of gigapixels (Hamamatsu).
-_STORED_AS_SHOWN = {None, "aperio", "generic-tiff"}
 _ROWS = 256  # of a stripe where the file does not say how high its tiles are
 _TALLEST_TILE = 1024
 _COLUMNS = 2048  # one thread reads so many at a time
@@ -46,8 +45,7 @@ def open_slide(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist")
-    tiff = _is_tiff(path)
-    if tiff and not _openslide_knows_better(path):
+    if is_tiff(path) and not openslide_knows_better(path):
         return open_tiff(path, channels=channels, mpp=mpp)
     openslide = imported("openslide", "slides")
     try:
@@ -67,20 +65,6 @@ def open_slide(
         return source
     assert mpp is not None
     return Resampled(source, factor, mpp, levels[0].shape)
-
-
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _openslide_knows_better(path: Path) -> bool:
-    try:
-        openslide = imported("openslide", "slides")
-    except EnvironmentMismatchError:
-        return False
-    vendor = openslide.OpenSlide.detect_format(path)
-    return vendor not in _STORED_AS_SHOWN
 
 
 def _levels(slide: Any) -> list[Level]:
@@ -132,8 +116,6 @@ class OpenSlideSource(StripedSource):
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(threads())
 
     def _read_stripe(self, first: int, end: int) -> NDArray[np.uint8]:
-        from PIL import Image
-
         columns = self.shape[1]
         downsample = self._slide.level_downsamples[self._level]
         band = np.empty((3, end - first, columns), np.uint8)
@@ -142,9 +124,7 @@ class OpenSlideSource(StripedSource):
             width = min(_COLUMNS, columns - left)
             corner = (round(left * downsample), round(first * downsample))
             region = self._slide.read_region(corner, self._level, (width, end - first))
-            white = Image.new("RGBA", region.size, "white")
-            pixels = np.asarray(Image.alpha_composite(white, region))
-            band[:, :, left : left + width] = np.moveaxis(pixels[..., :3], -1, 0)
+            band[:, :, left : left + width] = np.moveaxis(slide_over_white(region), -1, 0)
 
         openslide = imported("openslide", "slides")
         assert self._pool is not None

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.colours import channels_kept, over_white
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.inference.source import ImageSource
-from nnunet_octreenca.io.alpha import channels_kept, over_white
 from nnunet_octreenca.io.levels import MICRONS_PER_MM, choose_level, pyramid
 from nnunet_octreenca.io.limits import require_memory, threads
 from nnunet_octreenca.io.resample import Resampled

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.colours import PREMULTIPLIED, tiff_alpha
 from nnunet_octreenca.errors import InputError
 
-_PALETTE = 3  # values of the tag PhotometricInterpretation
-_RGB = (2, 6)
-_PREMULTIPLIED, _UNASSOCIATED = 1, 2  # of the tag ExtraSamples
+_PALETTE = 3  # of the tag PhotometricInterpretation
 
 
 class Layout:
@@ -51,14 +50,9 @@ class Layout:
         self.samples = separate * contiguous
         self.dtype = np.dtype(np.uint8 if page.dtype.kind == "b" else page.dtype).newbyteorder("=")
         self.palette = _palette(page) if page.photometric == _PALETTE else None
-        extra = tuple(page.extrasamples)
-        self.alpha = (
-            page.photometric in (0, 1, *_RGB)
-            and len(extra) == 1
-            and extra[0] in (_PREMULTIPLIED, _UNASSOCIATED)
-            and "C" not in axes
-        )
-        self.premultiplied = extra == (_PREMULTIPLIED,)
+        alpha = tiff_alpha(page)
+        self.alpha = alpha is not None and "C" not in axes
+        self.premultiplied = alpha == PREMULTIPLIED
         self.pages = _page_grid(axes, sizes, self.samples, channels, series.axes, path)
         planes = self.pages.shape[1]
         self.shape = (planes, rows, columns) if planes > 1 else (rows, columns)

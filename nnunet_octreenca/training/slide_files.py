@@ -1,16 +1,26 @@
 """The files that slides are kept in: TIFF, vendors' formats, pictures."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.colours import (
+    PREMULTIPLIED,
+    over_white,
+    picture_mode,
+    slide_over_white,
+    tiff_alpha,
+)
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.libraries import imported, unlimited_pillow
 
-# What tifffile reads as one huge strip or not at all.
+# Vendors whose TIFF files tifffile decodes as they are shown. Of the others the tiles overlap
+# (Ventana, Trestle), lie scattered (Leica, Philips), or are one JPEG of gigapixels (Hamamatsu).
+_STORED_AS_SHOWN = {None, "aperio", "generic-tiff"}
 OPENSLIDE_ENDINGS = (".mrxs", ".ndpi", ".scn", ".vms", ".vmu", ".bif", ".svslide")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 TIFF_ENDINGS = (".tif", ".tiff", ".svs")
@@ -40,26 +50,55 @@ class Pyramid(Protocol):
         ...
 
 
-def open_pyramid(path: Path) -> Pyramid:
-    """Open a slide by its ending; raises what the libraries raise."""
+def open_pyramid(path: Path, *, stored: bool = False) -> Pyramid:
+    """Open a slide or a picture; raises what the libraries raise.
+
+    Args:
+        path: of the file.
+        stored: samples as they are stored, for masks. Otherwise the pixels that the slide is
+            predicted from (`io`), where alpha is laid over white.
+    """
     ending = path.suffix.lower()
     if ending in PICTURE_ENDINGS:
-        return _Picture(path)
-    if ending in OPENSLIDE_ENDINGS:
-        return _OpenSlide(path)
-    return _Tiff(path)
+        return _Picture(path, stored)
+    if (ending in TIFF_ENDINGS or is_tiff(path)) and not openslide_knows_better(path):
+        return _Tiff(path, stored)
+    return _OpenSlide(path)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as TIFF and BigTIFF do."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def openslide_knows_better(path: Path) -> bool:
+    """Whether a TIFF is a vendor's whose tiles are not simply the image.
+
+    Raises:
+        EnvironmentMismatchError: it is by its name, and OpenSlide is not installed.
+    """
+    try:
+        openslide = imported("openslide", "slides")
+    except EnvironmentMismatchError:
+        if path.suffix.lower() in OPENSLIDE_ENDINGS:
+            raise
+        return False
+    return openslide.OpenSlide.detect_format(path) not in _STORED_AS_SHOWN
 
 
 class _Tiff:
     """Tiled or striped TIFF, decoded segment by segment by tifffile."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stored: bool) -> None:
         self.file = imported("tifffile", "slides").TiffFile(path)
         try:
             self.pages = self._levels()
             first = self.pages[0]
             self.shapes = [(page.imagelength, page.imagewidth) for page in self.pages]
-            self.channels = first.samplesperpixel
+            self.alpha = None if stored else tiff_alpha(first)
+            self.samples = first.samplesperpixel
+            self.channels = self.samples - (self.alpha is not None)
             self.dtype = first.dtype
             self.mpp = _tiff_mpp(self.file, first)
             if first.imagedepth != 1 or self.dtype is None:
@@ -91,7 +130,7 @@ class _Tiff:
         columns = page.tilewidth if page.is_tiled else page.imagewidth
         across, down = -(-page.imagewidth // columns), -(-page.imagelength // rows)
         planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        result = np.full((height, width, self.channels), page.nodata, self.dtype)
+        result = np.full((height, width, self.samples), page.nodata, self.dtype)
         for plane in range(planes):
             for row in range(y // rows, (y + height - 1) // rows + 1):
                 for column in range(x // columns, (x + width - 1) // columns + 1):
@@ -104,7 +143,9 @@ class _Tiff:
                         result[..., plane : plane + 1] if planes > 1 else result,
                         (y, x),
                     )
-        return result
+        if self.alpha is None:
+            return result
+        return _over_white(result, premultiplied=self.alpha == PREMULTIPLIED)
 
     def _segment(self, page: Any, index: int) -> NDArray | None:
         count = page.databytecounts[index]
@@ -124,6 +165,11 @@ class _Tiff:
 
     def close(self) -> None:
         self.file.close()
+
+
+def _over_white(pixels: NDArray, *, premultiplied: bool = False) -> NDArray:
+    """`over_white` of (rows, columns, colours and alpha)."""
+    return np.moveaxis(over_white(np.moveaxis(pixels, -1, 0), premultiplied=premultiplied), 0, -1)
 
 
 def _paste(tile: NDArray, at: tuple[int, int], into: NDArray, origin: tuple[int, int]) -> None:
@@ -158,7 +204,7 @@ def _tiff_mpp(file: Any, page: Any) -> float | None:
 
 
 class _OpenSlide:
-    """Vendors' formats. Transparent pixels, where nothing was scanned, are white."""
+    """Vendors' formats."""
 
     channels = 3
     dtype = np.dtype(np.uint8)
@@ -173,8 +219,7 @@ class _OpenSlide:
     def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
         scale = self.file.level_downsamples[level]
         at = (round(x * scale), round(y * scale))
-        pixels = np.asarray(self.file.read_region(at, level, (width, height)))
-        return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
+        return slide_over_white(self.file.read_region(at, level, (width, height)))
 
     def close(self) -> None:
         self.file.close()
@@ -185,8 +230,8 @@ class _Picture:
 
     mpp: float | None = None
 
-    def __init__(self, path: Path) -> None:
-        self.pixels = read_picture(path)
+    def __init__(self, path: Path, stored: bool) -> None:
+        self.pixels = read_mask(path) if stored else read_picture(path)
         self.shapes = [(self.pixels.shape[0], self.pixels.shape[1])]
         self.channels = self.pixels.shape[2]
         self.dtype = self.pixels.dtype
@@ -199,26 +244,48 @@ class _Picture:
 
 
 def read_picture(path: Path) -> NDArray:
-    """A PNG, JPEG or BMP of any size as it is stored: (rows, columns, samples).
+    """A PNG, JPEG or BMP of any size as it is shown: (rows, columns, 1 or 3).
 
-    Colours of a palette stay numbers; one-bit pixels are 0 and 1.
+    Palettes and printers' colours become RGB, alpha is laid over white; one-bit pixels are 0 and
+    1.
 
     Raises:
         InputError: the file cannot be read.
     """
+
+    def shown(image: Any) -> NDArray:
+        mode = picture_mode(image)
+        pixels = _samples(image if image.mode == mode else image.convert(mode))
+        return _over_white(pixels) if mode in ("LA", "RGBA") else pixels
+
+    return _picture(path, shown)
+
+
+def read_mask(path: Path) -> NDArray:
+    """A PNG, JPEG or BMP of any size as it is stored: (rows, columns, samples).
+
+    Colours of a palette stay numbers, alpha is a sample; one-bit pixels are 0 and 1.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return _picture(path, _samples)
+
+
+def _picture(path: Path, pixels: Callable[[Any], NDArray]) -> NDArray:
     from PIL import Image
 
-    # Pillow's limit is meant for servers that open what strangers send.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
+        with unlimited_pillow(), Image.open(path) as image:
+            return pixels(image)
     except Exception as error:  # a damaged picture can raise anything
         raise InputError(
             f"{path} cannot be read ({error}); copy it again, or take it out"
         ) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _samples(image: Any) -> NDArray:
+    pixels = np.asarray(image)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -25,6 +25,7 @@ class SlideRegions:
     Args:
         path: .tif, .svs and what else tifffile reads, vendors' formats that OpenSlide reads, PNG
             or JPEG.
+        stored: samples as they are stored, for masks; of a slide, alpha is laid over white.
 
     Attributes (asking for one opens the file):
         shapes: (rows, columns) of every level, the finest first.
@@ -38,8 +39,9 @@ class SlideRegions:
         EnvironmentMismatchError: the library that reads it is not installed.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, stored: bool = False) -> None:
         self.path = Path(path)
+        self._stored = stored
         self._opened: Pyramid | None = None
 
     @property
@@ -47,7 +49,7 @@ class SlideRegions:
         if self._opened is None:
             if not self.path.exists():
                 raise InputError(f"the slide {self.path} does not exist")
-            self._opened = self._guarded(lambda: open_pyramid(self.path))
+            self._opened = self._guarded(lambda: open_pyramid(self.path, stored=self._stored))
         return self._opened
 
     @property
@@ -154,7 +156,7 @@ class SlideRegions:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None}  # a process opens its own
+        return {**self.__dict__, "_opened": None}  # a process opens its own
 
     def _guarded(self, read: Callable[[], Any]) -> Any:
         try:
@@ -162,6 +164,11 @@ class SlideRegions:
         except (InputError, EnvironmentMismatchError):
             raise
         except Exception as error:  # decoders raise what they please
+            if "imagecodecs" in str(error):
+                raise EnvironmentMismatchError(
+                    f"{self.path} cannot be decoded ({error}); run pip install "
+                    f'"nnunet-octreenca[slides]"'
+                ) from error
             raise InputError(
                 f"{self.path} cannot be read ({error}). It may be truncated or damaged: copy it "
                 f"again, or take it out"

@@ -130,7 +130,7 @@ def read_sample(
     images = []
     for level, box in enumerate(boxes):
         window = slide.scaled(case.downsample * 2**level, *box.origins[0], *box.shape)
-        images.append(np.ascontiguousarray(np.moveaxis(window[..., :3], -1, 0)) / np.float32(255))
+        images.append(np.ascontiguousarray(np.moveaxis(window, -1, 0)) / np.float32(255))
     target = labels.region(0, *boxes[0].origins[0], *boxes[0].shape)[..., 0]
     return Sample(images, [box.origins[0] for box in boxes], target.astype(np.int16))
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.io import slides
+from nnunet_octreenca.training import slide_files
+from nnunet_octreenca.training.slide_regions import SlideRegions
 
 openslide = pytest.importorskip("openslide")
 RANDOM = np.random.default_rng(0)
@@ -44,7 +46,7 @@ def vms(tmp_path):
 
 
 def tifffile_cannot(monkeypatch):
-    monkeypatch.setattr(slides, "_is_tiff", lambda path: False)
+    monkeypatch.setattr(slides, "is_tiff", lambda path: False)
 
 
 def test_a_vendors_format_is_read_by_openslide(vms, open_slide):
@@ -165,12 +167,34 @@ def test_without_openslide_tiff_is_read_and_vendors_formats_name_it(vms, tmp_pat
 
     original = slides.imported
     monkeypatch.setattr(slides, "imported", without)
+    monkeypatch.setattr(slide_files, "imported", without)
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
     source = slides.open_slide(tmp_path / "a.tif")
     np.testing.assert_array_equal(source.read(0, 133), np.moveaxis(RGB, -1, 0))
     source.close()
     with pytest.raises(EnvironmentMismatchError, match=r"nnunet-octreenca\[slides\]"):
         slides.open_slide(vms)
+    tifffile.imwrite(tmp_path / "a.scn", RGB, photometric="rgb")  # its tiles would lie scattered
+    with pytest.raises(EnvironmentMismatchError, match=r"nnunet-octreenca\[slides\]"):
+        slides.open_slide(tmp_path / "a.scn")
+
+
+def test_what_openslide_knows_better_it_reads_for_a_training_too(
+    tmp_path, monkeypatch, open_slide, vms
+):
+    slide = SlideRegions(vms)
+    assert np.array_equal(
+        slide.region(0, 5, 9, 200, 300), np.moveaxis(open_slide(vms).read(5, 205), 0, -1)[:, 9:309]
+    )
+    slide.close()
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", tile=(64, 64))
+    for vendors, kind in ((False, "_Tiff"), (True, "_OpenSlide")):
+        with monkeypatch.context() as patch:
+            patch.setattr(slide_files, "openslide_knows_better", lambda path: vendors)  # noqa: B023
+            opened = slide_files.open_pyramid(path)
+        assert type(opened).__name__ == kind
+        opened.close()
 
 
 def test_the_real_slide_by_both(data_folder, monkeypatch, open_slide, caplog):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_octreenca.io.alpha import over_white
+from nnunet_octreenca.colours import over_white
 
 RGBA = np.random.default_rng(2).integers(0, 256, (4, 9, 11), np.uint8)
 
