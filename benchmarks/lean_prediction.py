@@ -20,51 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from untrained_model import model_folder
 
-CLASSES = 2
 TINY = 64
-
-
-def plans() -> dict[str, Any]:
-    """Stock plans of an RGB data set, as nnU-Net writes them, extended for OctreeNCA."""
-    from nnunet_octreenca.planning import extend_plans
-
-    resampling: dict[str, Any] = {}
-    for part in ("data", "seg", "probabilities"):
-        resampling[f"resampling_fn_{part}"] = "resample_data_or_seg_to_shape"
-        resampling[f"resampling_fn_{part}_kwargs"] = {
-            "is_seg": part == "seg",
-            "order": 3 if part == "data" else 1,
-            "order_z": 0,
-            "force_separate_z": None,
-        }
-    stock = {
-        "dataset_name": "Dataset001_Lean",
-        "plans_name": "nnUNetPlans",
-        "image_reader_writer": "NaturalImage2DIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {str(c): {} for c in range(3)},
-        "configurations": {
-            "2d": {
-                "data_identifier": "nnUNetPlans_2d",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": [320, 320],
-                "median_image_size_in_voxels": [320, 320],
-                "spacing": [1.0, 1.0],
-                "normalization_schemes": ["RGBTo01Normalization"] * 3,
-                "use_mask_for_norm": [False] * 3,
-                "batch_dice": True,
-                "architecture": {},
-                **resampling,
-            }
-        },
-    }
-    return extend_plans(
-        stock, input_channels=3, num_classes=CLASSES, foreground_labels=1, has_regions=False
-    )
 
 
 def make_model(folder: Path, steps: int | None) -> None:
@@ -74,37 +32,8 @@ def make_model(folder: Path, steps: int | None) -> None:
         folder: to be made.
         steps: of every level; the plan's if None. Fewer are faster and need the same memory.
     """
-    import torch
-
-    from nnunet_octreenca import OctreeNCA
-
-    extended = plans()
-    arguments = extended["configurations"]["2d"]["architecture"]["arch_kwargs"]
-    if steps is not None:
-        arguments["steps"] = [steps] * len(arguments["steps"])
-    torch.manual_seed(0)
-    network = OctreeNCA(3, CLASSES, **arguments)
-    for level in network.levels:
-        level.update.weight.data.normal_(0, 0.03)
-    labels = {"background": 0, **{f"class {n}": n for n in range(1, CLASSES)}}
-    description = {
-        "channel_names": {"0": "R", "1": "G", "2": "B"},
-        "labels": labels,
-        "numTraining": 1,
-        "file_ending": ".png",
-    }
-    (folder / "fold_0").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(extended))
-    (folder / "dataset.json").write_text(json.dumps(description))
-    torch.save(
-        {
-            "trainer_name": "OctreeNCATrainer",
-            "init_args": {"configuration": "2d"},
-            "inference_allowed_mirroring_axes": (0, 1),
-            "network_weights": network.state_dict(),
-        },
-        folder / "fold_0" / "checkpoint_final.pth",
-    )
+    labels = {"background": 0, "class 1": 1}
+    model_folder(folder, patch=(320, 320), labels=labels, steps=steps)
 
 
 def make_image(path: Path, size: int) -> None:

@@ -18,7 +18,6 @@ Data: --data, $OCTREENCA_DATA or ../shared/data.
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -26,11 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from hippocampus import OURS, PLANS, ROOT, STOCK
+from minutes_of_training import OURS, PLANS, STOCK, budget_used, find_data, make_folders, run
 from numpy.typing import NDArray
-
-from nnunet_octreenca.cli.child import Finished, find_script, run_child
-from nnunet_octreenca.integration.register import TRAINER_SHIMS
 
 DATASET = "Dataset005_Real"
 HELD_OUT = ("03_h",)
@@ -66,14 +62,6 @@ TASKS = {
 }
 
 
-def find_data(given: str | None, folder: str) -> Path:
-    """The folder of the data set."""
-    for base in (given, os.environ.get("OCTREENCA_DATA"), ROOT.parent / "shared" / "data"):
-        if base and (Path(base) / folder).is_dir():
-            return Path(base) / folder
-    sys.exit(f"no {folder}/ found: give --data FOLDER or set OCTREENCA_DATA")
-
-
 def make_vessels(source: Path, raw: Path) -> None:
     """PNG pictures in nnU-Net's layout."""
     from PIL import Image
@@ -98,12 +86,6 @@ def make_vessels(source: Path, raw: Path) -> None:
         "file_ending": ".png",
     }
     (raw / "dataset.json").write_text(json.dumps(description))
-
-
-def run(command: list[str], log: Path, *flags: str) -> Finished:
-    """A command with its output in a log; ends us where it fails."""
-    program = command[0] if Path(command[0]).is_file() else find_script(command[0])
-    return run_child([program, *command[1:], *flags], log=log, environment=dict(os.environ))
 
 
 def train_here(trainer: str, configuration: str) -> None:
@@ -144,7 +126,7 @@ def measure(task: Task, trainer: str, minutes: float, work: Path) -> dict[str, A
     configuration = task.ours if trainer == OURS else "2d"
     log = work / f"{trainer}.log"
     trained = run([sys.executable, __file__, "--train", trainer, configuration], log)
-    iterations = re.findall(r"budget over: (\d+) iterations in (\d+) s", log.read_text())
+    iterations, seconds = budget_used(log)
     folder = work / "results" / DATASET / f"{trainer}__{PLANS[trainer]}__{configuration}"
     images, output = work / "raw" / DATASET / "imagesTs", work / f"{trainer}_out"
     if trainer == OURS:
@@ -164,8 +146,8 @@ def measure(task: Task, trainer: str, minutes: float, work: Path) -> dict[str, A
         "trainer": trainer,
         "configuration": configuration,
         "minutes": minutes,
-        "iterations": int(iterations[-1][0]),
-        "training_seconds": round(trained.seconds),
+        "iterations": iterations,
+        "training_seconds": seconds,
         "training_peak_bytes": trained.peak_bytes,
         "prediction_seconds": round(predicted.seconds, 1),
         "prediction_peak_bytes": predicted.peak_bytes,
@@ -195,13 +177,7 @@ def main() -> None:
 
     task = TASKS[arguments.task]
     work = Path(arguments.work or tempfile.mkdtemp(prefix="real_images_"))
-    for name in ("raw", "preprocessed", "results"):
-        (work / name).mkdir(parents=True)
-        os.environ[f"nnUNet_{name}"] = str(work / name)
-    os.environ.setdefault("nnUNet_def_n_proc", "2")
-    os.environ.setdefault("nnUNet_n_proc_DA", "1")
-    os.environ.setdefault("nnUNet_extTrainer", str(TRAINER_SHIMS))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    make_folders(work)
     source = find_data(arguments.data, task.folder)
     if arguments.task == "vessels":
         make_vessels(source, work / "raw" / DATASET)

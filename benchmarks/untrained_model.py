@@ -14,25 +14,18 @@ from nnunet_octreenca.planning import extend_plans
 RESAMPLING = {"order_z": 0, "force_separate_z": None}
 
 
-def model_folder(
-    folder: Path,
+def stock_plans(
+    patch: Sequence[int],
+    channels: int = 1,
     *,
-    patch: Sequence[int] = (32, 32),
-    channels: int = 3,
-    labels: dict[str, Any] | None = None,
-    regions: Sequence[int] | None = None,
     schemes: Sequence[str] | None = None,
     spacing: Sequence[float] | None = None,
-    ending: str = ".png",
-    folds: Sequence[str] = ("0",),
-    channel_names: dict[str, str] | None = None,
+    reader: str = "SimpleITKIO",
     transpose: Sequence[int] = (0, 1, 2),
-) -> Path:
-    """Write one; `OctreeNCA`s with weights large enough to give every label somewhere."""
-    labels = labels or {"background": 0, "first": 1, "second": 2}
+    dataset: str = "Dataset903_Hand",
+) -> dict[str, Any]:
+    """Plans of one configuration as nnU-Net writes them, 2d or 3d_fullres by the patch's axes."""
     name = "2d" if len(patch) == 2 else "3d_fullres"
-    foreground = [value for key, value in labels.items() if key not in ("background", "ignore")]
-    heads = len(regions) if regions else len(foreground) + 1
     functions = {
         key: value
         for part, order in (("data", 3), ("seg", 1), ("probabilities", 1))
@@ -42,12 +35,12 @@ def model_folder(
              {**RESAMPLING, "is_seg": part == "seg", "order": order}),
         )
     }  # fmt: skip
-    plans = {
-        "dataset_name": "Dataset903_Hand",
+    return {
+        "dataset_name": dataset,
         "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [1.0] * 3,
         "original_median_shape_after_transp": [*(1,) * (3 - len(patch)), *patch],
-        "image_reader_writer": "NaturalImage2DIO" if ending == ".png" else "SimpleITKIO",
+        "image_reader_writer": reader,
         "transpose_forward": list(transpose),
         "transpose_backward": [list(transpose).index(axis) for axis in range(3)],
         "experiment_planner_used": "ExperimentPlanner",
@@ -64,11 +57,7 @@ def model_folder(
                 "patch_size": list(patch),
                 "median_image_size_in_voxels": list(patch),
                 "spacing": list(spacing or [1.0] * len(patch)),
-                "normalization_schemes": list(
-                    schemes
-                    or ["RGBTo01Normalization" if ending == ".png" else "ZScoreNormalization"]
-                    * channels
-                ),
+                "normalization_schemes": list(schemes or ["ZScoreNormalization"] * channels),
                 "use_mask_for_norm": [False] * channels,
                 "batch_dice": False,
                 "architecture": {
@@ -81,6 +70,40 @@ def model_folder(
             }
         },
     }
+
+
+def model_folder(
+    folder: Path,
+    *,
+    patch: Sequence[int] = (32, 32),
+    channels: int = 3,
+    labels: dict[str, Any] | None = None,
+    regions: Sequence[int] | None = None,
+    schemes: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
+    ending: str = ".png",
+    folds: Sequence[str] = ("0",),
+    channel_names: dict[str, str] | None = None,
+    transpose: Sequence[int] = (0, 1, 2),
+    steps: int | None = None,
+) -> Path:
+    """Write one; `OctreeNCA`s with weights large enough to give every label somewhere.
+
+    `steps` are every level's, instead of the plan's.
+    """
+    labels = labels or {"background": 0, "first": 1, "second": 2}
+    name = "2d" if len(patch) == 2 else "3d_fullres"
+    foreground = [value for key, value in labels.items() if key not in ("background", "ignore")]
+    heads = len(regions) if regions else len(foreground) + 1
+    natural = ending == ".png"
+    plans = stock_plans(
+        patch,
+        channels,
+        schemes=schemes or (["RGBTo01Normalization"] * channels if natural else None),
+        spacing=spacing,
+        reader="NaturalImage2DIO" if natural else "SimpleITKIO",
+        transpose=transpose,
+    )
     extended = extend_plans(
         plans,
         input_channels=channels,
@@ -99,7 +122,10 @@ def model_folder(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plans.json").write_text(json.dumps(extended))
     (folder / "dataset.json").write_text(json.dumps(described))
-    arguments = extended["configurations"][name]["architecture"]["arch_kwargs"]
+    (configuration,) = extended["configurations"].values()
+    arguments = configuration["architecture"]["arch_kwargs"]
+    if steps is not None:
+        arguments["steps"] = [steps] * len(arguments["steps"])
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
         network = OctreeNCA(channels, heads, **arguments)

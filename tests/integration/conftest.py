@@ -1,5 +1,6 @@
 """A trainer in this process, on plans written by hand: fast, no data loader."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,56 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import untrained_model
 
 from nnunet_octreenca.planning import extend_plans
 
 DATASET = "Dataset902_Hand"
-
-
-def _stock_plans(shape: tuple[int, ...], channels: int = 1) -> dict:
-    """Plans as nnU-Net writes them, of one configuration."""
-    name = "2d" if len(shape) == 2 else "3d_fullres"
-    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    functions = {
-        key: value
-        for part in ("data", "seg", "probabilities")
-        for key, value in (
-            (f"resampling_fn_{part}", "resample_data_or_seg_to_shape"),
-            (f"resampling_fn_{part}_kwargs", {**resampling, "is_seg": part == "seg"}),
-        )
-    }
-    return {
-        "dataset_name": DATASET,
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [1.0] * 3,
-        "original_median_shape_after_transp": list(shape),
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {str(c): {} for c in range(channels)},
-        "configurations": {
-            name: {
-                "data_identifier": f"nnUNetPlans_{name}",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": list(shape),
-                "median_image_size_in_voxels": list(shape),
-                "spacing": [1.0] * len(shape),
-                "normalization_schemes": ["ZScoreNormalization"] * channels,
-                "use_mask_for_norm": [False] * channels,
-                "batch_dice": False,
-                "architecture": {
-                    "network_class_name": "dynamic_network_architectures.architectures.unet."
-                    "PlainConvUNet",
-                    "arch_kwargs": {},
-                    "_kw_requires_import": [],
-                },
-                **functions,
-            }
-        },
-    }
 
 
 def dataset_json(labels: dict, channels: int = 1, regions: list[int] | None = None) -> dict:
@@ -73,7 +29,7 @@ def dataset_json(labels: dict, channels: int = 1, regions: list[int] | None = No
 @pytest.fixture
 def stock_plans() -> Callable:
     """Makes plans as nnU-Net writes them: `stock_plans(shape, channels=1)`."""
-    return _stock_plans
+    return functools.partial(untrained_model.stock_plans, dataset=DATASET)
 
 
 @pytest.fixture
@@ -98,7 +54,7 @@ def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
 
         labels = labels or {"background": 0, "first": 1, "second": 2}
         description = dataset_json(labels, channels, regions)
-        stock = _stock_plans(shape, channels)
+        stock = untrained_model.stock_plans(shape, channels, dataset=DATASET)
         name = next(iter(stock["configurations"]))
         foreground = {v for v in labels.values() if isinstance(v, int)} - {0, labels.get("ignore")}
         if plans is None:
