@@ -35,5 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for shim in register.register():
         print(f"registered {shim.target}")
-    print("nnU-Net now knows -tr OctreeNCATrainer and -pl OctreeNCAPlanner.")
+    print(
+        "nnU-Net now knows -tr OctreeNCATrainer and -pl OctreeNCAPlanner; for large pictures "
+        "-preprocessor_name OctreeNCAPreprocessor, and OctreeNCANaturalImage2DIO in dataset.json."
+    )
     return 0

@@ -92,6 +92,20 @@ def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict
     return _planes(images), {"spacing": (999, 1, 1)}
 
 
+class OctreeNCANaturalImage2DIO(NaturalImage2DIO):
+    """nnU-Net's reader of natural images for pictures of any size, the same numbers.
+
+    For all of nnU-Net's commands, once `nnunet_octreenca register` has made it known:
+    `"overwrite_image_reader_writer": "OctreeNCANaturalImage2DIO"` in dataset.json.
+    """
+
+    def read_images(
+        self, image_fnames: list[str] | tuple[str, ...]
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """See `read_natural_images`."""
+        return read_natural_images(image_fnames)
+
+
 def _pixels(path: str) -> NDArray[Any]:
     from skimage import io
 

@@ -62,6 +62,10 @@ def shims() -> list[Shim]:
             _HERE / "preprocessor_shims" / "octreenca_preprocessor.py",
             nnunet / "preprocessing" / "preprocessors" / "octreenca_preprocessor.py",
         ),
+        Shim(
+            _HERE / "reader_shims" / "octreenca_reader.py",
+            nnunet / "imageio" / "octreenca_reader.py",
+        ),
     ]
 
 

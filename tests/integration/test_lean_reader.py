@@ -1,5 +1,6 @@
 """Natural images: what nnU-Net's reader returns, whatever their size, and headers that lie."""
 
+import json
 import struct
 import zlib
 
@@ -7,11 +8,16 @@ import numpy as np
 import pytest
 import tifffile
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.integration import lean_reader
-from nnunet_octreenca.integration.lean_reader import read_natural_images
+from nnunet_octreenca.integration.lean_reader import (
+    OctreeNCANaturalImage2DIO,
+    read_natural_images,
+)
+from nnunet_octreenca.integration.register import TRAINER_SHIMS, register, shims, unregister
 from nnunet_octreenca.libraries import unlimited_pillow
 
 RANDOM = np.random.default_rng(3)
@@ -118,3 +124,75 @@ def test_truncated_image(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"a\.png cannot be read"):
         read_natural_images((str(path),))
+
+
+def test_reader_is_nnunets_but_for_the_limit(tmp_path, monkeypatch):
+    image, labels = (
+        save(tmp_path / f"{n}.png", picture(30, 20, *s)) for n, s in (("a", (3,)), ("b", ()))
+    )
+    stock = NaturalImage2DIO()
+    expected = stock.read_images((image,)), stock.read_seg(labels)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        stock.read_images((image,))
+    reader = OctreeNCANaturalImage2DIO()
+    for found, wanted in zip(
+        (reader.read_images((image,)), reader.read_seg(labels)), expected, strict=True
+    ):
+        np.testing.assert_array_equal(found[0], wanted[0])
+        assert found[1] == wanted[1]
+
+
+def test_found_by_name():
+    """As nnU-Net looks for readers, in the folder of our shim."""
+    folder = str(TRAINER_SHIMS.parent / "reader_shims")
+    name = "OctreeNCANaturalImage2DIO"
+    assert recursive_find_python_class(folder, name, None) is OctreeNCANaturalImage2DIO
+    assert recursive_find_python_class(folder, "NaturalImage2DIO", None) is None
+
+
+@pytest.mark.slow
+def test_all_commands_read_what_pillow_refuses(tmp_path, new_nnunet):
+    """A limit of 100 pixels in every process, from the fingerprint to the evaluation."""
+    nnunet = new_nnunet(tmp_path / "nnunet")
+    folder = nnunet.raw / "Dataset007_Large"
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for case in ("a", "b", "c"):
+        save(folder / "imagesTr" / f"{case}_0000.png", picture(60, 50, 3))
+        save(folder / "labelsTr" / f"{case}.png", (picture(60, 50) > 100).astype(np.uint8))
+    description = {
+        "channel_names": dict.fromkeys("012", "rgb_to_0_1"),
+        "labels": {"background": 0, "bright": 1},
+        "numTraining": 3,
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "OctreeNCANaturalImage2DIO",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    limit = tmp_path / "limit"
+    limit.mkdir()
+    (limit / "sitecustomize.py").write_text(
+        "from PIL import Image\nImage.MAX_IMAGE_PIXELS = 100\n", encoding="utf-8"
+    )
+    environment = {**nnunet.environment, "PYTHONPATH": str(limit)}
+    prepared = nnunet.preprocessed / folder.name
+    before = [shim for shim in shims() if shim.state != "missing"]
+    register()
+    try:
+        nnunet.run(
+            "nnUNetv2_plan_and_preprocess",
+            *("-d", 7, "-c", "2d", "-np", 1, "-npfp", 1, "--verify_dataset_integrity"),
+            environment=environment,
+        )
+        nnunet.run(
+            "nnUNetv2_evaluate_folder",
+            *(folder / "labelsTr", folder / "labelsTr", "-np", 1),
+            *("-djfile", folder / "dataset.json", "-pfile", prepared / "nnUNetPlans.json"),
+            environment=environment,
+        )
+    finally:
+        if not before:
+            unregister()
+    assert len(list((prepared / "nnUNetPlans_2d").glob("*.b2nd"))) == 6
+    summary = json.loads((folder / "labelsTr" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] == 1
