@@ -1,8 +1,8 @@
 """Real images whole: trained for minutes, held-out images from the file to the file.
 
-    python benchmarks/real_images.py vessels --minutes 8 --json
-    python benchmarks/real_images.py surgery --minutes 8
-    python benchmarks/real_images.py surgery-3d --minutes 8 --trainers OctreeNCATrainerTimeBudget
+    python benchmarks/real_images.py vessels --minutes 15 --json
+    python benchmarks/real_images.py surgery --minutes 15
+    python benchmarks/real_images.py surgery-3d --minutes 15 --trainers OctreeNCATrainerTimeBudget
 
 vessels: High-Resolution Fundus, nine photographs of 3504 x 2336, vessel or not; eight to train
 with, one held out. surgery: one clip of CholecSeg8k at 432 x 240, frames 561 to 608 to train with
