@@ -1,4 +1,7 @@
-"""Regions, ignore label, both: from the stock commands' training to their labels."""
+"""The ignore label, with and without regions: from the stock commands' training to their labels.
+
+Regions alone, and everything else, in one process: test_trainer.py.
+"""
 
 import json
 
@@ -14,29 +17,27 @@ REGIONS = {"background": 0, "whole": [1, 2], "second": 2}
 
 
 @pytest.mark.parametrize(
-    ("number", "described", "order", "ignore"),
-    [(903, REGIONS, [1, 2], False), (904, PLAIN, None, True), (905, REGIONS, [1, 2], True)],
-    ids=["regions", "ignore", "regions and ignore"],
+    ("number", "described", "order"),
+    [(904, PLAIN, None), (905, REGIONS, [1, 2])],
+    ids=["ignore", "regions and ignore"],
 )
-def test_labels_end_to_end(nnunet, tmp_path, number, described, order, ignore):
+def test_labels_end_to_end(nnunet, tmp_path, number, described, order):
     from nnunet_octreenca.datasets.phantoms import make_phantoms
 
     name = f"Dataset{number}_Labels"
     folder = nnunet.raw / name
     make_phantoms(folder, training=6, test=1, shape=(8, 25, 21))
     description = json.loads((folder / "dataset.json").read_text())
-    description["labels"] = dict(described)
+    description["labels"] = {**described, "ignore": 3}
     if order:
         description["regions_class_order"] = order
-    if ignore:
-        description["labels"]["ignore"] = 3
-        for path in (folder / "labelsTr").glob("*.nii.gz"):
-            image = sitk.ReadImage(str(path))
-            array = sitk.GetArrayFromImage(image)
-            array[:, :8] = 3  # never annotated
-            changed = sitk.GetImageFromArray(array)
-            changed.CopyInformation(image)
-            sitk.WriteImage(changed, str(path))
+    for path in (folder / "labelsTr").glob("*.nii.gz"):
+        image = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(image)
+        array[:, :8] = 3  # never annotated
+        changed = sitk.GetImageFromArray(array)
+        changed.CopyInformation(image)
+        sitk.WriteImage(changed, str(path))
     (folder / "dataset.json").write_text(json.dumps(description))
 
     nnunet.run(
