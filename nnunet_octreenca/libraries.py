@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -27,6 +28,15 @@ def imported(module: str, extra: str) -> Any:
         raise EnvironmentMismatchError(
             f'{module} cannot be imported ({error}); run pip install "nnunet-octreenca[{extra}]"'
         ) from error
+
+
+def decoder_missing(path: Path, error: Exception) -> EnvironmentMismatchError | None:
+    """What to raise where tifffile could not decode for want of imagecodecs; else None."""
+    if "imagecodecs" not in str(error):
+        return None
+    return EnvironmentMismatchError(
+        f'{path} cannot be decoded ({error}); run pip install "nnunet-octreenca[slides]"'
+    )
 
 
 @contextmanager

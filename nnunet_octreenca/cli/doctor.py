@@ -173,7 +173,7 @@ def _registration() -> list[dict[str, Any]]:
                 state, detail = "ok", f"through nnUNet_extTrainer={TRAINER_SHIMS}"
             elif shim.source.parent != TRAINER_SHIMS:
                 state = "note"  # extend_plans does without
-        rows.append(_row(f"registered {shim.source.stem}", state, detail))
+        rows.append(_row(f"registered {shim.target.stem}", state, detail))
     return rows
 
 

@@ -14,6 +14,7 @@ from nnunet_octreenca.integration.version import nnunet_version
 
 _HERE = Path(__file__).parent
 TRAINER_SHIMS = _HERE / "trainer_shims"
+CLASS_SHIMS = _HERE / "class_shims"
 
 
 class Shim(NamedTuple):
@@ -54,17 +55,13 @@ def shims() -> list[Shim]:
             TRAINER_SHIMS / "octreenca_trainers.py",
             nnunet / "training" / "nnUNetTrainer" / "octreenca_trainers.py",
         ),
-        Shim(
-            _HERE / "planner_shims" / "octreenca_planner.py",
-            nnunet / "experiment_planning" / "experiment_planners" / "octreenca_planner.py",
-        ),
-        Shim(
-            _HERE / "preprocessor_shims" / "octreenca_preprocessor.py",
-            nnunet / "preprocessing" / "preprocessors" / "octreenca_preprocessor.py",
-        ),
-        Shim(
-            _HERE / "reader_shims" / "octreenca_reader.py",
-            nnunet / "imageio" / "octreenca_reader.py",
+        *(
+            Shim(CLASS_SHIMS / "octreenca_class.py", nnunet / target)
+            for target in (
+                "experiment_planning/experiment_planners/octreenca_planner.py",
+                "preprocessing/preprocessors/octreenca_preprocessor.py",
+                "imageio/octreenca_reader.py",
+            )
         ),
     ]
 

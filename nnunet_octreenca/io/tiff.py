@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.colours import channels_kept, over_white
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.inference.source import ImageSource
 from nnunet_octreenca.io.levels import MICRONS_PER_MM, choose_level, pyramid
 from nnunet_octreenca.io.limits import require_memory, threads
@@ -17,7 +17,7 @@ from nnunet_octreenca.io.resample import Resampled
 from nnunet_octreenca.io.stripes import StripedSource
 from nnunet_octreenca.io.tiff_layout import Layout
 from nnunet_octreenca.io.tiff_scale import microns_per_pixel, plane_distance, spacing_beside
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import decoder_missing, imported
 
 # Rows read at a time where the file would allow single ones.
 _ROWS = 128
@@ -279,12 +279,7 @@ class TiffSource(StripedSource):
             for _ in self._threads().map(place, jobs):
                 pass
         except Exception as error:
-            if "imagecodecs" in str(error):
-                raise EnvironmentMismatchError(
-                    f"{self._path} cannot be decoded ({error}); run pip install "
-                    f'"nnunet-octreenca[slides]"'
-                ) from error
-            raise InputError(
+            raise decoder_missing(self._path, error) or InputError(
                 f"{self._path} cannot be decoded in rows {low} to {high - 1} ({error}); it is "
                 f"damaged there"
             ) from error

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.libraries import decoder_missing
 from nnunet_octreenca.training.slide_files import Pyramid, open_pyramid
 
 # A level that should be 4 times coarser is 4.0003 times coarser, for its size is whole.
@@ -164,12 +165,7 @@ class SlideRegions:
         except (InputError, EnvironmentMismatchError):
             raise
         except Exception as error:  # decoders raise what they please
-            if "imagecodecs" in str(error):
-                raise EnvironmentMismatchError(
-                    f"{self.path} cannot be decoded ({error}); run pip install "
-                    f'"nnunet-octreenca[slides]"'
-                ) from error
-            raise InputError(
+            raise decoder_missing(self.path, error) or InputError(
                 f"{self.path} cannot be read ({error}). It may be truncated or damaged: copy it "
                 f"again, or take it out"
             ) from error

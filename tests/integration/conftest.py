@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +100,26 @@ def batch() -> Callable:
         return {"data": data, "target": target, "keys": [f"case_{n}" for n in range(size)]}
 
     return make
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Our classes known to nnU-Net during the test, afterwards what there was before."""
+    from nnunet_octreenca.integration import register
+
+    before = [shim for shim in register.shims() if shim.state != "missing"]
+    register.register()
+    yield
+    if not before:
+        register.unregister()
+
+
+@pytest.fixture
+def pillow_limit(tmp_path: Path) -> dict[str, str]:
+    """Environment in which Pillow refuses pictures of over 200 pixels in every process."""
+    folder = tmp_path / "limit"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "from PIL import Image\nImage.MAX_IMAGE_PIXELS = 100\n", encoding="utf-8"
+    )
+    return {"PYTHONPATH": str(folder)}

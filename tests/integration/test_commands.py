@@ -256,23 +256,16 @@ def test_zip_carries_a_model_to_another_machine(trained, fold0, images, tmp_path
     assert same(labels(fold0), labels(tmp_path / "out"))
 
 
+@pytest.mark.usefixtures("registered")
 def test_the_command_of_3d_slicer(trained, fold0, images, tmp_path):
     """With nothing set but the three variables; registration does the rest."""
-    from nnunet_octreenca.integration import register
-
-    before = [shim for shim in register.shims() if shim.state != "missing"]
-    register.register()
     ours = ("nnUNet_extTrainer", "nnUNet_def_n_proc", "nnUNet_n_proc_DA")
     bare = {k: v for k, v in trained.environment.items() if k not in ours}
-    try:
-        trained.run(
-            "nnUNetv2_predict",
-            *("-i", images, "-o", tmp_path, "-d", DATASET, "-tr", "OctreeNCATrainer"),
-            *("-p", PLANS, "-c", "3d_fullres", "-f", 0, "-npp", 1, "-nps", 1),
-            *("-step_size", 0.5, "-device", "cpu", "-chk", "checkpoint_final.pth"),
-            environment=bare,
-        )
-    finally:
-        if not before:
-            register.unregister()
+    trained.run(
+        "nnUNetv2_predict",
+        *("-i", images, "-o", tmp_path, "-d", DATASET, "-tr", "OctreeNCATrainer"),
+        *("-p", PLANS, "-c", "3d_fullres", "-f", 0, "-npp", 1, "-nps", 1),
+        *("-step_size", 0.5, "-device", "cpu", "-chk", "checkpoint_final.pth"),
+        environment=bare,
+    )
     assert same(labels(fold0), labels(tmp_path))

@@ -366,20 +366,17 @@ def test_benchmarks_model_and_image(tmp_path):
 
 
 @pytest.mark.slow
-def test_command_predicts_what_pillow_refuses(model, photographs, tmp_path, new_nnunet):
-    """A limit of 1,000 pixels in every process; stock's workers would refuse both images."""
+def test_command_predicts_what_pillow_refuses(
+    model, photographs, tmp_path, new_nnunet, pillow_limit
+):
+    """Stock's workers would refuse both images."""
     folder, out = model(folds=2), tmp_path / "out"
     expected = predicted(predictor_of(folder, False, (0, 1)), photographs, tmp_path / "stock")
     nnunet = new_nnunet(tmp_path / "nnunet")
-    limit = tmp_path / "limit"
-    limit.mkdir()
-    (limit / "sitecustomize.py").write_text(
-        "from PIL import Image\nImage.MAX_IMAGE_PIXELS = 100\n", encoding="utf-8"
-    )
     nnunet.run(
         "nnUNetv2_predict_from_modelfolder",
         *("-i", photographs, "-o", out, "-m", folder, "-f", 0, 1, "--disable_tta"),
         *("-device", "cpu", "-npp", 1, "-nps", 1),
-        environment={**nnunet.environment, "PYTHONPATH": str(limit)},
+        environment={**nnunet.environment, **pillow_limit},
     )
     same({file.name: read(file) for file in sorted(out.glob("*.png"))}, expected, 2)

@@ -20,7 +20,7 @@ from PIL import Image
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.integration.lean_preprocessor import OctreeNCAPreprocessor
 from nnunet_octreenca.integration.planner import OctreeNCAPlanner
-from nnunet_octreenca.integration.register import TRAINER_SHIMS
+from nnunet_octreenca.integration.register import CLASS_SHIMS
 
 RANDOM = np.random.default_rng(5)
 LABELS = {"background": 0, "first": 1, "second": 2}
@@ -259,7 +259,7 @@ def test_what_is_saved_for_training(managers, tmp_path):
 
 def test_found_by_name():
     """As nnU-Net looks for preprocessors, in the folder of our shim."""
-    folder = str(TRAINER_SHIMS.parent / "preprocessor_shims")
+    folder = str(CLASS_SHIMS)
     assert recursive_find_python_class(folder, "OctreeNCAPreprocessor", None) is (
         OctreeNCAPreprocessor
     )

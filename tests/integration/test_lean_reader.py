@@ -18,7 +18,7 @@ from nnunet_octreenca.integration.lean_reader import (
     OctreeNCANaturalImage2DIO,
     read_natural_images,
 )
-from nnunet_octreenca.integration.register import TRAINER_SHIMS, register, shims, unregister
+from nnunet_octreenca.integration.register import CLASS_SHIMS
 from nnunet_octreenca.libraries import unlimited_pillow
 
 RANDOM = np.random.default_rng(3)
@@ -149,15 +149,15 @@ def test_reader_is_nnunets_but_for_the_limit(tmp_path, monkeypatch):
 
 def test_found_by_name():
     """As nnU-Net looks for readers, in the folder of our shim."""
-    folder = str(TRAINER_SHIMS.parent / "reader_shims")
+    folder = str(CLASS_SHIMS)
     name = "OctreeNCANaturalImage2DIO"
     assert recursive_find_python_class(folder, name, None) is OctreeNCANaturalImage2DIO
     assert recursive_find_python_class(folder, "NaturalImage2DIO", None) is None
 
 
 @pytest.mark.slow
-def test_fingerprint_and_preprocessing_read_what_pillow_refuses(tmp_path, new_nnunet):
-    """A limit of 100 pixels in every process."""
+@pytest.mark.usefixtures("registered")
+def test_fingerprint_and_preprocessing_read_what_pillow_refuses(tmp_path, new_nnunet, pillow_limit):
     nnunet = new_nnunet(tmp_path / "nnunet")
     folder = nnunet.raw / "Dataset007_Large"
     for name in ("imagesTr", "labelsTr"):
@@ -173,22 +173,10 @@ def test_fingerprint_and_preprocessing_read_what_pillow_refuses(tmp_path, new_nn
         "overwrite_image_reader_writer": "OctreeNCANaturalImage2DIO",
     }
     (folder / "dataset.json").write_text(json.dumps(description))
-    limit = tmp_path / "limit"
-    limit.mkdir()
-    (limit / "sitecustomize.py").write_text(
-        "from PIL import Image\nImage.MAX_IMAGE_PIXELS = 100\n", encoding="utf-8"
-    )
-    environment = {**nnunet.environment, "PYTHONPATH": str(limit)}
     prepared = nnunet.preprocessed / folder.name
-    before = [shim for shim in shims() if shim.state != "missing"]
-    register()
-    try:
-        nnunet.run(
-            "nnUNetv2_plan_and_preprocess",
-            *("-d", 7, "-c", "2d", "-np", 1, "-npfp", 1, "--verify_dataset_integrity"),
-            environment=environment,
-        )
-    finally:
-        if not before:
-            unregister()
+    nnunet.run(
+        "nnUNetv2_plan_and_preprocess",
+        *("-d", 7, "-c", "2d", "-np", 1, "-npfp", 1, "--verify_dataset_integrity"),
+        environment={**nnunet.environment, **pillow_limit},
+    )
     assert len(list((prepared / "nnUNetPlans_2d").glob("*.b2nd"))) == 6

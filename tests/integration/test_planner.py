@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from nnunet_octreenca.integration import register
-
 pytestmark = pytest.mark.slow
 
 DATASET = "Dataset901_Phantoms"
@@ -23,18 +21,13 @@ def test_extended_plans_keep_the_data(nnunet):
     assert (cascade["inherits_from"], cascade["previous_stage"]) == ("3d_fullres", "3d_lowres")
 
 
+@pytest.mark.usefixtures("registered")
 def test_planner_and_extend_plans_agree(nnunet):
     """`-pl OctreeNCAPlanner` works out what `extend_plans` does, and reuses the data too."""
-    before = [shim for shim in register.shims() if shim.state != "missing"]
-    register.register()
-    try:
-        nnunet.run(
-            "nnUNetv2_plan_experiment",
-            *("-d", 901, "-pl", "OctreeNCAPlanner", "-overwrite_plans_name", "FromPlanner"),
-        )
-    finally:
-        if not before:
-            register.unregister()
+    nnunet.run(
+        "nnUNetv2_plan_experiment",
+        *("-d", 901, "-pl", "OctreeNCAPlanner", "-overwrite_plans_name", "FromPlanner"),
+    )
     nnunet.run(
         "nnunet_octreenca", "extend_plans", "-d", 901, "-overwrite_plans_name", "FromExtension"
     )
