@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nnunet_octreenca.cli.child import (
+from nnunet_octreenca.cli.child_process import (
     CommandError,
     Finished,
     ends_like_ctrl_c,

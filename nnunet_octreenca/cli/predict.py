@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OctreeNCAError
 
 if TYPE_CHECKING:
-    from nnunet_octreenca.cli.predict_case import Job
-    from nnunet_octreenca.io.cases import Case
+    from nnunet_octreenca.images.cases import Case
+    from nnunet_octreenca.prediction.case import Job
 
 HELP = "segment images of any size, streamed from the file to the file"
 EXAMPLE = """\
@@ -119,8 +119,8 @@ def _terminated() -> Iterator[None]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nnunet_octreenca.cli.predict_report import Report
-    from nnunet_octreenca.io.cases import list_cases
+    from nnunet_octreenca.images.cases import list_cases
+    from nnunet_octreenca.prediction.report import Report
 
     began = perf_counter()
     job = _job(arguments)
@@ -154,9 +154,9 @@ def _counted(number: int, noun: str) -> str:
 def _job(arguments: argparse.Namespace) -> "Job":
     import torch
 
-    from nnunet_octreenca.cli.predict_case import Job
     from nnunet_octreenca.inference.memory_plan import parse_memory
     from nnunet_octreenca.integration.model import load_model, model_folder
+    from nnunet_octreenca.prediction.case import Job
 
     memory = None if arguments.memory is None else parse_memory(arguments.memory)
     for name in ("threads", "band"):
@@ -207,9 +207,9 @@ def _device(name: str | None) -> Any:
 
 
 def _predict(job: "Job", case: "Case", report: Any, *, resume: bool, quiet: bool) -> None:
-    from nnunet_octreenca.cli.predict_case import segment_case
-    from nnunet_octreenca.cli.predict_report import progress_bar
-    from nnunet_octreenca.io.write_overlay import ENDING
+    from nnunet_octreenca.labels.overlay import ENDING
+    from nnunet_octreenca.prediction.case import segment_case
+    from nnunet_octreenca.prediction.report import progress_bar
 
     # The overlay is written last: where it is, all is.
     if resume and (job.output / f"{case.name}{ENDING}").exists():

@@ -19,7 +19,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.training.slide_files import read_mask, read_picture
+from nnunet_octreenca.images.slide_files import read_mask, read_picture
 
 CLIP_LENGTH = 80  # frames, the paper's
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

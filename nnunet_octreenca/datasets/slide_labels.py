@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.libraries import imported
-from nnunet_octreenca.training.slide_regions import SlideRegions
 
 BAND = 256  # rows, also the tiles that labels are written in
 LOCATIONS = 2000  # foreground pixels that are remembered of every class

@@ -9,10 +9,10 @@ import numpy as np
 from nnunet_octreenca.datasets.raw_dataset import preprocessed_folder
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.files import write_json
+from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.planning import PLANS_NAME, extend_plans
 from nnunet_octreenca.planning.configuration import BATCH_SIZE
-from nnunet_octreenca.training.slide_regions import SlideRegions
-from nnunet_octreenca.training.slide_windows import SlideCase
+from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
 CONFIGURATION = "2d"
 DATA_IDENTIFIER = f"{PLANS_NAME}_{CONFIGURATION}"

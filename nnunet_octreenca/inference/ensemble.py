@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.inference.restore import labels_of_logits
-from nnunet_octreenca.inference.source import ImageSource
+from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.stream import (
     OctreeStream,
     Read,
@@ -29,6 +28,7 @@ from nnunet_octreenca.inference.stream import (
 from nnunet_octreenca.inference.tissue import TissueMap
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 # Called with the stage, "read" or "segment", and how many more units are through it.
 Progress = Callable[[str, int], object]

@@ -12,11 +12,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_octreenca.errors import CheckpointError, InputError
 from nnunet_octreenca.files import read_json
-from nnunet_octreenca.inference.preparation import Preparation
 from nnunet_octreenca.integration.predictor import inference_seed
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning import octreenca_settings
+from nnunet_octreenca.preprocessing.plan import Preparation
 
 CHECKPOINT = "checkpoint_final.pth"
 

@@ -3,7 +3,7 @@
 Prediction (`nnUNetv2_predict`, its Python class, `predict_from_modelfolder`) and the trainer's
 validation all pass through `nnUNetPredictor.predict_sliding_window_return_logits`. A wrapper
 around that one method looks at the network: ours go one way, all others go nnU-Net's. What is
-predicted for export only is handed over as labels (lean_export).
+predicted for export only is handed over as labels (label_export).
 """
 
 import os
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
-from nnunet_octreenca.integration.lean_export import labels_instead, labels_suffice
+from nnunet_octreenca.integration.label_export import labels_instead, labels_suffice
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 SEED_VARIABLE = "nnUNet_octreenca_seed"

@@ -22,12 +22,12 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 
 from nnunet_octreenca.errors import PlansError, TrainingError
+from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.integration import predictor
 from nnunet_octreenca.integration.slide_validation import validate_slides
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.octree import Factors
-from nnunet_octreenca.training.slide_regions import SlideRegions
-from nnunet_octreenca.training.slide_windows import (
+from nnunet_octreenca.preprocessing.slide_windows import (
     SlideCase,
     WindowBatch,
     change_colours,

@@ -10,13 +10,13 @@ from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 from numpy.typing import NDArray
 
 from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.libraries import imported
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.training.slide_regions import SlideRegions
-from nnunet_octreenca.training.slide_windows import SlideCase
+from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
 _BAND = 1024  # rows read or compared at a time
 _TILE = 256

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import whole_file
 from nnunet_octreenca.integration import excepthook, predictor
-from nnunet_octreenca.integration.lean_configuration import make_lean
+from nnunet_octreenca.integration.configuration_manager import make_lean
 from nnunet_octreenca.integration.version import nnunet_version
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nnunet_octreenca.cli import demo_report
-from nnunet_octreenca.cli.child import CommandError, find_script, run_child
+from nnunet_octreenca.cli.child_process import CommandError, find_script, run_child
 from nnunet_octreenca.cli.demo import child_environment
 from nnunet_octreenca.cli.demo_progress import TrainingProgress
 from nnunet_octreenca.cli.main import main

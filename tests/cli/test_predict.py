@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from untrained_model import model_folder
 
-from nnunet_octreenca.cli import predict_case
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.inference.ensemble import Ensemble
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.ops.native import cpu_module
+from nnunet_octreenca.prediction import case
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypa
     def ends(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict_case, name, ends)
+    monkeypatch.setattr(case, name, ends)
     flags = ("--disable_tta", "-f", "0")
     out = predict(models.rgb, tmp_path / "a.png", tmp_path / "out", *flags, code=130)
     assert [path.name for path in out.iterdir()] == ["a.png"]
@@ -314,9 +314,7 @@ def test_bad_flags_are_named(models, tmp_path, capsys, flags, sentence):
 
 def test_a_full_disk_is_said_before_anything_is_computed(models, tmp_path, capsys, monkeypatch):
     picture(tmp_path / "a.png")
-    monkeypatch.setattr(
-        predict_case.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000)
-    )
+    monkeypatch.setattr(case.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     predict(models.rgb, tmp_path / "a.png", tmp_path / "out", "--disable_tta", code=1)
     assert "1 MB left" in capsys.readouterr().err
 

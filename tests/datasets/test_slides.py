@@ -13,7 +13,7 @@ from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.peso import convert_peso
 from nnunet_octreenca.datasets.slides import convert_slides, place
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError
-from nnunet_octreenca.training.slide_windows import SlideCase
+from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
 SHAPE = (360, 440)  # of level 0; level 1 is half of it
 TUMOUR = Classes({"tumour": (2,), "stroma": (3,)}, background=(0, 1))

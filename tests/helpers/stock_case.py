@@ -12,8 +12,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from nnunet_octreenca.inference.preparation import Preparation
-from nnunet_octreenca.inference.source import ArraySource
+from nnunet_octreenca.images.source import ArraySource
+from nnunet_octreenca.preprocessing.plan import Preparation
 
 SPLINE = "resample_data_or_seg_to_shape"
 TORCH = "resample_torch_fornnunet"

@@ -6,8 +6,8 @@ import torch
 from oracle import make_network
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.source import ArraySource
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
-from nnunet_octreenca.inference.source import ArraySource
 from nnunet_octreenca.inference.whole_image import mirrorings, predict_logits
 
 

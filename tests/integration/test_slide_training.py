@@ -14,8 +14,8 @@ from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.slides import convert_slides
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.octree import Crop, windows
+from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 from nnunet_octreenca.training import WeightAverage
-from nnunet_octreenca.training.slide_windows import SlideCase
 
 DATASET = "Dataset903_Slides"
 CLASSES = Classes({"bright": (3,)}, background=(0,), ignore=(9,))

@@ -7,8 +7,8 @@ plugin is in.
 
 MODULES = {
     "OctreeNCAPlanner": "planner",
-    "OctreeNCAPreprocessor": "lean_preprocessor",
-    "OctreeNCANaturalImage2DIO": "lean_reader",
+    "OctreeNCAPreprocessor": "preprocessor",
+    "OctreeNCANaturalImage2DIO": "image_reader",
 }
 
 

@@ -1,0 +1,113 @@
+"""An image averaged down to a coarser resolution, band by band."""
+
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.images.levels import MICRONS_PER_MM
+from nnunet_octreenca.images.source import ImageSource
+
+# Bytes of the finer image read at a time. A band of the coarser one comes from factor ** 2 as
+# many pixels, which must not be in memory at once.
+_CHUNK_BYTES = 32 << 20
+
+
+class Resampled:
+    """A 2-D image whose pixels are the area average of a finer one's.
+
+    A pixel (i, j) covers rows i * factor to (i + 1) * factor of the finer image, fractions
+    included. Each is computed from its own position in a fixed order, so that bands of any
+    height give the same bits.
+
+    Args:
+        source: the finer image (y, x); closed by `close`.
+        factor: finer pixels per pixel (y, x), above 1.
+        mpp: microns per pixel that come out.
+        base_shape: (y, x) of the file's finest level.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        factor: tuple[float, float],
+        mpp: float,
+        base_shape: tuple[int, int],
+    ) -> None:
+        self._source = source
+        self._factor = factor
+        self.shape: tuple[int, ...] = tuple(
+            max(1, round(n / f)) for n, f in zip(source.shape, factor, strict=True)
+        )
+        self.channels = source.channels
+        self.dtype = source.dtype
+        self.spacing: tuple[float, ...] = (mpp / MICRONS_PER_MM,) * 2
+        self.mpp: float | None = mpp
+        self.base_shape = base_shape
+        # float32 holds 16-bit values and their averages to the nearest integer
+        self._sums = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
+        self._columns = _overlaps(0, self.shape[1], factor[1], source.shape[1], self._sums)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that stay in memory between two bands, at most."""
+        return getattr(self._source, "kept_bytes", 0)
+
+    def read(self, first: int, end: int) -> NDArray:
+        """The band, as `ImageSource.read` has it.
+
+        Raises:
+            InputError: the file is damaged there.
+        """
+        band = np.empty((self.channels, end - first, self.shape[1]), self.dtype)
+        row_bytes = self.channels * self._source.shape[1] * self._sums.itemsize
+        rows = max(1, int(_CHUNK_BYTES / (self._factor[0] * row_bytes)))
+        for low in range(first, end, rows):
+            high = min(low + rows, end)
+            band[:, low - first : high - first] = self._read(low, high)
+        return band
+
+    def _read(self, first: int, end: int) -> NDArray:
+        fine_rows, factor = self._source.shape[0], self._factor[0]
+        top = min(floor(first * factor), fine_rows - 1)
+        bottom = min(ceil(end * factor), fine_rows)
+        fine = self._source.read(top, bottom)
+        indices, weights = _overlaps(first, end, factor, fine_rows, self._sums)
+        averaged = sum_taps(fine, indices - top, weights, axis=1)
+        averaged = sum_taps(averaged, *self._columns, axis=2)
+        if np.issubdtype(self.dtype, np.integer):
+            limits = np.iinfo(self.dtype)
+            averaged = np.rint(averaged, out=averaged).clip(limits.min, limits.max)
+        return averaged.astype(self.dtype)
+
+    def close(self) -> None:
+        """Close the finer image; a second call does nothing."""
+        self._source.close()
+
+
+def _overlaps(
+    first: int, end: int, factor: float, limit: int, dtype: np.dtype
+) -> tuple[NDArray[np.intp], NDArray]:
+    """What each of the pixels first to end - 1 covers of a finer axis of `limit` cells.
+
+    Returns:
+        indices and weights, (taps, end - first); the weights of a pixel sum to 1.
+    """
+    low = np.arange(first, end) * factor
+    high = np.minimum(np.arange(first + 1, end + 1) * factor, limit)
+    taps = np.arange(ceil(factor) + 1)[:, None]
+    indices = np.floor(low).astype(np.intp) + taps
+    weights = np.minimum(indices + 1, high) - np.maximum(indices, low)
+    weights = weights.clip(0, None)
+    return indices.clip(None, limit - 1), (weights / weights.sum(0)).astype(dtype)
+
+
+def sum_taps(image: NDArray, indices: NDArray[np.intp], weights: NDArray, *, axis: int) -> NDArray:
+    """Weighted sum of (taps, n) cells of an axis, which becomes n long; in the weights' type."""
+    shape = [1] * image.ndim
+    shape[axis] = -1
+    indices = indices.clip(0, image.shape[axis] - 1)  # what is beyond has weight 0
+    total = np.take(image, indices[0], axis) * weights[0].reshape(shape)
+    for index, weight in zip(indices[1:], weights[1:], strict=True):
+        total += np.take(image, index, axis) * weight.reshape(shape)
+    return total

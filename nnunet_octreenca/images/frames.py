@@ -1,0 +1,104 @@
+"""A folder of frames as one video (frame, y, x)."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.pictures import PictureSource
+from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.stripes import StripedSource
+from nnunet_octreenca.images.tiff import open_tiff
+
+FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers within names by their value.
+
+    >>> sorted(["frame_10.png", "frame_9.png"], key=natural_order)
+    ['frame_9.png', 'frame_10.png']
+    """
+    # split() puts the numbers at odd places, so that keys compare number with number.
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)] + [(0, name)]
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order; hidden files are not listed."""
+    return sorted(
+        (
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in FRAME_ENDINGS and file.name[0] != "." and file.is_file()
+        ),
+        key=lambda file: natural_order(file.name),
+    )
+
+
+class FrameSource(StripedSource):
+    """Pictures of the same size as frames; a file is opened when a band asks for its frame.
+
+    Args:
+        files: the frames in their order.
+        channels: that the model takes.
+
+    Attributes:
+        shape: (frame, y, x).
+        files: as they were given.
+        spacing: ones.
+
+    Raises:
+        InputError: there is no frame, one cannot be read, or one differs in size, channels or
+            type from most others.
+    """
+
+    def __init__(self, files: Sequence[Path], *, channels: int | None = None) -> None:
+        self.files = [Path(file) for file in files]
+        self._wanted = channels
+        if not self.files:
+            raise InputError("a video of no frames cannot be read")
+        kinds = []
+        for number in range(len(self.files)):
+            frame = self._open(number)
+            kinds.append((frame.shape, frame.channels, frame.dtype))
+            frame.close()
+        usual, _ = Counter(kinds).most_common(1)[0]
+        for file, kind in zip(self.files, kinds, strict=True):
+            if kind != usual:
+                raise InputError(
+                    f"the frame {file} is {_describe(kind)}, the others are {_describe(usual)}; "
+                    f"the frames of a video must be alike"
+                )
+        shape, count, dtype = usual
+        super().__init__((len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1)
+
+    def _open(self, number: int) -> ImageSource:
+        file = self.files[number]
+        frame: ImageSource
+        if file.suffix.lower() in (".tif", ".tiff"):
+            frame = open_tiff(file, channels=self._wanted)
+        else:
+            frame = PictureSource(file, channels=self._wanted)
+        if len(frame.shape) != 2:
+            frame.close()
+            raise InputError(f"the frame {file} is a stack of {frame.shape[0]} planes, not one")
+        return frame
+
+    def _read_stripe(self, first: int, end: int) -> NDArray:
+        frame = self._open(first)
+        try:
+            return np.ascontiguousarray(frame.read(0, frame.shape[0]))[:, None]
+        except InputError as error:
+            raise InputError(f"frame {first}: {error}") from error
+        finally:
+            frame.close()
+
+
+def _describe(kind: tuple[tuple[int, ...], int, np.dtype]) -> str:
+    shape, channels, dtype = kind
+    return f"{' x '.join(map(str, shape))} with {channels} channels of {dtype}"

@@ -1,0 +1,107 @@
+"""PNG, JPEG and BMP of any size."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.pixels import channels_kept, over_white, picture_mode
+from nnunet_octreenca.images.resources import require_deflated, require_memory
+from nnunet_octreenca.libraries import unlimited_pillow
+
+# What Pillow raises where a file is damaged; that it is not an image is an OSError too.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+
+class PictureSource:
+    """A PNG, JPEG or BMP file, decoded at the first read into Pillow's own buffer.
+
+    That takes 4 bytes a pixel for colours, 1 for grey values and palettes; bands are cut from
+    it. Palettes become RGB, bilevel images 0 and 1, CMYK becomes RGB; 16-bit grey stays. Pillow
+    has no 16-bit colours: it reads them as 8-bit, as nnU-Net's own reader does.
+
+    Args:
+        path: the file.
+        channels: that the model takes; alpha is laid over white unless it takes it too.
+
+    Attributes:
+        shape: (y, x).
+        spacing: ones; what such files say is for printing.
+
+    Raises:
+        InputError: the file is missing or no such picture, or too large for this machine.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    spacing: tuple[float, ...] = (1.0, 1.0)
+    mpp: float | None = None
+
+    def __init__(self, path: Path | str, *, channels: int | None = None) -> None:
+        self._path = Path(path)
+        self._image: Any = None
+        try:
+            with unlimited_pillow():
+                self._image = Image.open(self._path, formats=("PNG", "JPEG", "BMP"))
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist") from error
+        except _DAMAGED as error:
+            raise InputError(f"{path} cannot be read as a picture ({error})") from error
+        image = self._image
+        self.shape = (image.height, image.width)
+        self.base_shape = self.shape
+        self._mode = picture_mode(image)
+        probe = self._pixels(Image.new(image.mode, (1, 1)))
+        self._alpha = self._mode in ("LA", "RGBA")
+        self.channels = channels_kept(probe.shape[0], alpha=self._alpha, wanted=channels)
+        self.dtype = probe.dtype
+        self.kept_bytes = image.width * image.height * _bytes_per_pixel(image.mode)
+        try:
+            require_memory(self._path, self.kept_bytes)
+            if image.format == "PNG":
+                stored = image.width * image.height * len(image.getbands()) // 8
+                require_deflated(self._path, stored, self._path.stat().st_size)
+        except InputError:
+            self.close()
+            raise
+
+    def read(self, first: int, end: int) -> NDArray:
+        """The band, as `ImageSource.read` has it.
+
+        Raises:
+            InputError: the file is truncated or damaged, wherever that is.
+        """
+        image = self._image
+        try:
+            image.load()  # does nothing the second time
+            with unlimited_pillow():
+                band = image.crop((0, first, self.shape[1], end))
+        except (*_DAMAGED, MemoryError) as error:
+            raise InputError(
+                f"{self._path} cannot be decoded ({error}); it is truncated or damaged"
+            ) from error
+        pixels = self._pixels(band)
+        return over_white(pixels) if pixels.shape[0] > self.channels else pixels
+
+    def _pixels(self, image: Any) -> NDArray:
+        """(channels and alpha, y, x) of what was cut out."""
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8)[None]
+        pixels = np.asarray(image if image.mode == self._mode else image.convert(self._mode))
+        if pixels.dtype.byteorder == ">":
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+    def close(self) -> None:
+        """Give back the picture; a second call does nothing."""
+        self._image.close()
+
+
+def _bytes_per_pixel(mode: str) -> int:
+    if mode in ("1", "L", "P"):
+        return 1
+    return 2 if mode.startswith("I;16") else 4

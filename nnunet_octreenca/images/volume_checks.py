@@ -1,0 +1,136 @@
+"""Whether a volume's file holds what its header promises; ITK does not always ask.
+
+ITK reads a truncated NIfTI file as zeros from there on, and damaged compressed data of a
+MetaImage or NRRD as whatever comes out.
+"""
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.resources import require_deflated
+
+_CHUNK = 1 << 20
+_HEADER = 1 << 16  # bytes within which a text header ends
+
+
+def require_whole(path: Path, header: Any, promised: int) -> None:
+    """Compare a file with its header, before and without allocating the volume.
+
+    Args:
+        path: the file.
+        header: a `SimpleITK.ImageFileReader` that has read the header.
+        promised: bytes of all voxels in the type that ITK reads them as.
+
+    Raises:
+        InputError: the file is truncated, its compressed data are damaged, or the header
+            promises what no file of this size can hold.
+    """
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        _nifti(path, header)
+    elif name.endswith((".mha", ".mhd")):
+        _metaimage(path, promised)
+    elif name.endswith((".nrrd", ".nhdr")):
+        _nrrd(path, promised)
+
+
+def _nifti(path: Path, header: Any) -> None:
+    def number(key: str) -> float:
+        return float(header.GetMetaData(key))
+
+    # ITK may read another type than is stored, where the header has a slope.
+    promised = int(number("bitpix")) // 8
+    for axis in range(1, int(number("dim[0]")) + 1):
+        promised *= max(1, int(number(f"dim[{axis}]")))
+    promised += int(number("vox_offset"))
+    stored = path.stat().st_size
+    if path.suffix.lower() != ".gz":
+        _require_bytes(path, promised, stored)
+        return
+    plain = path.with_suffix("")
+    if plain.exists():
+        raise InputError(
+            f"{plain.name} lies beside {path}, and ITK would take the voxels from there; move one "
+            f"of them away"
+        )
+    require_deflated(path, promised, stored)
+    try:
+        with gzip.open(path) as file:
+            found = sum(iter(lambda: len(file.read(_CHUNK)), 0))
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be decompressed ({error}); it is truncated") from error
+    _require_bytes(path, promised, found)
+
+
+def _metaimage(path: Path, promised: int) -> None:
+    text = _text(path, rb"ElementDataFile[^\n]*\n")
+    fields = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
+    name = fields.get("ElementDataFile", "LIST")
+    data, offset = (path, len(text)) if name == "LOCAL" else (path.with_name(name), 0)
+    if name.startswith("LIST") or "%" in name:  # several files, one a plane
+        return
+    _require_there(path, data)
+    stored = data.stat().st_size - offset
+    if fields.get("CompressedData", "False") != "True":
+        _require_bytes(data, promised, stored)
+        return
+    require_deflated(data, promised, stored)
+    _require_bytes(data, promised, _inflated(data, offset))
+
+
+def _nrrd(path: Path, promised: int) -> None:
+    text = _text(path, rb"\r?\n\r?\n")
+    fields = {
+        key.lower().replace(" ", ""): value
+        for key, value in re.findall(r"^([\w ]+):\s*(.*?)\s*$", text, re.MULTILINE)
+    }
+    name = fields.get("datafile")
+    skipped = {"lineskip", "byteskip"} & set(fields)
+    if skipped or (name and (name.startswith("LIST") or "%" in name)):
+        return
+    data, offset = (path.with_name(name), 0) if name else (path, len(text))
+    _require_there(path, data)
+    stored = data.stat().st_size - offset
+    encoding = fields.get("encoding", "raw").lower()
+    if encoding == "raw":
+        _require_bytes(data, promised, stored)
+    elif encoding in ("gzip", "gz"):
+        require_deflated(data, promised, stored)
+        _require_bytes(data, promised, _inflated(data, offset))
+
+
+def _inflated(path: Path, offset: int) -> int:
+    """Bytes that the deflated data of a file come to; their checksum is compared on the way."""
+    found, stream = 0, zlib.decompressobj(wbits=47)  # a header of zlib or of gzip
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            while not stream.eof and (chunk := stream.unconsumed_tail or file.read(_CHUNK)):
+                found += len(stream.decompress(chunk, _CHUNK))
+        return found + len(stream.flush())
+    except zlib.error as error:
+        raise InputError(f"{path} cannot be decompressed ({error}); it is damaged") from error
+
+
+def _text(path: Path, end: bytes) -> str:
+    """A file's text header up to and with what matches `end`; one character a byte."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER)
+    found = re.search(end, head)
+    return head[: found.end() if found else len(head)].decode("latin-1")
+
+
+def _require_there(path: Path, data: Path) -> None:
+    if not data.is_file():
+        raise InputError(f"{path} names {data.name} for its voxels, which does not exist")
+
+
+def _require_bytes(path: Path, promised: int, found: int) -> None:
+    if found < promised:
+        raise InputError(
+            f"{path} is truncated: its header promises {promised:,} bytes and {found:,} are there"
+        )

@@ -1,0 +1,84 @@
+"""Label maps instead of logits from the prediction to nnU-Net's export.
+
+nnU-Net copies the logits of all classes to a worker process and takes the largest there: 2 bytes
+a class and cell, several times over. Of plain labels whose shape stays as it is nobody needs
+them: the label map is made in bands where the logits are, by nnU-Net's own function, and travels
+instead, one byte a cell. The export goes on as ever (configuration_manager lets it through).
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_octreenca.integration.configuration_manager import LeanConfigurationManager
+from nnunet_octreenca.integration.label_prediction import LabelPrediction
+
+_PROPERTIES = "octreenca_properties"  # of the case that a predictor is at, while labels suffice
+_BAND = 1 << 22  # cells whose labels are worked out at a time
+
+
+@contextmanager
+def labels_suffice(
+    predictor: nnUNetPredictor, cases: Iterable[dict[str, Any]]
+) -> Iterator[Iterable[dict[str, Any]]]:
+    """While this lasts, `labels_instead` makes label maps of the predictor's logits.
+
+    Args:
+        predictor: nnU-Net's, about to predict and export `cases`, no probabilities asked for.
+        cases: what it iterates over; iterate over what this gives instead.
+    """
+    lean = (
+        type(predictor.configuration_manager) is LeanConfigurationManager
+        and type(predictor.label_manager) is LabelManager
+        and not predictor.label_manager.has_regions
+        # nnU-Net ends these when it is through, if it finds them.
+        and not isinstance(cases, MultiThreadedAugmenter)
+    )
+    if not lean:
+        yield cases
+        return
+    try:
+        yield _noted(predictor, cases)
+    finally:
+        setattr(predictor, _PROPERTIES, None)
+
+
+def _noted(predictor: nnUNetPredictor, cases: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for case in cases:
+        setattr(predictor, _PROPERTIES, case["data_properties"])
+        yield case
+
+
+def labels_instead(predictor: nnUNetPredictor, logits: Tensor) -> Tensor | LabelPrediction:
+    """The label map of a case, or its logits where somebody may need them.
+
+    Args:
+        predictor: that computed them.
+        logits: (heads, z, y, x) on the CPU.
+    """
+    properties = getattr(predictor, _PROPERTIES, None)
+    if properties is None:
+        return logits
+    if tuple(logits.shape[1:]) != tuple(properties["shape_after_cropping_and_before_resampling"]):
+        return logits  # they are to be resampled first
+    return LabelPrediction(label_map(predictor.label_manager, logits), logits.shape[0])
+
+
+def label_map(manager: LabelManager, logits: Tensor) -> NDArray[np.uint8 | np.uint16]:
+    """What nnU-Net's export makes of logits (heads, z, y, x), in bands: (z, y, x)."""
+    dtype = np.uint8 if len(manager.foreground_labels) < 255 else np.uint16
+    labels = np.empty(logits.shape[1:], dtype=dtype)
+    values = logits.numpy()
+    rows = max(1, _BAND // max(1, logits.shape[3]))
+    for z in range(logits.shape[1]):
+        for y in range(0, logits.shape[2], rows):
+            band = values[:, z : z + 1, y : y + rows]
+            labels[z : z + 1, y : y + rows] = manager.convert_logits_to_segmentation(band)
+    return labels

@@ -1,1 +1,0 @@
-"""Images from files, in bands, and label maps back to files."""

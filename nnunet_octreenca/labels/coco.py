@@ -1,0 +1,100 @@
+"""Label maps of frames as COCO annotations with run-length encoded masks."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.labels.output import (
+    check_axes,
+    class_name,
+    greatest_label,
+    in_order,
+    whole_output,
+)
+from nnunet_octreenca.labels.palette import colour
+from nnunet_octreenca.libraries import imported
+
+
+def write_coco_rle(
+    labels: NDArray,
+    path: Path | str,
+    *,
+    names: dict[int, str],
+    stems: Sequence[str] | None = None,
+    ending: str = ".png",
+) -> None:
+    """Write COCO JSON: images, categories, and one annotation per frame and class in it.
+
+    A `segmentation` is COCO's compressed run-length code as pycocotools decodes it, `bbox` is
+    (x, y, width, height) in pixels. The background is no category. The file grows frame by
+    frame.
+
+    Args:
+        labels: (frame, y, x), or (y, x) for one picture.
+        path: the file, `.json`.
+        names: label to class name; the category ids are the labels.
+        stems: file names of the frames without ending; "000000", "000001", ... if left out.
+        ending: of the images' `file_name`.
+
+    Raises:
+        OutputError: the labels or the stems do not fit, or the disk is full.
+        EnvironmentMismatchError: pycocotools is not installed.
+    """
+    check_axes(labels, path, (2, 3))
+    frames = labels.reshape(1, *labels.shape) if labels.ndim == 2 else labels
+    if stems is None:
+        stems = [f"{number:06d}" for number in range(len(frames))]
+    if len(stems) != len(frames):
+        raise OutputError(f"{path} needs {len(frames)} file names of frames; got {len(stems)}")
+    greatest = greatest_label(labels, path)
+    categories = sorted({n for n in names if n > 0} | set(range(1, greatest + 1)))
+    imported("pycocotools.mask", "video")
+    images = [
+        {
+            "id": number,
+            "file_name": stem + ending,
+            "height": frames.shape[1],
+            "width": frames.shape[2],
+        }
+        for number, stem in enumerate(stems, 1)
+    ]
+    with whole_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"info": {"description": "written by nnunet_octreenca"},\n"categories": ')
+        json.dump([_category(label, names) for label in categories], file)
+        file.write(',\n"images": [\n' + ",\n".join(map(json.dumps, images)))
+        file.write('],\n"annotations": [')
+        written = 0
+        for number, found in enumerate(in_order(_encoded, frames), 1):
+            for annotation in found:
+                file.write(",\n" if written else "\n")
+                written += 1
+                json.dump({"id": written, "image_id": number, **annotation}, file)
+        file.write("\n]}\n")
+
+
+def _category(label: int, names: dict[int, str]) -> dict[str, Any]:
+    name = class_name(names, label)
+    return {"id": label, "name": name, "supercategory": "class", "color": list(colour(label))}
+
+
+def _encoded(frame: NDArray) -> list[dict[str, Any]]:
+    return list(_annotations(frame))
+
+
+def _annotations(frame: NDArray) -> Iterator[dict[str, Any]]:
+    mask = imported("pycocotools.mask", "video")
+    for label in np.flatnonzero(np.bincount(frame.ravel())).tolist():
+        if label > 0:
+            code = mask.encode(np.asfortranarray(frame == label, dtype=np.uint8))
+            yield {
+                "category_id": label,
+                "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
+                "area": int(mask.area(code)),
+                "bbox": mask.toBbox(code).tolist(),
+                "iscrowd": 0,
+            }

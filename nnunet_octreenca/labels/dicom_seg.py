@@ -1,0 +1,169 @@
+"""A label map as a DICOM segmentation, of a volume or of a slide."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca import __version__
+from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.labels.dicom_reference import (
+    read_headers,
+    series_geometry,
+    slide_reference,
+    volume_reference,
+)
+from nnunet_octreenca.labels.output import (
+    check_axes,
+    class_name,
+    greatest_label,
+    whole_output,
+)
+from nnunet_octreenca.labels.palette import colour
+from nnunet_octreenca.libraries import imported
+
+_JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
+_EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+_CODES = "99OCTREENCA"  # schemes that begin with 99 are private
+
+
+def write_dicom_seg(
+    labels: NDArray,
+    path: Path | str,
+    *,
+    names: dict[int, str],
+    spacing: Sequence[float] | None = None,
+    origin: Sequence[float] | None = None,
+    direction: Sequence[float] | None = None,
+    dicom_files: Sequence[Path | str] | None = None,
+    mpp: float | Sequence[float] | None = None,
+    labelmap: bool = False,
+    tile: int = 512,
+) -> None:
+    """Write a DICOM segmentation with one segment for each class above 0.
+
+    Segment numbers are the labels. The type is BINARY: one bit per pixel and class in the frames
+    where the class occurs, which every viewer with segmentations opens. LABELMAP is far smaller
+    with many classes (one byte per pixel, JPEG-LS), but of 2024 and still read by few. BINARY
+    takes up to a quarter byte per pixel and class of memory, LABELMAP a little over one byte per
+    pixel.
+
+    A volume from a DICOM series refers to it, in the same study, patient and frame of reference.
+    Other volumes and slides refer to an image that exists nowhere, of a nameless patient.
+
+    Args:
+        labels: (z, y, x) for a volume, (y, x) for a slide; uint8 or int16, not negative.
+        path: the file, `.dcm`.
+        names: label to class name.
+        spacing, origin, direction: of a volume, as SimpleITK has them, axes (x, y, z), in mm;
+            by default from `dicom_files`, else ones, zeros and the axes themselves.
+        dicom_files: the volume's own files, one for each plane or one in all.
+        mpp: of a slide, µm per pixel, one number or (y, x).
+        labelmap: write LABELMAP.
+        tile: rows and columns of a slide's tiles.
+
+    Raises:
+        OutputError: the labels or the geometry do not fit, or the disk is full.
+        EnvironmentMismatchError: highdicom is not installed.
+    """
+    check_axes(labels, path, (2, 3))
+    highdicom = imported("highdicom", "dicom")
+    greatest = greatest_label(labels, path)
+    if labels.dtype != np.uint8:
+        # Not negative, so that the same bits mean the same.
+        labels = labels.view(np.uint16) if labels.itemsize == 2 else labels.astype(np.uint16)
+    affine = None
+    options: dict[str, Any] = {}
+    if labels.ndim == 3:
+        headers = read_headers(dicom_files or (), path)
+        _check_planes(headers, labels, path)
+        if headers and spacing is None and origin is None and direction is None:
+            spacing, origin, direction = series_geometry(headers, path)
+        affine = _affine(spacing, origin, direction)
+        headers = headers or [volume_reference(labels.shape, affine)]
+    else:
+        if mpp is None:
+            raise OutputError(f"{path} needs the pixel size of the slide; give it with --mpp")
+        headers = [slide_reference(labels.shape, np.broadcast_to(mpp, 2).tolist(), tile)]
+        options = {"tile_pixel_array": True, "tile_size": (tile, tile)}
+    # Numbered without a gap, as BINARY wants it; at least one.
+    classes = range(1, max(1, greatest, *names) + 1)
+    try:
+        pixels = labels if affine is None else _volume(labels, affine, headers[0])
+        segmentation = highdicom.seg.Segmentation(
+            source_images=headers,
+            pixel_array=pixels,
+            segmentation_type="LABELMAP" if labelmap else "BINARY",
+            segment_descriptions=[_segment(label, names) for label in classes],
+            series_instance_uid=highdicom.UID(),
+            series_number=1,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="nnunet_octreenca",
+            manufacturer_model_name="nnunet_octreenca",
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            transfer_syntax_uid=_JPEG_LS_LOSSLESS if labelmap else _EXPLICIT_LITTLE_ENDIAN,
+            **options,
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{path} cannot be made a DICOM segmentation (highdicom: {error}); choose another "
+            f"output format"
+        ) from error
+    with whole_output(path) as temporary:
+        segmentation.save_as(temporary)
+
+
+def _segment(label: int, names: dict[int, str]) -> Any:
+    highdicom = imported("highdicom", "dicom")
+    codes = imported("pydicom.sr.codedict", "dicom").codes
+    # A DICOM LO holds 64 characters; a backslash would part two values.
+    name = class_name(names, label).replace("\\", "/")[:64] or f"label {label}"
+    return highdicom.seg.SegmentDescription(
+        segment_number=label,
+        segment_label=name,
+        segmented_property_category=codes.SCT.Tissue,
+        segmented_property_type=highdicom.sr.CodedConcept(f"LABEL{label}", _CODES, name),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="nnunet_octreenca",
+            version=__version__,
+            family=codes.DCM.ArtificialIntelligence,
+        ),
+        display_color=highdicom.color.CIELabColor.from_rgb(*colour(label)),
+    )
+
+
+def _volume(labels: NDArray, affine: NDArray[np.float64], header: Any) -> Any:
+    return imported("highdicom", "dicom").Volume(
+        labels,
+        affine,
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=header.FrameOfReferenceUID,
+    )
+
+
+def _affine(
+    spacing: Sequence[float] | None,
+    origin: Sequence[float] | None,
+    direction: Sequence[float] | None,
+) -> NDArray[np.float64]:
+    # From (z, y, x) indices to (x, y, z) positions.
+    axes = np.eye(3) if direction is None else np.reshape(direction, (3, 3))
+    affine = np.eye(4)
+    affine[:3, :3] = (axes * (1.0 if spacing is None else spacing))[:, ::-1]
+    affine[:3, 3] = 0.0 if origin is None else origin
+    return affine
+
+
+def _check_planes(headers: list[Any], labels: NDArray, path: Path | str) -> None:
+    if len(headers) > 1 and (len(headers), headers[0].Rows, headers[0].Columns) != labels.shape:
+        found = (len(headers), headers[0].Rows, headers[0].Columns)
+        raise OutputError(
+            f"{path} cannot refer to its DICOM series: that has shape {found}, the labels "
+            f"{labels.shape}"
+        )

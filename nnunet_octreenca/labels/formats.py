@@ -1,0 +1,236 @@
+"""Which formats a label map can be written in, and the one function that writes any of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.labels.coco import write_coco_rle
+from nnunet_octreenca.labels.dicom_seg import write_dicom_seg
+from nnunet_octreenca.labels.geojson import write_geojson
+from nnunet_octreenca.labels.omezarr import write_label_zarr
+from nnunet_octreenca.labels.overlay_video import Frames, write_overlay_mp4
+from nnunet_octreenca.labels.png import write_frame_pngs, write_label_picture
+from nnunet_octreenca.labels.tiff import write_label_tiff
+from nnunet_octreenca.labels.volume import write_volume
+from nnunet_octreenca.libraries import imported
+
+KINDS = ("slide", "picture", "video", "volume")
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """What the formats want to know besides the labels; each takes what it needs.
+
+    Attributes:
+        names: label to class name.
+        kind: of the image, one of `KINDS`.
+        mpp: of a slide or picture, µm per pixel, one number or (y, x).
+        spacing, origin, direction: of a volume, as SimpleITK has them: axes (x, y, z), mm.
+        fps: of a video, frames a second.
+        frames: of a video, its frames (y, x, 3) RGB uint8 in order, or a function that gives them.
+        dicom_files: of a volume from a DICOM series, its files.
+        stems: of a video that was a folder of frames, their file names without ending.
+        image_path: the segmented image.
+        scale: of a slide, pixels of its level 0 per pixel of the labels.
+        offset: of a slide, level-0 coordinates (x, y) of the labels' upper left corner.
+    """
+
+    names: dict[int, str]
+    kind: str
+    mpp: float | Sequence[float] | None = None
+    spacing: Sequence[float] | None = None
+    origin: Sequence[float] | None = None
+    direction: Sequence[float] | None = None
+    fps: float | Fraction | None = None
+    frames: Frames | None = None
+    dicom_files: Sequence[Path | str] | None = None
+    stems: Sequence[str] | None = None
+    image_path: Path | None = None
+    scale: float | tuple[float, float] = 1.0
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def micrometres(self) -> float | Sequence[float] | None:
+        """µm per pixel in the order of the labels' axes; None where nobody knows."""
+        if self.kind == "volume":
+            return None if self.spacing is None else [1000 * s for s in reversed(self.spacing)]
+        return None if self.kind == "video" else self.mpp
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        ending: put behind the case's name.
+        kinds: of images it fits.
+        write: labels, path, information.
+        modules: it needs, optional ones.
+        extra: that installs them.
+    """
+
+    ending: str
+    kinds: tuple[str, ...]
+    write: Callable[[NDArray, Path, LabelInfo], Any]
+    modules: tuple[str, ...] = field(default=())
+    extra: str = ""
+
+
+def _tiff(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    axes = "TYX" if info.kind == "video" else None
+    write_label_tiff(labels, path, names=info.names, mpp=info.micrometres(), axes=axes)
+
+
+def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    axes = "tyx" if info.kind == "video" else None
+    write_label_zarr(
+        labels,
+        path,
+        names=info.names,
+        mpp=info.micrometres(),
+        axes=axes,
+        image_path=info.image_path,
+    )
+
+
+def _geojson(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    write_geojson(labels, path, names=info.names, scale=info.scale, offset=info.offset)
+
+
+def _dicom(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    write_dicom_seg(
+        labels,
+        path,
+        names=info.names,
+        spacing=info.spacing,
+        origin=info.origin,
+        direction=info.direction,
+        dicom_files=info.dicom_files,
+        mpp=info.mpp,
+    )
+
+
+def _coco(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    stems = info.stems
+    if labels.ndim == 2 and stems is None:
+        stems = [path.name.removesuffix(FORMATS["coco.json"].ending)]
+    write_coco_rle(labels, path, names=info.names, stems=stems)
+
+
+def _mp4(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    if info.frames is None:
+        raise OutputError(f"{path} needs the video's frames; choose another output format")
+    write_overlay_mp4(info.frames, labels, path, fps=info.fps or 25, names=info.names)
+
+
+def _volume(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    write_volume(labels, path, spacing=info.spacing, origin=info.origin, direction=info.direction)
+
+
+_FLAT = ("slide", "picture")
+FORMATS = {
+    "ome.tif": Format(".ome.tif", KINDS, _tiff, ("tifffile", "imagecodecs"), "slides"),
+    "ome.zarr": Format(".ome.zarr", KINDS, _zarr, ("zarr", "ome_zarr"), "slides"),
+    "geojson": Format(".geojson", _FLAT, _geojson, ("shapely",), "slides"),
+    "dcm": Format(".dcm", ("slide", "volume"), _dicom, ("highdicom",), "dicom"),
+    "png": Format(
+        ".png",
+        _FLAT,
+        lambda labels, path, info: write_label_picture(labels, path, names=info.names),
+    ),
+    "plain.png": Format(
+        ".png", _FLAT, lambda labels, path, info: write_label_picture(labels, path, plain=True)
+    ),
+    "frames": Format(
+        "_frames",
+        ("video",),
+        lambda labels, path, info: write_frame_pngs(
+            labels, path, names=info.names, stems=info.stems
+        ),
+    ),
+    "coco.json": Format(".coco.json", ("picture", "video"), _coco, ("pycocotools",), "video"),
+    "mp4": Format("_overlay.mp4", ("video",), _mp4, ("av",), "video"),
+    "nii.gz": Format(".nii.gz", ("volume",), _volume),
+    "nii": Format(".nii", ("volume",), _volume),
+    "nrrd": Format(".nrrd", ("volume",), _volume),
+    "mha": Format(".mha", ("volume",), _volume),
+}
+"""Format name to what it is; "plain.png" is grey, as nnU-Net reads it."""
+
+_OWN = {".nii.gz": "nii.gz", ".nii": "nii", ".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "mha"}
+_OWN |= {".mhd": "mha", ".dcm": "dcm"}
+
+
+def default_formats(kind: str, image_path: Path | str) -> tuple[str, ...]:
+    """The formats written when nobody asks for others.
+
+    A volume keeps the format of its own file; a folder is a DICOM series.
+
+    >>> default_formats("volume", "case_0000.nrrd"), default_formats("slide", "case.svs")
+    (('nrrd',), ('ome.tif',))
+    """
+    if kind != "volume":
+        return {"slide": ("ome.tif",), "picture": ("png",), "video": ("frames", "mp4")}[kind]
+    if Path(image_path).is_dir():
+        return ("dcm",)
+    name = str(image_path).lower()
+    return (next((own for ending, own in _OWN.items() if name.endswith(ending)), "nii.gz"),)
+
+
+def check_formats(format_names: Sequence[str], kind: str) -> None:
+    """Refuse what cannot be written, before anything is computed.
+
+    Raises:
+        OutputError: a format is unknown or does not fit the kind of image, or two write to the
+            same name.
+        EnvironmentMismatchError: what a format needs is not installed.
+    """
+    fitting = [name for name, form in FORMATS.items() if kind in form.kinds]
+    endings: dict[str, str] = {}
+    for name in format_names:
+        if name not in fitting:
+            raise OutputError(f"{name} is no format for a {kind}; choose from {', '.join(fitting)}")
+        form = FORMATS[name]
+        if form.ending in endings:
+            raise OutputError(
+                f"{endings[form.ending]} and {name} write to the same name; choose one of them"
+            )
+        endings[form.ending] = name
+        for module in form.modules:
+            imported(module, form.extra)
+
+
+def output_path(format_name: str, stem_path: Path | str) -> Path:
+    """Where `write` puts a format: the path without ending, and the format's ending.
+
+    >>> output_path("frames", "out/clip").as_posix()
+    'out/clip_frames'
+    """
+    stem_path = Path(stem_path)
+    return stem_path.with_name(stem_path.name + FORMATS[format_name].ending)
+
+
+def write(format_name: str, labels: NDArray, stem_path: Path | str, info: LabelInfo) -> Path:
+    """Write a label map in one format, whole or not at all; what is there is replaced.
+
+    Args:
+        format_name: a key of `FORMATS`.
+        labels: (y, x) or (plane or frame, y, x), uint8 or int16, not negative.
+        stem_path: the output path without ending.
+        info: what the format needs to know.
+
+    Returns:
+        The file or folder.
+
+    Raises:
+        OutputError: the format does not fit the labels, or the disk is full.
+        EnvironmentMismatchError: what the format needs is not installed.
+    """
+    check_formats([format_name], info.kind)
+    path = output_path(format_name, stem_path)
+    FORMATS[format_name].write(labels, path, info)
+    return path

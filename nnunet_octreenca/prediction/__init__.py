@@ -1,0 +1,1 @@
+"""Prediction of a case or a folder, from file to file."""

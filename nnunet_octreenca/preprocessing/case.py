@@ -1,0 +1,264 @@
+"""An image as the network wants it: cropped, normalised, resampled, padded, band by band."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import InputError, PlansError
+from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.preprocessing.crop import Box
+from nnunet_octreenca.preprocessing.geometry import Layout, oriented, spacings
+from nnunet_octreenca.preprocessing.normalization import Normaliser, normalised_bounds, normalisers
+from nnunet_octreenca.preprocessing.plan import Preparation
+from nnunet_octreenca.preprocessing.resample import Resampler
+from nnunet_octreenca.preprocessing.restore import Restorer
+from nnunet_octreenca.preprocessing.statistics import Needs, survey
+
+
+def needs_survey(source: ImageSource, preparation: Preparation) -> Needs:
+    """What has to be known of an image before its first band can be prepared.
+
+    The box always; `Needs.nothing` says that nothing else is, for which the borders of an image
+    of whole numbers are enough.
+
+    Args:
+        source: in the plans' axes.
+        preparation: of the model.
+
+    Raises:
+        InputError: channels that the model was not trained with, or a 2-D image for a 3-D one.
+    """
+    schemes = preparation.normalization_schemes
+    if source.channels != len(schemes):
+        raise InputError(
+            f"the image has {source.channels} channel(s), but the model was trained with "
+            f"{len(schemes)}"
+        )
+    spacing, target = spacings(source, preparation)
+    rule = preparation.data
+    clipped = rule.resamples and rule.overshoots and spacing != target
+    zscore = [scheme == "ZScoreNormalization" for scheme in schemes]
+    bytes_ = source.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))
+    return Needs(
+        moments=zscore,
+        extremes=[
+            clipped
+            or scheme == "RescaleTo01Normalization"
+            or (scheme == "RGBTo01Normalization" and not bytes_)
+            for scheme in schemes
+        ],
+        masked=[z and m for z, m in zip(zscore, preparation.use_mask_for_norm, strict=True)],
+        slices=rule.separate_axis(spacing, target) if clipped else None,
+    )
+
+
+class Case:
+    """An image on its way to the network, and its labels on their way back.
+
+    A 3-D network, or a 2-D one and a 2-D image, sees one part, a 2-D network one part for each
+    plane of the box around a volume::
+
+        case = Case(source, preparation, band=64)
+        restorer = case.restorer()
+        for part in range(case.parts):
+            image, labels = case.image(part), restorer.part(part)
+            for first in range(0, image.shape[0], rows):
+                band = image.read(first, min(first + rows, image.shape[0]))
+                labels.add_logits(...)  # (num_classes, *band.shape[1:])
+        segmentation = restorer.finish()
+
+    Args:
+        source: the image in the file's axes; it stays the caller's to close.
+        preparation: of the model.
+        band: rows (2-D) or planes (3-D) that the survey reads at a time.
+
+    Attributes:
+        layout: where everything lies.
+        survey: what was found in the image.
+        parts: how many images the network sees.
+
+    Raises:
+        InputError: an image that the model cannot take, or one with NaN or infinite voxels.
+        PlansError: plans that lack a value or that cannot be followed in bands.
+    """
+
+    def __init__(self, source: ImageSource, preparation: Preparation, *, band: int) -> None:
+        _check(preparation)
+        self._source = oriented(source, preparation.transpose_forward)
+        self._dimension = len(source.shape)
+        needs = needs_survey(self._source, preparation)
+        self.survey = survey(self._source, needs, band=band)
+        self.layout = Layout.of(self._source, preparation, self.survey.box)
+        self.parts = self.layout.parts
+        self._normalisers = normalisers(preparation, self.survey)
+        self._bounds = None
+        if all(needs.extremes) and preparation.data.overshoots:
+            self._bounds = normalised_bounds(self.survey, self._normalisers)
+
+    def image(self, part: int = 0) -> "PreparedImage":
+        """What the network sees of a part; nothing is read yet."""
+        survey, layout = self.survey, self.layout
+        source, box, mask = self._source, survey.box, survey.mask
+        lead = 3 - layout.preparation.dimension
+        if lead:
+            if len(source.shape) == 3:
+                source = _Plane(source, box[0][0] + part)
+            box, mask = box[1:], mask if mask is None else mask[part]
+        return PreparedImage(
+            source,
+            box=box,
+            mask=mask,
+            normalisers=self._normalisers,
+            resampler=layout.data_resampler(part, self._bounds),
+            padded=layout.padded,
+            inside=layout.inside,
+            spacing=layout.target[lead:],
+        )
+
+    def images(self) -> Iterator["PreparedImage"]:
+        """All parts, one after the other."""
+        return (self.image(part) for part in range(self.parts))
+
+    def restorer(self) -> Restorer:
+        """What puts the labels of all parts back into the image's own grid and axes."""
+        return Restorer(self.layout, dimension=self._dimension)
+
+
+def _check(preparation: Preparation) -> None:
+    if preparation.data.resamples and not preparation.probabilities.resamples:
+        raise PlansError("the plans resample images, but not the logits back to them")
+    if preparation.probabilities.overshoots:
+        raise PlansError(
+            "the plans resample logits with order 3, which clips to the extremes of the whole and "
+            "cannot be done in bands; set order 1 in resampling_fn_probabilities_kwargs, which is "
+            "nnU-Net's default"
+        )
+
+
+class _Plane:
+    """One plane of a volume, read when it is wanted."""
+
+    def __init__(self, source: ImageSource, plane: int) -> None:
+        self._source, self._at = source, plane
+        self._values: NDArray | None = None
+        self.shape: tuple[int, ...] = tuple(source.shape[1:])
+        self.channels, self.dtype = source.channels, source.dtype
+        self.spacing: tuple[float, ...] = tuple(source.spacing[1:])
+
+    def read(self, first: int, end: int) -> NDArray:
+        if self._values is None:
+            self._values = self._source.read(self._at, self._at + 1)[:, 0]
+        return self._values[:, first:end]
+
+    def close(self) -> None:
+        self._values = None
+
+
+class PreparedImage:
+    """An `ImageSource` of what nnU-Net's preprocessor makes of an image.
+
+    Every band holds the same bits, whoever reads it how. Resampling works in blocks of 64 rows or
+    8 planes, each made of the rows or planes of the source that it needs (for an order-3 spline
+    those within 16 cells), which are held, as are the outermost two blocks of the last band:
+    ascending bands read and make everything once if they overlap by a block at most. One thread
+    reads at a time.
+
+    Args:
+        source: 2-D or 3-D like the network, in the plans' axes.
+        box: its part that is not cropped away.
+        mask: of the box; None unless a normaliser wants it.
+        normalisers: one a channel.
+        resampler: from the box to `inside`; None where they have the same cells.
+        padded: cells per axis, zeros around `inside`.
+        inside: where the image lies in them.
+        spacing: mm per axis.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        box: Box,
+        mask: NDArray[np.bool_] | None,
+        normalisers: Sequence[Normaliser],
+        resampler: Resampler | None,
+        padded: tuple[int, ...],
+        inside: tuple[slice, ...],
+        spacing: tuple[float, ...],
+    ) -> None:
+        self.shape, self.spacing = padded, spacing
+        self.channels, self.dtype = source.channels, np.dtype(np.float32)
+        self._source, self._box, self._mask = source, box, mask
+        self._normalisers, self._resampler, self._inside = normalisers, resampler, inside
+        self._chunks: dict[int, NDArray[np.float32]] = {}
+        self._blocks: dict[int, NDArray[np.float32]] = {}
+
+    def read(self, first: int, end: int) -> NDArray[np.float32]:
+        """Rows or planes `first` to `end - 1`: (channels, end - first, *shape[1:]), contiguous.
+
+        Raises:
+            InputError: the file is damaged there.
+        """
+        own = self._inside[0]
+        begin, stop = max(first, own.start), min(end, own.stop)
+        shape = (self.channels, end - first, *self.shape[1:])
+        if begin >= stop:
+            return np.zeros(shape, np.float32)
+        values = self._own(begin - own.start, stop - own.start)
+        if values.shape == shape:
+            return np.ascontiguousarray(values)
+        band = np.zeros(shape, np.float32)
+        inside = (slice(None), slice(begin - first, stop - first), *self._inside[1:])
+        band[inside] = values
+        return band
+
+    def close(self) -> None:
+        """Forget what is held; the file stays open."""
+        self._chunks.clear()
+        self._blocks.clear()
+        if isinstance(self._source, _Plane):
+            self._source.close()
+
+    def _own(self, first: int, end: int) -> NDArray[np.float32]:
+        """Rows or planes of the resampled box."""
+        resampler = self._resampler
+        if resampler is None:
+            return self._normalised(first, end)
+        shape = (self.channels, end - first, *resampler.target[1:])
+        values = np.empty(shape, np.float32)
+        indices = range(first // resampler.block_rows, -(-end // resampler.block_rows))
+        held = {k: block for k, block in self._blocks.items() if k in indices}
+        # The next band may begin in the last two blocks, or end in the first two.
+        kept = {*indices[:2], *indices[-2:]}
+        for index in indices:
+            if index not in held:
+                held[index] = self._block(resampler, index)
+            begin, stop = resampler.rows(index)
+            own = slice(max(first, begin) - begin, min(end, stop) - begin)
+            values[:, max(begin - first, 0) : stop - first] = held[index][:, own]
+            if index not in kept:
+                del held[index]
+        self._blocks = held
+        return values
+
+    def _block(self, resampler: Resampler, index: int) -> NDArray[np.float32]:
+        first, end = resampler.needs(index)
+        self._chunks = {k: chunk for k, chunk in self._chunks.items() if first <= k < end}
+        for k in range(first, end):
+            if k not in self._chunks:
+                rows = k * resampler.chunk_rows
+                stop = min(rows + resampler.chunk_rows, resampler.shape[0])
+                self._chunks[k] = resampler.chunk(k, self._normalised(rows, stop))
+        return resampler.block(index, [self._chunks[k] for k in range(first, end)])
+
+    def _normalised(self, first: int, end: int) -> NDArray[np.float32]:
+        """Rows or planes of the box, normalised."""
+        start = self._box[0][0]
+        band = self._source.read(start + first, start + end)
+        inner = (slice(None), slice(None), *(slice(*axis) for axis in self._box[1:]))
+        values = np.array(band[inner], dtype=np.float32, order="C")
+        mask = None if self._mask is None else self._mask[first:end]
+        for channel, normaliser in zip(values, self._normalisers, strict=True):
+            normaliser(channel, mask)
+        return values

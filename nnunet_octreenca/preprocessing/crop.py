@@ -1,0 +1,109 @@
+"""Where an image is not zero: nnU-Net crops everything else away before it looks."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.images.source import ImageSource
+
+Box = tuple[tuple[int, int], ...]
+
+
+def volume_shape(source: ImageSource) -> tuple[int, ...]:
+    """(z, y, x) of an image; of a 2-D one z is 1, as nnU-Net reads it."""
+    return (1, *source.shape) if len(source.shape) == 2 else tuple(source.shape)
+
+
+def nonzero_box(values: NDArray) -> Box | None:
+    """First cell and end per axis of what is not zero in some channel.
+
+    Args:
+        values: (channels, *spatial).
+
+    Returns:
+        None if all is zero.
+
+    >>> nonzero_box(np.eye(5, dtype=int)[None, 1:3])
+    ((0, 2), (1, 3))
+    """
+    box = []
+    for axis in range(1, values.ndim):
+        cells = values.shape[axis]
+        # The other axes tell whether a single row or plane is zero.
+        if cells == 1 and values[0].size > 1:
+            box.append((0, 1))
+            continue
+        # Most images end in cells that are not zero, which saves looking at the rest.
+        slabs = np.moveaxis(values, axis, 0)
+        if slabs[0].any() and slabs[-1].any():
+            box.append((0, cells))
+            continue
+        found = np.flatnonzero(values.any(axis=tuple({*range(values.ndim)} - {axis})))
+        if not len(found):
+            return None
+        box.append((int(found[0]), int(found[-1]) + 1))
+    return tuple(box)
+
+
+def placed(box: Box | None, lead: int, first: int) -> list[Box]:
+    """A band's box as one of the image, if there is one."""
+    if box is None:
+        return []
+    begin, end = box[lead]
+    return [(*box[:lead], (begin + first, end + first), *box[lead + 1 :])]
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """The smallest box around all boxes."""
+    return tuple(
+        (min(first for first, _ in axis), max(end for _, end in axis))
+        for axis in zip(*boxes, strict=True)
+    )
+
+
+def bands(source: ImageSource, starts: Iterable[int], band: int) -> Iterator[tuple[int, NDArray]]:
+    """The bands that begin at `starts` as (channels, z, y, x), integers or float32."""
+    for first in starts:
+        values = source.read(first, min(first + band, source.shape[0]))
+        if not np.issubdtype(values.dtype, np.integer) and values.dtype != np.bool_:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is reported as infinite
+                values = values.astype(np.float32, copy=False)
+        # Interleaved colours, as most files have them, are reduced 20 times as fast once sorted.
+        if values.strides[-1] != values.itemsize:
+            values = np.ascontiguousarray(values)
+        yield first, values[:, None] if values.ndim == 3 else values
+
+
+def box_from_the_borders(source: ImageSource, band: int) -> Box:
+    """The box, read from both ends of the image until nothing in between can widen it."""
+    shape = volume_shape(source)
+    lead = 3 - len(source.shape)
+    starts = range(0, source.shape[0], band)
+    found: list[Box] = []
+    read = 0
+    for first, values in bands(source, starts, band):
+        read += 1
+        found += placed(nonzero_box(values), lead, first)
+        if found and all(
+            axis == lead or side == (0, shape[axis]) for axis, side in enumerate(around(found))
+        ):
+            break
+    for first, values in bands(source, starts[: read - 1 : -1], band):
+        last = placed(nonzero_box(values), lead, first)
+        found += last
+        if last:
+            break
+    return around(found) if found else tuple((0, cells) for cells in shape)
+
+
+def filled_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask (z, y, x) and all that it encloses.
+
+    A plane or two can enclose nothing: every cell lies on the border of the volume.
+    """
+    if min(mask.shape) <= 2:
+        return mask
+    from scipy.ndimage import binary_fill_holes
+
+    return binary_fill_holes(mask)

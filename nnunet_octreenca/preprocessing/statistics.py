@@ -1,0 +1,235 @@
+"""One pass over an image: its nonzero box, and what normalising it needs to know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.preprocessing.crop import (
+    Box,
+    around,
+    bands,
+    box_from_the_borders,
+    filled_holes,
+    nonzero_box,
+    placed,
+    volume_shape,
+)
+
+# Values that are summed at a time, as float64: 1 MiB, which stays in the cache.
+_SUMMED = 1 << 17
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a survey has to find besides the box, per channel; all of it costs time.
+
+    Attributes:
+        moments: mean and standard deviation.
+        extremes: smallest and largest value.
+        masked: of the nonzero mask's voxels rather than of the box's.
+        slices: axis (z, y, x) across which the extremes are wanted slice by slice; None for those
+            of the whole.
+    """
+
+    moments: Sequence[bool]
+    extremes: Sequence[bool]
+    masked: Sequence[bool]
+    slices: int | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """Only the box is wanted."""
+        return not any((*self.moments, *self.extremes, *self.masked))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one channel's voxels within the box, or of those of them within the mask.
+
+    Attributes:
+        count: voxels.
+        mean: None where nobody needs it; 0 without voxels.
+        std: likewise.
+        lowest: (slices,) smallest values, None where nobody needs them; infinite for a slice
+            without voxels of the mask.
+        highest: likewise, the largest.
+        outside: (slices,) whether a slice of the box has voxels outside the mask.
+    """
+
+    count: int
+    mean: float | None
+    std: float | None
+    lowest: NDArray[np.float64] | None
+    highest: NDArray[np.float64] | None
+    outside: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass found.
+
+    Attributes:
+        box: first cell and end per axis (z, y, x) of the smallest box around all that is not
+            zero; the whole image where nothing is.
+        statistics: one a channel.
+        mask: (z, y, x) of the box: not zero in some channel, holes filled; None where no channel
+            is normalised within it. It takes 1 byte a voxel of the image, and 5 while its holes
+            are filled.
+    """
+
+    box: Box
+    statistics: tuple[Statistics, ...]
+    mask: NDArray[np.bool_] | None
+
+
+def survey(source: ImageSource, needs: Needs, *, band: int) -> Survey:
+    """Look once at every voxel, or only at the borders where that is enough.
+
+    Args:
+        source: in the plans' axes.
+        needs: what to find besides the box.
+        band: rows (2-D) or planes (3-D) that are read at a time.
+
+    Raises:
+        InputError: NaN or infinite voxels, or no voxels at all.
+    """
+    shape = volume_shape(source)
+    if min(shape) < 1 or source.channels < 1:
+        raise InputError(f"an image of {source.channels} channels of {source.shape} cells is empty")
+    exact = np.issubdtype(source.dtype, np.integer) or source.dtype == np.bool_
+    if exact and needs.nothing:
+        nowhere = np.zeros(1, bool)
+        box = box_from_the_borders(source, band)
+        blank = Statistics(prod(end - first for first, end in box), None, None, None, None, nowhere)
+        return Survey(box, (blank,) * source.channels, None)
+    return _full_survey(source, needs, band, exact)
+
+
+def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> Survey:
+    shape = volume_shape(source)
+    mask = np.zeros(shape, bool) if any(needs.masked) else None
+    channels = [
+        _Channel(shape, needs.slices, moments, extremes or not exact)
+        for moments, extremes in zip(needs.moments, needs.extremes, strict=True)
+    ]
+    boxes: list[Box] = []
+    wrong, where = 0, ""
+    for first, values in bands(source, range(0, source.shape[0], band), band):
+        local = nonzero_box(values)
+        if local is None:
+            continue
+        within = (slice(None), *(slice(*axis) for axis in local))
+        inner = values[within]
+        if not exact:
+            bad = inner.size - int(np.isfinite(inner).sum()) if _suspicious(inner) else 0
+            if bad and not wrong:
+                where = f"rows or planes {first} to {min(first + band, source.shape[0]) - 1}"
+            wrong += bad
+            if wrong:
+                continue
+        (box,) = placed(local, 3 - len(source.shape), first)
+        boxes.append(box)
+        inside = None
+        if mask is not None:
+            inside = mask[tuple(slice(*axis) for axis in box)]
+            np.any(inner, axis=0, out=inside)
+        for channel, values_here, masked in zip(channels, inner, needs.masked, strict=True):
+            channel.add(values_here, box, inside if masked else None)
+    if wrong:
+        raise InputError(
+            f"the image has {wrong} voxels that are NaN or infinite, the first in {where}. Repair "
+            "the file (e.g. replace them by the background's value) and predict it again"
+        )
+    box = around(boxes) if boxes else tuple((0, cells) for cells in shape)
+    filled = None
+    if mask is not None:
+        filled = filled_holes(mask[tuple(slice(*axis) for axis in box)])
+    statistics = tuple(
+        channel.finish(box, filled if masked else None)
+        for channel, masked in zip(channels, needs.masked, strict=True)
+    )
+    return Survey(box, statistics, filled)
+
+
+def _suspicious(values: NDArray) -> bool:
+    """Whether NaN or infinity is among the values: both reach the extremes."""
+    return not (np.isfinite(values.min()) and np.isfinite(values.max()))
+
+
+class _Channel:
+    """Sums of one channel, band by band, merged as Chan et al. do (1983)."""
+
+    def __init__(
+        self, shape: Sequence[int], slices: int | None, moments: bool, extremes: bool
+    ) -> None:
+        self._slices, self._moments, self._extremes = slices, moments, extremes
+        self._across = tuple(axis for axis in range(3) if axis != slices)
+        count = 1 if slices is None else shape[slices]
+        self._lowest, self._highest = np.full(count, np.inf), np.full(count, -np.inf)
+        self._covered = np.zeros(count, np.int64)
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: NDArray, box: Box, inside: NDArray[np.bool_] | None) -> None:
+        """Take in the voxels (z, y, x) of a box, all or those `inside`."""
+        at = slice(None) if self._slices is None else slice(*box[self._slices])
+        across = self._across
+        if inside is None:
+            self._covered[at] += values.size // len(self._covered[at])
+            if self._extremes:
+                lowest, highest = values.min(across), values.max(across)
+        else:
+            self._covered[at] += inside.sum(across)
+            if self._extremes:
+                values = values.astype(np.float32, copy=False)
+                lowest = values.min(across, where=inside, initial=np.inf)
+                highest = values.max(across, where=inside, initial=-np.inf)
+            values = values[inside]
+        if self._extremes:
+            self._lowest[at] = np.minimum(self._lowest[at], lowest)
+            self._highest[at] = np.maximum(self._highest[at], highest)
+        if self._moments:
+            # Rows of the box, or the chosen voxels, which are without rows.
+            lines = values if values.ndim == 3 else values[None]
+            step = max(_SUMMED // prod(lines.shape[2:]), 1)
+            for plane in lines:
+                for row in range(0, len(plane), step):
+                    part = plane[row : row + step].astype(np.float64).ravel()
+                    mean = float(part.mean())
+                    part -= mean
+                    self._combine(part.size, mean, float(np.dot(part, part)))
+
+    def _combine(self, count: int, mean: float, squares: float) -> None:
+        total = self._count + count
+        shift = mean - self._mean
+        self._squares += squares + shift * shift * self._count * count / total
+        self._mean += shift * count / total
+        self._count = total
+
+    def finish(self, box: Box, mask: NDArray[np.bool_] | None) -> Statistics:
+        """Add the zeros of the final box, or of the filled mask, that no band brought."""
+        at = slice(None) if self._slices is None else slice(*box[self._slices])
+        covered = self._covered[at]
+        cells = prod(end - first for first, end in box) // len(covered)
+        wanted = np.full(len(covered), cells) if mask is None else mask.sum(self._across)
+        wanted = np.atleast_1d(wanted)
+        zeros = covered < wanted
+        lowest, highest = self._lowest[at], self._highest[at]
+        lowest[zeros] = np.minimum(lowest, 0)[zeros]
+        highest[zeros] = np.maximum(highest, 0)[zeros]
+        count = int(wanted.sum())
+        if self._moments and count > self._count:
+            self._combine(count - self._count, 0.0, 0.0)
+        std = float(np.sqrt(self._squares / count)) if count else 0.0
+        return Statistics(
+            count,
+            self._mean if self._moments else None,
+            std if self._moments else None,
+            lowest if self._extremes else None,
+            highest if self._extremes else None,
+            wanted < cells,
+        )

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import tifffile
+from dicom_slices import write_series
+from PIL import Image
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.cases import Case, list_cases
+
+PIXELS = np.zeros((4, 5, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`folder("a.png", ...)` makes these files, without anything in them, and their folder."""
+
+    def make(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path
+
+    return make
+
+
+def found(path, channels=1, **options):
+    """{name: names of its files}, in order."""
+    cases = list_cases(path, channels, **options)
+    return {case.name: [file.name for file in case.files] for case in cases}
+
+
+def test_a_file(folder):
+    path = folder("a.ome.tif", "b.nii.gz", "c.tar.svs", "a.png")
+    assert list_cases(path / "a.ome.tif", 3) == [Case("a", (path / "a.ome.tif",))]
+    assert found(path / "b.nii.gz") == {"b": ["b.nii.gz"]}
+    assert found(path / "c.tar.svs", 3) == {"c.tar": ["c.tar.svs"]}
+
+
+def test_a_file_of_a_case_finds_the_others(folder):
+    path = folder("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz")
+    assert found(path / "a_0000.nii.gz", 2) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+    assert found(path / "a_0000.nii.gz", 1) == {"a": ["a_0000.nii.gz"]}
+    assert found(path / "b_0000.nii.gz", 2) == {"b": ["b_0000.nii.gz"]}
+    assert found(path / "c_0001.nii.gz", 2) == {"c_0001": ["c_0001.nii.gz"]}
+
+
+def test_a_folder_of_volumes_in_nnunets_naming(folder):
+    names = [f"{case}_{channel:04d}.nii.gz" for case in ("x_10", "x_9") for channel in range(2)]
+    path = folder(*names, "dataset.json", ".hidden.nii.gz")
+    assert found(path, 2) == {"x_9": names[2:], "x_10": names[:2]}
+
+
+def test_a_missing_channel_is_named(folder):
+    path = folder("x_0000.nrrd", "x_0001.nrrd", "y_0001.nrrd", "z_0000.nrrd", "z_0001.nrrd")
+    with pytest.raises(InputError, match=r"y_0000 is missing in .* takes 2 channels"):
+        list_cases(path, 2)
+    path = folder("y_0000.nrrd")
+    (path / "z_0001.nrrd").unlink()
+    with pytest.raises(InputError, match="z_0001 is missing"):
+        list_cases(path, 2)
+
+
+def test_volumes_in_names_of_their_own(folder):
+    path = folder("scan_2019.mha", "scan_2020.mha")
+    assert found(path) == {"scan_2019": ["scan_2019.mha"], "scan_2020": ["scan_2020.mha"]}
+    path = folder("other.mha")
+    assert list(found(path)) == ["other", "scan_2019", "scan_2020"]
+
+
+def test_pictures_are_cases_in_natural_order(folder):
+    path = folder("p10.png", "p9.png", "p1.jpg", "dataset.json", "Thumbs.db")
+    assert found(path, 3) == {"p1": ["p1.jpg"], "p9": ["p9.png"], "p10": ["p10.png"]}
+
+
+def test_pictures_of_all_channels_in_nnunets_naming(folder):
+    path = folder("a_0000.png", "b_0000.png")
+    assert found(path, 3) == {"a": ["a_0000.png"], "b": ["b_0000.png"]}
+    path = folder("a_0001.png", "b_0001.png")
+    assert found(path, 4)["a"] == ["a_0000.png", "a_0001.png"]
+
+
+def test_numbered_pictures_are_no_channels(folder):
+    path = folder(*(f"frame_{number:04d}.png" for number in range(12)))
+    assert len(found(path, 3)) == 12
+
+
+@pytest.mark.parametrize("names", [("a.svs", "b.ndpi", "c.tif"), ("a.mp4", "b.avi")])
+def test_folders_of_slides_and_of_videos(folder, names):
+    assert list(found(folder(*names), 3).values()) == [[name] for name in names]
+
+
+def test_the_data_of_a_mirax_slide_are_no_case(folder):
+    path = folder("a.mrxs", "a/Slidedat.ini", "a/Data0000.dat", "b.mrxs", "b/Index.dat")
+    assert found(path, 3) == {"a": ["a.mrxs"], "b": ["b.mrxs"]}
+    write_series(path / "a", np.zeros((2, 4, 5)))
+    assert list(found(path, 3)) == ["a", "b"]
+
+
+def test_a_folder_of_frames_is_a_video_or_many_pictures(folder):
+    path = folder("frame_1.png", "frame_2.png")
+    assert found(path, 3, frames=True) == {path.name: [path.name]}
+    assert found(path, 3) == {"frame_1": ["frame_1.png"], "frame_2": ["frame_2.png"]}
+
+
+def test_a_folder_of_folders_of_frames(folder):
+    path = folder("video_1/1.png", "video_1/2.png", "video_2/1.jpg", "notes/a.txt")
+    assert found(path, 3, frames=True) == {"video_1": ["video_1"], "video_2": ["video_2"]}
+    with pytest.raises(InputError, match="holds no image but 3 folders"):
+        list_cases(path, 3)
+
+
+def test_stacks_in_tiff_are_volumes_also_where_frames_are_wanted(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((5, 16, 16), np.uint8))
+    assert found(tmp_path, frames=True) == {"a": ["a.tif"], "b": ["b.tif"]}
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    tifffile.imwrite(flat / "a.tif", PIXELS, photometric="rgb")
+    assert found(flat, 3, frames=True) == {"flat": ["flat"]}
+
+
+def test_dicom_series_and_folders_of_them(tmp_path):
+    for name in ("ct_a", "ct.2"):
+        write_series(tmp_path / name, np.zeros((3, 4, 5)))
+    assert found(tmp_path / "ct.2") == {"ct.2": ["ct.2"]}
+    assert found(tmp_path) == {"ct.2": ["ct.2"], "ct_a": ["ct_a"]}
+
+
+def test_zarr_folders(folder):
+    path = folder("a.zarr/.zattrs", "b.ome.zarr/zarr.json")
+    assert found(path / "a.zarr", 3) == {"a": ["a.zarr"]}
+    assert found(path, 3) == {"a": ["a.zarr"], "b": ["b.ome.zarr"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "holds no image but is empty"),
+        (("a.txt", "b.txt", "c.csv"), r"holds no image but 2 \.txt, 1 \.csv; readable are: slide"),
+        (("a.png", "b.nii.gz"), r"different kinds of images \(1 picture, 1 volume\)"),
+        (("a.png", "b.svs"), "different kinds"),
+        (("a.tif", "b.nrrd"), "different kinds"),
+        (("a.png", "a.jpg"), r"a\.(png|jpg) and a\.(png|jpg) .* both be the case 'a'"),
+        (("a_0000.nii", "a_0000.nii.gz"), "same channel of the same case"),
+        (("a.png", "b.zarr/.zattrs"), r"holds images \(a\.png\) and folders of images \(b\.zarr"),
+    ],
+)
+def test_what_is_no_folder_of_cases(folder, names, said):
+    with pytest.raises(InputError, match=said):
+        list_cases(folder(*names), 3)
+
+
+def test_what_is_not_there_or_unknown(folder):
+    path = folder("a.docx")
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        list_cases(path / "nowhere", 3)
+    with pytest.raises(InputError, match=r"a\.docx is of no kind .* readable are: slide \.svs"):
+        list_cases(path / "a.docx", 3)
+
+
+def test_every_case_of_a_folder_can_be_opened(tmp_path):
+    from nnunet_octreenca.images.open_image import open_channels
+
+    for name in ("a_0000.png", "b_0000.png"):
+        Image.fromarray(PIXELS).save(tmp_path / name)
+    for case in list_cases(tmp_path, 3):
+        source = open_channels(case.files, channels=3)
+        assert source.shape == (4, 5)
+        source.close()

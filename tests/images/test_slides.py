@@ -1,0 +1,233 @@
+import logging
+
+import numpy as np
+import pytest
+import tifffile
+from bands import check_bands
+from closed import closed_afterwards
+from PIL import Image
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.images import slide_files, slides
+from nnunet_octreenca.images.pyramid import SlideRegions
+
+openslide = pytest.importorskip("openslide")
+RANDOM = np.random.default_rng(0)
+RGB = RANDOM.integers(0, 256, (133, 95, 3), np.uint8)
+
+VMS = """[Virtual Microscope Specimen]
+NoLayers=1
+NoJpegColumns=1
+NoJpegRows=1
+ImageFile=image.jpg
+MapFile=map.jpg
+MacroImage=map.jpg
+PhysicalWidth=240000
+PhysicalHeight=160000
+"""
+
+
+@pytest.fixture
+def open_slide():
+    with closed_afterwards(slides.open_slide) as function:
+        yield function
+
+
+@pytest.fixture
+def vms(tmp_path):
+    """A slide of 320 x 480 pixels of 0.5 microns as Hamamatsu's VMS: JPEG with restart markers."""
+    image = RANDOM.integers(0, 256, (40, 60, 3), np.uint8)
+    large = Image.fromarray(image.repeat(8, 0).repeat(8, 1))
+    large.save(tmp_path / "image.jpg", quality=95, subsampling=0, restart_marker_blocks=10)
+    Image.fromarray(image).save(tmp_path / "map.jpg", subsampling=0, restart_marker_blocks=4)
+    (tmp_path / "slide.vms").write_text(VMS)
+    return tmp_path / "slide.vms"
+
+
+def tifffile_cannot(monkeypatch):
+    monkeypatch.setattr(slides, "is_tiff", lambda path: False)
+
+
+def test_a_vendors_format_is_read_by_openslide(vms, open_slide):
+    source = open_slide(vms)
+    assert isinstance(source, slides.OpenSlideSource)
+    assert source.mpp == 0.5
+    assert source.spacing == (0.0005, 0.0005)
+    assert source.base_shape == (320, 480)
+    whole = np.moveaxis(np.asarray(Image.open(vms.with_name("image.jpg"))), -1, 0)
+    check_bands(source, whole, heights=(7, 100))
+    source.close()
+    source.close()
+
+
+@pytest.mark.parametrize(("mpp", "level"), [(1.0, 1), (4.1, 3), (33.0, 6)])
+def test_its_levels_by_resolution(vms, open_slide, mpp, level):
+    source = open_slide(vms, mpp=mpp)
+    with openslide.OpenSlide(vms) as slide:
+        size = slide.level_dimensions[level]
+        region = slide.read_region((0, 0), level, size)
+    white = Image.new("RGBA", size, "white")
+    white.alpha_composite(region)
+    check_bands(source, np.moveaxis(np.asarray(white)[..., :3], -1, 0))
+
+
+def test_its_levels_averaged(vms, open_slide):
+    source = open_slide(vms, mpp=1.3)
+    assert source.shape == (123, 185)
+    assert source.mpp == 1.3
+    check_bands(source, source.read(0, 123))
+    with openslide.OpenSlide(vms) as slide:
+        level = np.asarray(slide.read_region((0, 0), 1, slide.level_dimensions[1]))[..., :3]
+    assert np.abs(source.read(0, 123).mean((1, 2)) - level.mean((0, 1))).max() < 0.5
+
+
+def test_a_finer_level_than_a_vendors_slide_has(vms):
+    with pytest.raises(
+        InputError, match=r"slide\.vms has no level as fine as 0\.2 .* have 0\.5, 1"
+    ):
+        slides.open_slide(vms, mpp=0.2)
+
+
+def test_a_damaged_vendors_slide(vms, open_slide):
+    data = bytearray(vms.with_name("image.jpg").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    vms.with_name("image.jpg").write_bytes(data)
+    with pytest.raises(InputError, match=r"slide\.vms"):
+        open_slide(vms).read(0, 320)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_vendors_slide(vms, open_slide, share):
+    path = vms.with_name("image.jpg")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match=r"slide\.vms cannot be"):
+        open_slide(vms).read(0, 320)
+
+
+def test_what_is_no_slide(tmp_path, open_slide):
+    with pytest.raises(InputError, match=r"no\.mrxs does not exist"):
+        open_slide(tmp_path / "no.mrxs")
+    (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8\xff" + bytes(99))
+    with pytest.raises(InputError, match=r"a\.mrxs cannot be read as a slide"):
+        open_slide(tmp_path / "a.mrxs")
+
+
+@pytest.mark.parametrize("steps", [(1, 2, 4), (1, 3)])
+def test_openslide_and_tifffile_agree_on_what_both_read(tmp_path, monkeypatch, open_slide, steps):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for step in steps:
+            writer.write(
+                RGB[::step, ::step],
+                photometric="rgb",
+                subfiletype=int(step > 1),
+                tile=(16, 16),
+                compression="deflate",
+                metadata=None,
+                resolution=(40000, 40000),
+                resolutionunit="CENTIMETER",
+            )
+    both = []
+    for tool in ("tifffile", "openslide"):
+        if tool == "openslide":
+            tifffile_cannot(monkeypatch)
+        for step in steps:
+            both.append(open_slide(path, mpp=0.25 * step))
+            check_bands(both[-1], np.moveaxis(RGB[::step, ::step], -1, 0), heights=(9, 133))
+    assert {type(source).__name__ for source in both} == {"TiffSource", "OpenSlideSource"}
+    for one, other in zip(both, both[len(steps) :], strict=False):
+        assert one.base_shape == other.base_shape
+        assert one.spacing == pytest.approx(other.spacing, rel=0.02)
+
+
+def test_transparent_parts_are_white(tmp_path, monkeypatch, open_slide):
+    path = tmp_path / "a.tif"
+    tiles = iter([RGB[:64, :64], None, None, None])
+    tifffile.imwrite(
+        path,
+        tiles,
+        shape=(128, 128, 3),
+        dtype=np.uint8,
+        tile=(64, 64),
+        photometric="rgb",
+        compression="deflate",
+    )
+    tifffile_cannot(monkeypatch)
+    whole = np.full((3, 128, 128), 255, np.uint8)
+    whole[:, :64, :64] = np.moveaxis(RGB[:64, :64], -1, 0)
+    check_bands(open_slide(path), whole)
+
+
+def test_without_openslide_tiff_is_read_and_vendors_formats_name_it(vms, tmp_path, monkeypatch):
+    def without(module, extra):
+        if module == "openslide":
+            raise EnvironmentMismatchError(f'run pip install "nnunet-octreenca[{extra}]"')
+        return original(module, extra)
+
+    original = slides.imported
+    monkeypatch.setattr(slides, "imported", without)
+    monkeypatch.setattr(slide_files, "imported", without)
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
+    source = slides.open_slide(tmp_path / "a.tif")
+    np.testing.assert_array_equal(source.read(0, 133), np.moveaxis(RGB, -1, 0))
+    source.close()
+    with pytest.raises(EnvironmentMismatchError, match=r"nnunet-octreenca\[slides\]"):
+        slides.open_slide(vms)
+    tifffile.imwrite(tmp_path / "a.scn", RGB, photometric="rgb")  # its tiles would lie scattered
+    with pytest.raises(EnvironmentMismatchError, match=r"nnunet-octreenca\[slides\]"):
+        slides.open_slide(tmp_path / "a.scn")
+
+
+def test_what_openslide_knows_better_it_reads_for_a_training_too(
+    tmp_path, monkeypatch, open_slide, vms
+):
+    slide = SlideRegions(vms)
+    assert np.array_equal(
+        slide.region(0, 5, 9, 200, 300), np.moveaxis(open_slide(vms).read(5, 205), 0, -1)[:, 9:309]
+    )
+    slide.close()
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", tile=(64, 64))
+    for vendors, kind in ((False, "_Tiff"), (True, "_OpenSlide")):
+        with monkeypatch.context() as patch:
+            patch.setattr(slide_files, "openslide_knows_better", lambda path: vendors)  # noqa: B023
+            opened = slide_files.open_pyramid(path)
+        assert type(opened).__name__ == kind
+        opened.close()
+
+
+def test_the_real_slide_by_both(data_folder, monkeypatch, open_slide, caplog):
+    caplog.set_level(logging.CRITICAL, "tifffile")
+    path = data_folder("wsi_unlabelled") / "cmu-1-small-region.svs"
+    with openslide.OpenSlide(path) as slide:
+        expected = np.asarray(slide.read_region((300, 1000), 0, (700, 300)).convert("RGB"))
+    by_tifffile = open_slide(path)
+    tifffile_cannot(monkeypatch)
+    by_openslide = open_slide(path)
+    assert by_openslide.mpp == by_tifffile.mpp == 0.499
+    assert by_openslide.shape == by_tifffile.shape
+    band = by_openslide.read(1000, 1300)
+    np.testing.assert_array_equal(band[:, :, 300:1000], np.moveaxis(expected, -1, 0))
+    # two JPEG decoders, that may round differently
+    other = by_tifffile.read(1000, 1300)
+    assert np.abs(band.astype(int) - other).max() <= 2
+
+
+def test_the_real_slide_at_another_resolution(data_folder, open_slide):
+    path = data_folder("wsi_unlabelled") / "cmu-1-small-region.svs"
+    source = open_slide(path, mpp=0.998)
+    whole = open_slide(path).read(0, 2967)[:, :2966].reshape(3, 1483, 2, 1110, 2)
+    assert source.shape == (1483, 1110)
+    low, high = 700, 750
+    means = whole.mean((2, 4))[:, low:high]
+    assert np.abs(source.read(low, high) - means).max() < 0.51
+    with pytest.raises(InputError, match=r"no level as fine as 0\.25 .* have 0\.499$"):
+        open_slide(path, mpp=0.25)
+
+
+def test_a_truncated_real_slide(data_folder, tmp_path, open_slide):
+    data = (data_folder("wsi_unlabelled") / "cmu-1-small-region.svs").read_bytes()
+    for share in (0.2, 0.6):
+        (tmp_path / "cut.svs").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(InputError, match=r"cut\.svs .*truncated"):
+            open_slide(tmp_path / "cut.svs")

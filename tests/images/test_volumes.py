@@ -1,0 +1,225 @@
+import gzip
+import os
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from bands import check_bands
+from dicom_slices import write_series
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images import resources
+from nnunet_octreenca.images.volumes import VolumeSource
+
+VOXELS = np.random.default_rng(0).integers(-1000, 1000, (11, 13, 17), np.int16)
+ENDINGS = ("nii", "nii.gz", "nrrd", "mha", "mhd")
+SPACING, ORIGIN = (0.5, 0.75, 2.0), (-10.0, 20.5, 3.0)
+DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def write(path, voxels=VOXELS, *, compress=False, vector=False):
+    image = sitk.GetImageFromArray(voxels, isVector=vector)
+    if image.GetDimension() == 3:
+        image.SetSpacing(SPACING)
+        image.SetOrigin(ORIGIN)
+        image.SetDirection(DIRECTION)
+    sitk.WriteImage(image, str(path), compress)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_voxels_and_geometry(tmp_path, ending, compress):
+    path = tmp_path / f"a.{ending}"
+    write(path, compress=compress)
+    source = VolumeSource(path)
+    check_bands(source, VOXELS[None], heights=(1, 4))
+    assert source.spacing == pytest.approx((2.0, 0.75, 0.5))
+    assert source.geometry.spacing == pytest.approx(SPACING)
+    assert source.geometry.origin == pytest.approx(ORIGIN)
+    assert source.geometry.direction == pytest.approx(DIRECTION)
+    assert source.geometry.path == path
+    assert source.geometry.dicom_files is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
+def test_voxels_keep_their_type(tmp_path, dtype):
+    write(tmp_path / "a.nii.gz", np.abs(VOXELS % 100).astype(dtype))
+    check_bands(VolumeSource(tmp_path / "a.nii.gz"), np.abs(VOXELS % 100).astype(dtype)[None])
+
+
+def test_what_nibabel_reads(tmp_path):
+    """With a slope, which makes the stored integers floats."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(VOXELS.transpose(2, 1, 0), np.diag([0.5, 0.75, 2, 1]))
+    image.header.set_slope_inter(0.5, -3)
+    for name in ("a.nii", "b.nii.gz"):
+        nibabel.save(image, tmp_path / name)
+        expected = nibabel.load(tmp_path / name).get_fdata().transpose(2, 1, 0)
+        source = VolumeSource(tmp_path / name)
+        np.testing.assert_allclose(source.read(0, 11)[0], expected)
+        assert source.dtype == np.float32
+        assert source.spacing == pytest.approx((2.0, 0.75, 0.5))
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_several_values_a_voxel_are_channels(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    write(path, np.stack([VOXELS, 2 * VOXELS, 3 * VOXELS], -1), vector=True)
+    check_bands(VolumeSource(path), np.stack([VOXELS, 2 * VOXELS, 3 * VOXELS]))
+
+
+def test_a_fourth_axis_is_channels_as_nnunet_reads_it(tmp_path):
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    path = tmp_path / "a.nii.gz"
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetSpacing(SPACING)
+    sitk.WriteImage(sitk.JoinSeries([image, 2 * image]), str(path))
+    source = VolumeSource(path)
+    check_bands(source, np.stack([VOXELS, 2 * VOXELS]))
+    stock, properties = SimpleITKIO().read_images([str(path)])
+    np.testing.assert_array_equal(source.read(0, 11), stock)
+    assert source.spacing == pytest.approx(properties["spacing"])
+    assert len(source.geometry.direction) == 9
+    assert source.geometry.spacing == pytest.approx(SPACING)
+
+
+def test_a_two_dimensional_file(tmp_path):
+    write(tmp_path / "a.nrrd", VOXELS[0])
+    source = VolumeSource(tmp_path / "a.nrrd")
+    check_bands(source, VOXELS[:1])
+    assert source.spacing == (1.0, 1.0)
+    assert len(source.geometry.direction) == 4
+
+
+def test_bands_are_views_that_outlive_the_source(tmp_path):
+    write(tmp_path / "a.nii")
+    source = VolumeSource(tmp_path / "a.nii")
+    assert source.kept_bytes == VOXELS.nbytes
+    band = source.read(2, 5)
+    assert band.base is not None
+    with pytest.raises(ValueError, match="read-only"):
+        band[:] = 0
+    source.close()
+    source.close()
+    np.testing.assert_array_equal(band[0], VOXELS[2:5])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_truncated_file_is_named(tmp_path, ending, compress, share):
+    path = tmp_path / f"cut.{ending}"
+    write(path, compress=compress)
+    data = path.with_suffix(".zraw" if compress else ".raw") if ending == "mhd" else path
+    data.write_bytes(data.read_bytes()[: int(share * data.stat().st_size)])
+    with pytest.raises(InputError, match=r"cut\."):
+        VolumeSource(path)
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_damaged_compressed_data_are_named(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    write(path, compress=True)
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) // 2, len(data) // 2 + 30):
+        data[at] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.{ending}"):
+        VolumeSource(path)
+
+
+HEADERS = {
+    "nrrd": "NRRD0004\ntype: short\ndimension: 3\nsizes: 100000 100000 100000\nencoding: {0}\n"
+    "endian: little\nspace: left-posterior-superior\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n",
+    "mha": "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    "CompressedData = {1}\nDimSize = 100000 100000 100000\nElementType = MET_SHORT\n"
+    "ElementDataFile = LOCAL\n",
+}
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("ending", HEADERS)
+def test_a_header_of_a_hundred_thousand_voxels_an_axis(tmp_path, ending, compress):
+    path = tmp_path / f"a.{ending}"
+    header = HEADERS[ending].format("gzip" if compress else "raw", compress)
+    path.write_bytes(header.encode() + bytes(5000))
+    with pytest.raises(InputError, match=r"2,000,000,000,000,000 bytes"):
+        VolumeSource(path)
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_a_nifti_header_that_promises_too_much(tmp_path, ending):
+    write(tmp_path / "b.nii")
+    data = bytearray((tmp_path / "b.nii").read_bytes())
+    struct.pack_into("<8h", data, 40, 3, 32767, 32767, 32767, 1, 1, 1, 1)
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(gzip.compress(data) if ending == "nii.gz" else data)
+    with pytest.raises(InputError, match=r"70,362,301,923,6\d\d bytes"):
+        VolumeSource(path)
+
+
+def test_what_this_machine_cannot_hold(tmp_path, monkeypatch):
+    write(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(resources, "memory_limit", lambda: VOXELS.nbytes - 1)
+    with pytest.raises(InputError, match=r"a\.nii\.gz needs .* in memory"):
+        VolumeSource(tmp_path / "a.nii.gz")
+
+
+def test_itk_would_read_the_voxels_of_the_file_beside(tmp_path):
+    write(tmp_path / "a.nii", VOXELS)
+    write(tmp_path / "a.nii.gz", 2 * VOXELS)
+    itk = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")))
+    assert not np.array_equal(itk, 2 * VOXELS), "ITK was mended; the check can go"
+    with pytest.raises(InputError, match=r"a\.nii lies beside .*a\.nii\.gz"):
+        VolumeSource(tmp_path / "a.nii.gz")
+    check_bands(VolumeSource(tmp_path / "a.nii"), VOXELS[None])
+
+
+def test_a_header_without_its_data(tmp_path):
+    write(tmp_path / "a.mhd")
+    os.remove(tmp_path / "a.raw")  # noqa: PTH107
+    with pytest.raises(InputError, match=r"a\.mhd names a\.raw .* does not exist"):
+        VolumeSource(tmp_path / "a.mhd")
+
+
+def test_what_is_no_volume(tmp_path):
+    with pytest.raises(InputError, match=r"no\.nii does not exist"):
+        VolumeSource(tmp_path / "no.nii")
+    (tmp_path / "a.nrrd").write_bytes(b"\x89PNG" + bytes(999))
+    with pytest.raises(InputError, match=r"a\.nrrd cannot be read as a volume"):
+        VolumeSource(tmp_path / "a.nrrd")
+    complex_voxels = VOXELS.astype(np.complex64)
+    sitk.WriteImage(sitk.GetImageFromArray(complex_voxels), str(tmp_path / "c.nii"))
+    with pytest.raises(InputError, match=r"c\.nii holds complex.*magnitude"):
+        VolumeSource(tmp_path / "c.nii")
+
+
+def test_a_dicom_series(tmp_path):
+    files = write_series(tmp_path / "ct", VOXELS)
+    source = VolumeSource(tmp_path / "ct")
+    assert source.dtype.kind == "i"
+    np.testing.assert_array_equal(source.read(0, 11)[0], VOXELS)
+    assert source.spacing == pytest.approx((2.0, 0.6, 0.5))
+    assert source.geometry.origin == (10.0, 20.0, 0.0)
+    assert source.geometry.dicom_files == files
+    assert source.geometry.path == tmp_path / "ct"
+
+
+def test_a_single_dicom_file(tmp_path):
+    (file,) = write_series(tmp_path / "ct", VOXELS[:1])
+    for path in (file, tmp_path / "ct"):
+        source = VolumeSource(path)
+        np.testing.assert_array_equal(source.read(0, 1)[0], VOXELS[:1])
+        assert source.geometry.dicom_files == [file]
+
+
+def test_a_real_volume(data_folder):
+    path = sorted((data_folder("hippocampus") / "images").iterdir())[0]
+    source = VolumeSource(path)
+    image = sitk.ReadImage(str(path))
+    check_bands(source, sitk.GetArrayFromImage(image)[None])
+    assert source.geometry.direction == image.GetDirection()
