@@ -21,18 +21,17 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).parent
-if __name__ == "__main__":
-    sys.path[:0] = [str(HERE.parent / "helpers"), str(HERE.parents[1] / "benchmarks")]
+sys.path[:0] = [str(HERE.parent / "helpers"), str(HERE.parents[1] / "benchmarks")]
 
-from dicom_slices import write_series
-from tiny_slides import halved, picture, write_pyramid
-from untrained_model import model_folder
+from dicom_slices import write_series  # noqa: E402
+from tiny_slides import halved, picture, write_pyramid  # noqa: E402
+from untrained_model import model_folder  # noqa: E402
 
-from nnunet_octreenca import OctreeNCA, StepWeights, nca_steps
-from nnunet_octreenca.cli.main import main
-from nnunet_octreenca.integration.lean_preprocessor import OctreeNCAPreprocessor
-from nnunet_octreenca.integration.trainer import OctreeNCATrainer
-from nnunet_octreenca.training.slide_regions import SlideRegions
+from nnunet_octreenca import OctreeNCA, StepWeights, nca_steps  # noqa: E402
+from nnunet_octreenca.cli.main import main  # noqa: E402
+from nnunet_octreenca.images.pyramid import SlideRegions  # noqa: E402
+from nnunet_octreenca.integration.preprocessor import OctreeNCAPreprocessor  # noqa: E402
+from nnunet_octreenca.integration.trainer import OctreeNCATrainer  # noqa: E402
 
 RECORDED = HERE / "results.npz"
 Results = Iterator[tuple[str, np.ndarray]]
