@@ -7,7 +7,7 @@
 Every case makes its file, runs `nnunet_octreenca predict` on it as a user would, with a network of
 the paper's size whose weights were never trained (time and memory do not depend on them), and
 tells the command's wall time and the peak memory of its one process. `engine` is the same pass on
-an image that lies normalised in memory (`OctreeNCA.segment`), in a process of its own after it.
+an image that lies normalized in memory (`OctreeNCA.segment`), in a process of its own after it.
 
 cases: square    13,600 x 13,600 RGB, tiled TIFF to label TIFF
        slide     23,500 x 52,500 RGB, pyramid of JPEG tiles to label pyramid, twice with other bands

@@ -38,7 +38,7 @@ RECIPES = {
 Case = tuple[Tensor, Tensor]  # image (channels, *spatial), labels (1, *spatial)
 
 
-def normalised(image: np.ndarray) -> Tensor:
+def normalized(image: np.ndarray) -> Tensor:
     """Zero mean and unit variance in each channel."""
     axes = tuple(range(1, image.ndim))
     mean, std = image.mean(axes, keepdims=True), image.std(axes, keepdims=True)
@@ -51,7 +51,7 @@ def hippocampus(data: Path) -> tuple[list[Case], list[Case], tuple[int, ...], in
     def read(path: Path) -> Case:
         label = sitk.ReadImage(str(data / "hippocampus" / "labels" / path.name))
         image = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32)
-        return normalised(image[None]), torch.from_numpy(
+        return normalized(image[None]), torch.from_numpy(
             sitk.GetArrayFromImage(label).astype(np.int16)
         )[None]
 
@@ -67,7 +67,7 @@ def acdc(data: Path) -> tuple[list[Case], list[Case], tuple[int, ...], int]:
     for path in sorted((data / "acdc").glob("*.h5")):
         with h5py.File(path) as file:
             label = torch.from_numpy(file["label"][:].astype(np.int16))
-            cases.append((normalised(file["image"][:].astype(np.float32)[None]), label[None]))
+            cases.append((normalized(file["image"][:].astype(np.float32)[None]), label[None]))
     return cases[:8], cases[8:], (7, 96, 96), 3
 
 
@@ -79,7 +79,7 @@ def chase_db1(data: Path) -> tuple[list[Case], list[Case], tuple[int, ...], int]
         truth = data / "chase_db1" / "labels" / f"{path.stem}_1stHO.png"
         image = np.asarray(Image.open(path), dtype=np.float32).transpose(2, 0, 1)
         vessels = np.asarray(Image.open(truth).convert("L")) > 127
-        return normalised(image), torch.from_numpy(vessels.astype(np.int16))[None]
+        return normalized(image), torch.from_numpy(vessels.astype(np.int16))[None]
 
     cases = [read(path) for path in sorted((data / "chase_db1" / "images").glob("*"))]
     return cases[:14], cases[14:], (160, 160), 1

@@ -11,7 +11,7 @@ from nnunet_octreenca.errors import InputError
 
 
 @contextmanager
-def whole_file(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Give a name to write to; rename it to `path` when all went well, else remove it.
 
     The rename is atomic, so that a kill at any moment leaves the old file or the new one.
@@ -27,7 +27,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 def write_json(path: Path | str, content: Any) -> None:
     """Write JSON as nnU-Net does (indented by 4, keys in their order), whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from nnunet_octreenca.errors import EnvironmentMismatchError
 _pillow_lock = RLock()
 
 
-def imported(module: str, extra: str) -> Any:
+def import_optional(module: str, extra: str) -> Any:
     """A module of an optional library.
 
     Args:
@@ -30,7 +30,7 @@ def imported(module: str, extra: str) -> Any:
         ) from error
 
 
-def decoder_missing(path: Path, error: Exception) -> EnvironmentMismatchError | None:
+def missing_decoder(path: Path, error: Exception) -> EnvironmentMismatchError | None:
     """What to raise where tifffile could not decode for want of imagecodecs; else None."""
     if "imagecodecs" not in str(error):
         return None

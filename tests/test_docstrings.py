@@ -6,7 +6,19 @@ from importlib import import_module
 
 import pytest
 
-PACKAGES = ("octree", "ops", "network", "planning", "training", "inference", "io", "datasets")
+PACKAGES = (
+    "octree",
+    "ops",
+    "network",
+    "planning",
+    "training",
+    "inference",
+    "images",
+    "labels",
+    "prediction",
+    "preprocessing",
+    "datasets",
+)
 
 
 def modules():

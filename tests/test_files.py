@@ -3,13 +3,13 @@ import json
 import pytest
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import read_json, whole_file, write_json
+from nnunet_octreenca.files import atomic_write, read_json, write_json
 
 
 def test_the_new_file_appears_when_all_went_well(tmp_path):
     path = tmp_path / "plans.json"
     path.write_text("old")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == tmp_path, "a rename across file systems is not atomic"
@@ -23,7 +23,7 @@ def test_the_old_file_stays_and_nothing_else_when_writing_failed(tmp_path, error
     path.write_text("old")
 
     def write():
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
 

@@ -4,12 +4,12 @@ import pytest
 from PIL import Image
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
-from nnunet_octreenca.libraries import imported, unlimited_pillow
+from nnunet_octreenca.libraries import import_optional, unlimited_pillow
 
 
 def test_a_missing_package_says_what_to_install():
     with pytest.raises(EnvironmentMismatchError, match=r'pip install "nnunet-octreenca\[slides\]"'):
-        imported("no_such_package", "slides")
+        import_optional("no_such_package", "slides")
 
 
 def test_the_limit_comes_back():

@@ -124,7 +124,7 @@ def _add_slide_arguments(
         "--level", type=int, default=level, help=f"of the slides' pyramid (default: {level or 0})"
     )
     parser.add_argument(
-        "--mpp", type=float, help="micrometres a pixel, instead of --level; within 10 %%"
+        "--mpp", type=float, help="microns per pixel, instead of --level; within 10 %%"
     )
     parser.add_argument("--patch-size", type=int, default=320, help="pixels (default: 320)")
     parser.add_argument(
@@ -220,9 +220,9 @@ def _convert(arguments: argparse.Namespace, target: Path) -> "Converted":
         from nnunet_octreenca.datasets.slides import convert_slides
 
         return convert_slides(arguments.i, target, _classes(arguments), **common)
-    from nnunet_octreenca.datasets.frames import Layout, convert_frames
+    from nnunet_octreenca.datasets.frames import FrameLayout, convert_frames
 
-    common["layout"] = Layout(
+    common["layout"] = FrameLayout(
         arguments.dimension, parse_size(arguments.size), arguments.clip_length
     )
     if arguments.kind == "frames":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.datasets.phantoms import LABELS
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.files import atomic_write
 
 CLASSES = {name: label for name, label in LABELS.items() if label > 0}
 COLOURS = {"organ": (0.0, 0.72, 0.66), "lesion": (1.0, 0.60, 0.0)}  # told apart by all eyes
@@ -197,7 +197,7 @@ def draw(
             axes.set_title(title.strip(), fontsize=10)
         grid[row][0].set_ylabel(f"{case}\n{'coronal' if plane else 'axial'}", fontsize=10)
     figure.suptitle("Test cases: organ and lesion, Dice of the whole volume", fontsize=12)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
     began = perf_counter()
     job = _job(arguments)
     model = job.model
-    cases = list_cases(arguments.i, model.channels, frames=model.preparation.dimension == 3)
+    cases = list_cases(arguments.i, model.channels, frames=model.preprocessing.dimension == 3)
     job.output.mkdir(parents=True, exist_ok=True)
     report = Report(job, arguments)
     print(

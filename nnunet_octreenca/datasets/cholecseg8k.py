@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nnunet_octreenca.datasets.classes import Classes
-from nnunet_octreenca.datasets.frames import Clip, Frame, Layout, convert_clips
+from nnunet_octreenca.datasets.frames import Clip, Frame, FrameLayout, convert_clips
 from nnunet_octreenca.datasets.raw_dataset import Converted, Track, untracked
 from nnunet_octreenca.datasets.splits import held_out
 from nnunet_octreenca.errors import InputError
 
 SIZE = (432, 240)  # width and height, the paper's
-LAYOUT = Layout(size=SIZE)
+LAYOUT = FrameLayout(size=SIZE)
 BACKGROUND, BORDER = 50, 255  # the border has no class: it is ignored
 ALL_CLASSES = {
     "abdominal_wall": 11,
@@ -73,7 +73,7 @@ def convert_cholecseg8k(
     target: Path,
     *,
     classes: Classes | None = None,
-    layout: Layout = LAYOUT,
+    layout: FrameLayout = LAYOUT,
     test: float = 0.2,
     temporal_split: str | None = None,
     seed: int = 0,

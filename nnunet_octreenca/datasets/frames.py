@@ -42,7 +42,7 @@ class Clip(NamedTuple):
     frames: tuple[Frame, ...]
 
 
-class Layout(NamedTuple):
+class FrameLayout(NamedTuple):
     """How frames are written.
 
     Attributes:
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
             )
 
 
-LAYOUT = Layout()
+LAYOUT = FrameLayout()
 
 
 def convert_frames(
@@ -72,7 +72,7 @@ def convert_frames(
     target: Path,
     classes: Classes,
     *,
-    layout: Layout = LAYOUT,
+    layout: FrameLayout = LAYOUT,
     test: float = 0.0,
     seed: int = 0,
     overwrite: bool = False,
@@ -196,7 +196,7 @@ def convert_clips(
     target: Path,
     classes: Classes,
     *,
-    layout: Layout,
+    layout: FrameLayout,
     kind: str,
     description: str,
     request: dict[str, Any],

@@ -1,6 +1,6 @@
 """PESO, prostate epithelium on H&E slides, for nnU-Net.
 
-Published layout (Bulten et al. 2019): `pds_N_HE.tif`, a pyramid of 0.24 micrometres a pixel, and
+Published layout (Bulten et al. 2019): `pds_N_HE.tif`, a pyramid of 0.24 microns per pixel, and
 for the training slides `pds_N_HE_training_mask.tif` with 2 for epithelium and 0 or 1 for all else.
 """
 
@@ -13,7 +13,7 @@ from nnunet_octreenca.datasets.slides import SlidePair, convert_pairs
 from nnunet_octreenca.errors import InputError
 
 CLASSES = Classes({"epithelium": (2,)}, background=(0, 1))
-LEVEL = 1  # 0.48 micrometres a pixel, the paper's
+LEVEL = 1  # 0.48 microns per pixel, the paper's
 
 
 def convert_peso(

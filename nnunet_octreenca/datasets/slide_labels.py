@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.pyramid import SlideRegions
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 BAND = 256  # rows, also the tiles that labels are written in
 LOCATIONS = 2000  # foreground pixels that are remembered of every class
@@ -115,7 +115,7 @@ class PolygonLabels:
 
     @cached_property
     def _polygons(self) -> tuple[list[tuple[Any, int]], Any]:
-        shapely = imported("shapely", "slides")
+        shapely = import_optional("shapely", "slides")
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
             features = content["features"] if isinstance(content, dict) else content
@@ -143,12 +143,12 @@ class PolygonLabels:
         return self.labels[name]
 
     def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        features = imported("rasterio.features", "slides")
-        transform = imported("rasterio.transform", "slides").Affine(
+        features = import_optional("rasterio.features", "slides")
+        transform = import_optional("rasterio.transform", "slides").Affine(
             self.downsample, 0, x * self.downsample, 0, self.downsample, y * self.downsample
         )
         polygons, tree = self._polygons
-        box = imported("shapely", "slides").box(
+        box = import_optional("shapely", "slides").box(
             *(transform * (0, 0)), *(transform * (width, height))
         )
         here = [polygons[n] for n in sorted(tree.query(box))]
@@ -210,7 +210,7 @@ def write_labels(path: Path, labels: SlideLabels) -> None:
             padded[: band.shape[0], : band.shape[1]] = band
             yield from padded.reshape(BAND, -1, BAND).transpose(1, 0, 2)
 
-    imported("tifffile", "slides").imwrite(
+    import_optional("tifffile", "slides").imwrite(
         path,
         tiles(),
         shape=labels.shape,

@@ -143,7 +143,7 @@ def convert_pairs(
         classes: of the masks.
         kind, description: of the data set.
         level: of the pyramid to work at; 0 if `mpp` is left out too.
-        mpp: micrometres a pixel to work at, instead; within 10 % of what averaging whole pixels
+        mpp: microns per pixel to work at, instead; within 10 % of what averaging whole pixels
             of a level gives.
         patch_size: pixels per side.
         patches: of every training slide.
@@ -162,7 +162,7 @@ def convert_pairs(
         EnvironmentMismatchError: a package is missing, or `in_place` without nnU-Net's folders.
     """
     if level is not None and mpp is not None:
-        raise InputError("give a level or micrometres a pixel (mpp), not both")
+        raise InputError("give a level or microns per pixel (mpp), not both")
     if patch_size < 16 or patches < 1 or link not in LINKS:
         raise InputError(
             f"patch size ({patch_size}) must be at least 16, patches ({patches}) at least 1, link "
@@ -272,13 +272,13 @@ def _downsample(regions: SlideRegions, level: int | None, mpp: float | None) -> 
         return regions.downsamples[wanted]
     finest = regions.mpp
     if finest is None:
-        raise InputError(f"{regions.path} does not say its micrometres a pixel; give a level")
+        raise InputError(f"{regions.path} does not say its microns per pixel; give a level")
     choices = [own * max(1, round(mpp / finest / own)) for own in reversed(regions.downsamples)]
     best = min(choices, key=lambda one: abs(one * finest / mpp - 1))
     if abs(best * finest / mpp - 1) > _MPP_TOLERANCE:
         has = ", ".join(f"{d * finest:.3g}" for d in regions.downsamples)
         raise InputError(
-            f"{regions.path} has {has} micrometres a pixel; {mpp} is no multiple of one of them"
+            f"{regions.path} has {has} microns per pixel; {mpp} is no multiple of one of them"
         )
     return best
 

@@ -13,7 +13,7 @@ from nnunet_octreenca.images.source import ImageSource
 _CHUNK_BYTES = 32 << 20
 
 
-class Resampled:
+class Downsampled:
     """A 2-D image whose pixels are the area average of a finer one's.
 
     A pixel (i, j) covers rows i * factor to (i + 1) * factor of the finer image, fractions

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.downsample import Resampled
+from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, Level, choose_level
 from nnunet_octreenca.images.resources import require_memory
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 # Millimetres in the units of length that the specification names and images come in.
 _MM = {
@@ -51,7 +51,7 @@ def open_omezarr(
         EnvironmentMismatchError: zarr is not installed.
     """
     path = Path(path)
-    zarr = imported("zarr", "slides")
+    zarr = import_optional("zarr", "slides")
     try:
         group = zarr.open_group(path, mode="r")
         if "bioformats2raw.layout" in _attributes(group):
@@ -95,7 +95,7 @@ def open_omezarr(
     if factor is None:
         return source
     assert mpp is not None
-    return Resampled(source, factor, mpp, levels[0].shape)
+    return Downsampled(source, factor, mpp, levels[0].shape)
 
 
 def _attributes(group: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from nnunet_octreenca.images.slides import open_slide
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.video import VideoSource
 from nnunet_octreenca.images.volumes import VOLUME_ENDINGS, VolumeSource
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 # The longest endings first, so that .ome.tif is not taken for .tif.
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -158,7 +158,7 @@ def _is_dicom_slide(path: Path) -> bool:
     if path.suffix.lower() in (".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
         return False
     try:
-        openslide = imported("openslide", "slides")
+        openslide = import_optional("openslide", "slides")
     except EnvironmentMismatchError:
         return False
     return openslide.OpenSlide.detect_format(path) == "dicom"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.pixels import channels_kept, over_white, picture_mode
+from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
 from nnunet_octreenca.images.resources import require_deflated, require_memory
 from nnunet_octreenca.libraries import unlimited_pillow
 
@@ -85,7 +85,7 @@ class PictureSource:
                 f"{self._path} cannot be decoded ({error}); it is truncated or damaged"
             ) from error
         pixels = self._pixels(band)
-        return over_white(pixels) if pixels.shape[0] > self.channels else pixels
+        return composite_on_white(pixels) if pixels.shape[0] > self.channels else pixels
 
     def _pixels(self, image: Any) -> NDArray:
         """(channels and alpha, y, x) of what was cut out."""

@@ -25,7 +25,7 @@ def channels_kept(samples: int, *, alpha: bool, wanted: int | None) -> int:
     return samples - 1 if alpha and wanted != samples else samples
 
 
-def over_white(image: NDArray, *, premultiplied: bool = False) -> NDArray:
+def composite_on_white(image: NDArray, *, premultiplied: bool = False) -> NDArray:
     """Lay an image over white.
 
     Args:
@@ -65,7 +65,7 @@ def tiff_alpha(page: Any) -> int | None:
     return None
 
 
-def slide_over_white(region: Any) -> NDArray[np.uint8]:
+def composite_slide_on_white(region: Any) -> NDArray[np.uint8]:
     """(rows, columns, 3) of what OpenSlide's `read_region` returns; nothing scanned is white."""
     from PIL import Image
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.slide_files import Pyramid, open_pyramid
-from nnunet_octreenca.libraries import decoder_missing
+from nnunet_octreenca.libraries import missing_decoder
 
 # A level that should be 4 times coarser is 4.0003 times coarser, for its size is whole.
 _TOLERANCE = 0.02
@@ -33,7 +33,7 @@ class SlideRegions:
         downsamples: how many pixels of the finest level a pixel of each level spans.
         channels: samples a pixel.
         dtype: of the samples.
-        mpp: micrometres a pixel of the finest level; None where the file does not say.
+        mpp: microns per pixel of the finest level; None where the file does not say.
 
     Raises:
         InputError: on opening or reading: the file is missing, damaged, or no slide.
@@ -165,7 +165,7 @@ class SlideRegions:
         except (InputError, EnvironmentMismatchError):
             raise
         except Exception as error:  # decoders raise what they please
-            raise decoder_missing(self.path, error) or InputError(
+            raise missing_decoder(self.path, error) or InputError(
                 f"{self.path} cannot be read ({error}). It may be truncated or damaged: copy it "
                 f"again, or take it out"
             ) from error

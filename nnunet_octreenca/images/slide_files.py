@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.pixels import (
     PREMULTIPLIED,
-    over_white,
+    composite_on_white,
+    composite_slide_on_white,
     picture_mode,
-    slide_over_white,
     tiff_alpha,
 )
-from nnunet_octreenca.libraries import imported, unlimited_pillow
+from nnunet_octreenca.libraries import import_optional, unlimited_pillow
 
 # Vendors whose TIFF files tifffile decodes as they are shown. Of the others the tiles overlap
 # (Ventana, Trestle), lie scattered (Leica, Philips), or are one JPEG of gigapixels (Hamamatsu).
@@ -28,8 +28,8 @@ SLIDE_ENDINGS = (*TIFF_ENDINGS, *OPENSLIDE_ENDINGS, *PICTURE_ENDINGS)
 
 # Levels of a pyramid have the same proportions but for whole sizes.
 _TOLERANCE = 0.02
-_MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
-_CENTIMETRE, _INCH = 1e4, 2.54e4  # in micrometres
+_MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
+_CENTIMETRE, _INCH = 1e4, 2.54e4  # in microns
 _COARSEST_MPP = 20.0  # of a microscope's finest level; 600 dots per inch are 42
 
 
@@ -79,7 +79,7 @@ def openslide_knows_better(path: Path) -> bool:
         EnvironmentMismatchError: it is by its name, and OpenSlide is not installed.
     """
     try:
-        openslide = imported("openslide", "slides")
+        openslide = import_optional("openslide", "slides")
     except EnvironmentMismatchError:
         if path.suffix.lower() in OPENSLIDE_ENDINGS:
             raise
@@ -91,7 +91,7 @@ class _Tiff:
     """Tiled or striped TIFF, decoded segment by segment by tifffile."""
 
     def __init__(self, path: Path, stored: bool) -> None:
-        self.file = imported("tifffile", "slides").TiffFile(path)
+        self.file = import_optional("tifffile", "slides").TiffFile(path)
         try:
             self.pages = self._levels()
             first = self.pages[0]
@@ -145,7 +145,7 @@ class _Tiff:
                     )
         if self.alpha is None:
             return result
-        return _over_white(result, premultiplied=self.alpha == PREMULTIPLIED)
+        return _composite_on_white(result, premultiplied=self.alpha == PREMULTIPLIED)
 
     def _segment(self, page: Any, index: int) -> NDArray | None:
         count = page.databytecounts[index]
@@ -167,9 +167,11 @@ class _Tiff:
         self.file.close()
 
 
-def _over_white(pixels: NDArray, *, premultiplied: bool = False) -> NDArray:
-    """`over_white` of (rows, columns, colours and alpha)."""
-    return np.moveaxis(over_white(np.moveaxis(pixels, -1, 0), premultiplied=premultiplied), 0, -1)
+def _composite_on_white(pixels: NDArray, *, premultiplied: bool = False) -> NDArray:
+    """`composite_on_white` of (rows, columns, colours and alpha)."""
+    return np.moveaxis(
+        composite_on_white(np.moveaxis(pixels, -1, 0), premultiplied=premultiplied), 0, -1
+    )
 
 
 def _paste(tile: NDArray, at: tuple[int, int], into: NDArray, origin: tuple[int, int]) -> None:
@@ -184,21 +186,21 @@ def _paste(tile: NDArray, at: tuple[int, int], into: NDArray, origin: tuple[int,
 
 
 def _tiff_mpp(file: Any, page: Any) -> float | None:
-    """Micrometres a pixel: Aperio's description, OME's, or the resolution tags."""
+    """microns per pixel: Aperio's description, OME's, or the resolution tags."""
     aperio = re.search(r"MPP\s*=\s*([\d.]+)", page.description or "")
     if aperio:
         return float(aperio[1])
     if file.ome_metadata:
         size = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', file.ome_metadata)
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', file.ome_metadata)
-        scale = _MICROMETRES.get(unit[1] if unit else "µm")
+        scale = _MICRONS.get(unit[1] if unit else "µm")
         if size and scale:
             return float(size[1]) * scale
     unit_of_length = {2: _INCH, 3: _CENTIMETRE}.get(int(page.resolutionunit))
     pixels = page.resolution[0]
     if unit_of_length is None or pixels <= 0:
         return None
-    # Programs that know nothing of micrometres write a screen's or a printer's resolution.
+    # Programs that know nothing of microns write a screen's or a printer's resolution.
     mpp = unit_of_length / pixels
     return float(mpp) if mpp < _COARSEST_MPP else None
 
@@ -210,7 +212,7 @@ class _OpenSlide:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, path: Path) -> None:
-        openslide = imported("openslide", "slides")
+        openslide = import_optional("openslide", "slides")
         self.file = openslide.OpenSlide(path)
         self.shapes = [(height, width) for width, height in self.file.level_dimensions]
         text = self.file.properties.get(openslide.PROPERTY_NAME_MPP_X)
@@ -219,7 +221,7 @@ class _OpenSlide:
     def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
         scale = self.file.level_downsamples[level]
         at = (round(x * scale), round(y * scale))
-        return slide_over_white(self.file.read_region(at, level, (width, height)))
+        return composite_slide_on_white(self.file.read_region(at, level, (width, height)))
 
     def close(self) -> None:
         self.file.close()
@@ -256,7 +258,7 @@ def read_picture(path: Path) -> NDArray:
     def shown(image: Any) -> NDArray:
         mode = picture_mode(image)
         pixels = _samples(image if image.mode == mode else image.convert(mode))
-        return _over_white(pixels) if mode in ("LA", "RGBA") else pixels
+        return _composite_on_white(pixels) if mode in ("LA", "RGBA") else pixels
 
     return _picture(path, shown)
 

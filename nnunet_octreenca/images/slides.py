@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.downsample import Resampled
+from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.levels import Level, choose_level
-from nnunet_octreenca.images.pixels import slide_over_white
+from nnunet_octreenca.images.pixels import composite_slide_on_white
 from nnunet_octreenca.images.resources import require_memory, threads
 from nnunet_octreenca.images.slide_files import is_tiff, openslide_knows_better
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.images.tiff import open_tiff
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 _ROWS = 256  # of a stripe where the file does not say how high its tiles are
 _TALLEST_TILE = 1024
@@ -47,7 +47,7 @@ def open_slide(
         raise InputError(f"{path} does not exist")
     if is_tiff(path) and not openslide_knows_better(path):
         return open_tiff(path, channels=channels, mpp=mpp)
-    openslide = imported("openslide", "slides")
+    openslide = import_optional("openslide", "slides")
     try:
         slide = openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
@@ -64,7 +64,7 @@ def open_slide(
     if factor is None:
         return source
     assert mpp is not None
-    return Resampled(source, factor, mpp, levels[0].shape)
+    return Downsampled(source, factor, mpp, levels[0].shape)
 
 
 def _levels(slide: Any) -> list[Level]:
@@ -124,9 +124,9 @@ class OpenSlideSource(StripedSource):
             width = min(_COLUMNS, columns - left)
             corner = (round(left * downsample), round(first * downsample))
             region = self._slide.read_region(corner, self._level, (width, end - first))
-            band[:, :, left : left + width] = np.moveaxis(slide_over_white(region), -1, 0)
+            band[:, :, left : left + width] = np.moveaxis(composite_slide_on_white(region), -1, 0)
 
-        openslide = imported("openslide", "slides")
+        openslide = import_optional("openslide", "slides")
         assert self._pool is not None
         try:
             for _ in self._pool.map(place, range(0, columns, _COLUMNS)):

@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.downsample import Resampled
+from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, choose_level, pyramid
-from nnunet_octreenca.images.pixels import channels_kept, over_white
+from nnunet_octreenca.images.pixels import channels_kept, composite_on_white
 from nnunet_octreenca.images.resources import require_memory, threads
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
-from nnunet_octreenca.images.tiff_pages import Layout
+from nnunet_octreenca.images.tiff_pages import PageLayout
 from nnunet_octreenca.images.tiff_resolution import (
     microns_per_pixel,
     plane_distance,
     spacing_beside,
 )
-from nnunet_octreenca.libraries import decoder_missing, imported
+from nnunet_octreenca.libraries import import_optional, missing_decoder
 
 # Rows read at a time where the file would allow single ones.
 _ROWS = 128
@@ -49,7 +49,7 @@ def open_tiff(
         EnvironmentMismatchError: tifffile or imagecodecs is not installed.
     """
     path = Path(path)
-    tifffile = imported("tifffile", "slides")
+    tifffile = import_optional("tifffile", "slides")
     try:
         tiff = tifffile.TiffFile(path)
     except FileNotFoundError as error:
@@ -68,7 +68,7 @@ def _open(tiff: Any, path: Path, channels: int | None, mpp: float | None) -> Ima
         series = _largest(tiff)
         levels = _levels(tiff, series)
         finest = microns_per_pixel(tiff, series)
-        layouts = [Layout(level, channels, path) for level in levels]
+        layouts = [PageLayout(level, channels, path) for level in levels]
     except InputError:
         raise
     except Exception as error:
@@ -89,7 +89,7 @@ def _open(tiff: Any, path: Path, channels: int | None, mpp: float | None) -> Ima
     if factor is None:
         return source
     assert mpp is not None
-    return Resampled(source, factor, mpp, known[0].shape)
+    return Downsampled(source, factor, mpp, known[0].shape)
 
 
 def _largest(tiff: Any) -> Any:
@@ -149,7 +149,7 @@ class TiffSource(StripedSource):
         path: Path,
         tiff: Any,
         level: Any,
-        layout: Layout,
+        layout: PageLayout,
         spacing: tuple[float, ...],
         channels: int | None,
     ) -> None:
@@ -222,7 +222,7 @@ class TiffSource(StripedSource):
             else:
                 self._decode(self._page_at(int(page)), low, high, part)
         if self._blend:
-            band = over_white(band, premultiplied=layout.premultiplied)
+            band = composite_on_white(band, premultiplied=layout.premultiplied)
         if self._colours:
             assert layout.palette is not None
             band = layout.palette[:, band[0]]
@@ -283,7 +283,7 @@ class TiffSource(StripedSource):
             for _ in self._threads().map(place, jobs):
                 pass
         except Exception as error:
-            raise decoder_missing(self._path, error) or InputError(
+            raise missing_decoder(self._path, error) or InputError(
                 f"{self._path} cannot be decoded in rows {low} to {high - 1} ({error}); it is "
                 f"damaged there"
             ) from error

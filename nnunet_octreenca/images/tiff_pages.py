@@ -13,7 +13,7 @@ from nnunet_octreenca.images.pixels import PREMULTIPLIED, tiff_alpha
 _PALETTE = 3  # of the tag PhotometricInterpretation
 
 
-class Layout:
+class PageLayout:
     """What the pages of a series mean.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 # Without it FFmpeg paints over what it cannot decode. "bitstream" and "buffer" found nothing
 # more in files with flipped bytes, and refuse some that are merely unusual.
@@ -54,7 +54,7 @@ class VideoSource:
         self._path = Path(path)
         self.fps: Fraction | None = None
         self._lock = Lock()
-        av = imported("av", "video")
+        av = import_optional("av", "video")
         if not self._path.exists():
             raise InputError(f"{path} does not exist")
         try:

@@ -83,7 +83,7 @@ class Ensemble:
         """Segment an image as the networks take it.
 
         Args:
-            image: normalised, float32.
+            image: normalized, float32.
             progress: told of every band.
             tissue: leave out bands without tissue (inference.tissue), which get label 0, or logits
                 in favour of it. What is computed is as without.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.inference.stream import Units
 from nnunet_octreenca.octree import pool
 
-# Below this spread of normalised colour (0 to 1) a slide is glass throughout, and Otsu's threshold
+# Below this spread of normalized colour (0 to 1) a slide is glass throughout, and Otsu's threshold
 # would only divide its noise.
 LEAST_COLOUR = 0.05
 

@@ -16,7 +16,7 @@ from nnunet_octreenca.integration.predictor import inference_seed
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning import octreenca_settings
-from nnunet_octreenca.preprocessing.plan import Preparation
+from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -29,7 +29,7 @@ class Model:
         folder: of the model.
         folds: that `networks` are of.
         networks: one a fold, in evaluation mode, on the device.
-        preparation: of images.
+        preprocessing: of images.
         mirror_axes: that test-time augmentation may mirror; None for none.
         seed: of the fire draws, as plans or environment say.
         names: label to class name, the background among them.
@@ -41,7 +41,7 @@ class Model:
     folder: Path
     folds: tuple[str, ...]
     networks: tuple[OctreeNCA, ...]
-    preparation: Preparation
+    preprocessing: PreprocessingPlan
     mirror_axes: tuple[int, ...] | None
     seed: int
     names: dict[int, str]
@@ -121,7 +121,9 @@ def load_model(
         folder=folder,
         folds=folds,
         networks=networks,
-        preparation=Preparation.from_plans(plans, configuration.configuration, dataset_json),
+        preprocessing=PreprocessingPlan.from_plans(
+            plans, configuration.configuration, dataset_json
+        ),
         mirror_axes=tuple(axes) if axes else None,
         seed=inference_seed(settings),
         names=_names(dataset_json),

@@ -24,7 +24,7 @@ STOCK_PLANS_NAME = "nnUNetPlans"
 class OctreeNCAPlanner(ExperimentPlanner):
     """nnU-Net's planner, whose plans are extended for OctreeNCA before they are saved.
 
-    Spacing, normalisation and resampling are nnU-Net's own, and so is the name of the
+    Spacing, normalization and resampling are nnU-Net's own, and so is the name of the
     preprocessed data as long as nothing is asked for that would change it: data preprocessed
     for the stock plans is used again.
     """

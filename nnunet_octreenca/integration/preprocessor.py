@@ -39,7 +39,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
     """What DefaultPreprocessor does with files, in less memory.
 
     The data, properties and, of cases with a segmentation, the segmentation are the same bit for
-    bit. A case without one gets zeros for a segmentation unless a normalisation asks for the
+    bit. A case without one gets zeros for a segmentation unless a normalization asks for the
     nonzero region: nnU-Net's prediction does not look at it.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
-from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.integration.version import nnunet_version
 
 _HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ def register() -> list[Shim]:
     written = shims()
     try:
         for shim in written:
-            with whole_file(shim.target) as temporary:
+            with atomic_write(shim.target) as temporary:
                 temporary.write_bytes(shim.source.read_bytes())
     except OSError as error:
         unregister_what_is_possible(written)

@@ -188,7 +188,7 @@ class OctreeNCASlideTrainer(OctreeNCATrainer):
         elif self.settings.crop is not None:
             wrong = "crop_shape must be null: every level has its own window already"
         elif schemes != {_NORMALIZATION}:
-            wrong = f"the normalisation must be {_NORMALIZATION}, not {', '.join(sorted(schemes))}"
+            wrong = f"the normalization must be {_NORMALIZATION}, not {', '.join(sorted(schemes))}"
         elif self.label_manager.has_regions:
             wrong = "labels must be plain, not regions"
         if wrong:

@@ -9,12 +9,12 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 from numpy.typing import NDArray
 
-from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
@@ -60,8 +60,8 @@ def validate_slides(
         log(f"predicting {case.name}, {case.shape[0]} x {case.shape[1]}")
         predicted = _segmented(network, case, mirror_axes, context, seed, device)
         target = folder / f"{case.name}.tif"
-        with whole_file(target) as temporary:
-            imported("tifffile", "slides").imwrite(
+        with atomic_write(target) as temporary:
+            import_optional("tifffile", "slides").imwrite(
                 temporary, predicted, tile=(_TILE, _TILE), compression="zlib"
             )
         results.append(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
-from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.integration import excepthook, predictor
 from nnunet_octreenca.integration.configuration_manager import make_lean
 from nnunet_octreenca.integration.version import nnunet_version
@@ -323,7 +323,7 @@ class OctreeNCATrainer(nnUNetTrainer):
         }
         checkpoint[AVERAGE] = self.average.state_dict()
         checkpoint["network_weights"] = checkpoint[AVERAGE]["average"]
-        with whole_file(filename) as temporary:
+        with atomic_write(filename) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.output import (
+    atomic_output,
     check_axes,
     class_name,
     greatest_label,
     in_order,
-    whole_output,
 )
 from nnunet_octreenca.labels.palette import colour
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 
 def write_coco_rle(
@@ -53,7 +53,7 @@ def write_coco_rle(
         raise OutputError(f"{path} needs {len(frames)} file names of frames; got {len(stems)}")
     greatest = greatest_label(labels, path)
     categories = sorted({n for n in names if n > 0} | set(range(1, greatest + 1)))
-    imported("pycocotools.mask", "video")
+    import_optional("pycocotools.mask", "video")
     images = [
         {
             "id": number,
@@ -63,7 +63,7 @@ def write_coco_rle(
         }
         for number, stem in enumerate(stems, 1)
     ]
-    with whole_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"info": {"description": "written by nnunet_octreenca"},\n"categories": ')
         json.dump([_category(label, names) for label in categories], file)
         file.write(',\n"images": [\n' + ",\n".join(map(json.dumps, images)))
@@ -87,7 +87,7 @@ def _encoded(frame: NDArray) -> list[dict[str, Any]]:
 
 
 def _annotations(frame: NDArray) -> Iterator[dict[str, Any]]:
-    mask = imported("pycocotools.mask", "video")
+    mask = import_optional("pycocotools.mask", "video")
     for label in np.flatnonzero(np.bincount(frame.ravel())).tolist():
         if label > 0:
             code = mask.encode(np.asfortranarray(frame == label, dtype=np.uint8))

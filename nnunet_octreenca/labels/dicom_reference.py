@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -39,7 +39,7 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
     Raises:
         OutputError: a file is no DICOM image.
     """
-    pydicom = imported("pydicom", "dicom")
+    pydicom = import_optional("pydicom", "dicom")
     headers = []
     for file in files:
         try:
@@ -99,7 +99,7 @@ def volume_reference(shape: Sequence[int], affine: NDArray[np.float64]) -> Any:
         shape: voxels (z, y, x).
         affine: (4, 4), from indices (z, y, x) to positions (x, y, z) in mm.
     """
-    format_ds = imported("pydicom.valuerep", "dicom").format_number_as_ds
+    format_ds = import_optional("pydicom.valuerep", "dicom").format_number_as_ds
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     rows, columns = affine[:3, 2] / steps[2], affine[:3, 1] / steps[1]
     header = _anonymous(_SECONDARY_CAPTURE, "OT")
@@ -118,11 +118,11 @@ def slide_reference(shape: Sequence[int], mpp: Sequence[float], tile: int) -> An
 
     Args:
         shape: pixels (y, x).
-        mpp: µm per pixel (y, x).
+        mpp: microns per pixel (y, x).
         tile: rows and columns of a tile.
     """
-    highdicom = imported("highdicom", "dicom")
-    dataset = imported("pydicom", "dicom").Dataset
+    highdicom = import_optional("highdicom", "dicom")
+    dataset = import_optional("pydicom", "dicom").Dataset
     header = _anonymous(_WHOLE_SLIDE, "SM")
     header.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
     header.Rows = header.Columns = tile
@@ -158,8 +158,8 @@ def slide_reference(shape: Sequence[int], mpp: Sequence[float], tile: int) -> An
 
 
 def _anonymous(sop_class: str, modality: str) -> Any:
-    highdicom = imported("highdicom", "dicom")
-    pydicom = imported("pydicom", "dicom")
+    highdicom = import_optional("highdicom", "dicom")
+    pydicom = import_optional("pydicom", "dicom")
     header = pydicom.Dataset()
     header.file_meta = pydicom.dataset.FileMetaDataset()
     header.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE_ENDIAN

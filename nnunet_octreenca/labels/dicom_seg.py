@@ -16,13 +16,13 @@ from nnunet_octreenca.labels.dicom_reference import (
     volume_reference,
 )
 from nnunet_octreenca.labels.output import (
+    atomic_output,
     check_axes,
     class_name,
     greatest_label,
-    whole_output,
 )
 from nnunet_octreenca.labels.palette import colour
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 _JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -60,7 +60,7 @@ def write_dicom_seg(
         spacing, origin, direction: of a volume, as SimpleITK has them, axes (x, y, z), in mm;
             by default from `dicom_files`, else ones, zeros and the axes themselves.
         dicom_files: the volume's own files, one for each plane or one in all.
-        mpp: of a slide, µm per pixel, one number or (y, x).
+        mpp: of a slide, microns per pixel, one number or (y, x).
         labelmap: write LABELMAP.
         tile: rows and columns of a slide's tiles.
 
@@ -69,7 +69,7 @@ def write_dicom_seg(
         EnvironmentMismatchError: highdicom is not installed.
     """
     check_axes(labels, path, (2, 3))
-    highdicom = imported("highdicom", "dicom")
+    highdicom = import_optional("highdicom", "dicom")
     greatest = greatest_label(labels, path)
     if labels.dtype != np.uint8:
         # Not negative, so that the same bits mean the same.
@@ -114,13 +114,13 @@ def write_dicom_seg(
             f"{path} cannot be made a DICOM segmentation (highdicom: {error}); choose another "
             f"output format"
         ) from error
-    with whole_output(path) as temporary:
+    with atomic_output(path) as temporary:
         segmentation.save_as(temporary)
 
 
 def _segment(label: int, names: dict[int, str]) -> Any:
-    highdicom = imported("highdicom", "dicom")
-    codes = imported("pydicom.sr.codedict", "dicom").codes
+    highdicom = import_optional("highdicom", "dicom")
+    codes = import_optional("pydicom.sr.codedict", "dicom").codes
     # A DICOM LO holds 64 characters; a backslash would part two values.
     name = class_name(names, label).replace("\\", "/")[:64] or f"label {label}"
     return highdicom.seg.SegmentDescription(
@@ -139,7 +139,7 @@ def _segment(label: int, names: dict[int, str]) -> Any:
 
 
 def _volume(labels: NDArray, affine: NDArray[np.float64], header: Any) -> Any:
-    return imported("highdicom", "dicom").Volume(
+    return import_optional("highdicom", "dicom").Volume(
         labels,
         affine,
         coordinate_system="PATIENT",

@@ -17,7 +17,7 @@ from nnunet_octreenca.labels.overlay_video import Frames, write_overlay_mp4
 from nnunet_octreenca.labels.png import write_frame_pngs, write_label_picture
 from nnunet_octreenca.labels.tiff import write_label_tiff
 from nnunet_octreenca.labels.volume import write_volume
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 KINDS = ("slide", "picture", "video", "volume")
 
@@ -29,7 +29,7 @@ class LabelInfo:
     Attributes:
         names: label to class name.
         kind: of the image, one of `KINDS`.
-        mpp: of a slide or picture, µm per pixel, one number or (y, x).
+        mpp: of a slide or picture, microns per pixel, one number or (y, x).
         spacing, origin, direction: of a volume, as SimpleITK has them: axes (x, y, z), mm.
         fps: of a video, frames a second.
         frames: of a video, its frames (y, x, 3) RGB uint8 in order, or a function that gives them.
@@ -54,8 +54,8 @@ class LabelInfo:
     scale: float | tuple[float, float] = 1.0
     offset: tuple[float, float] = (0.0, 0.0)
 
-    def micrometres(self) -> float | Sequence[float] | None:
-        """µm per pixel in the order of the labels' axes; None where nobody knows."""
+    def pixel_size(self) -> float | Sequence[float] | None:
+        """Microns per pixel in the order of the labels' axes; None where nobody knows."""
         if self.kind == "volume":
             return None if self.spacing is None else [1000 * s for s in reversed(self.spacing)]
         return None if self.kind == "video" else self.mpp
@@ -82,7 +82,7 @@ class Format:
 
 def _tiff(labels: NDArray, path: Path, info: LabelInfo) -> None:
     axes = "TYX" if info.kind == "video" else None
-    write_label_tiff(labels, path, names=info.names, mpp=info.micrometres(), axes=axes)
+    write_label_tiff(labels, path, names=info.names, mpp=info.pixel_size(), axes=axes)
 
 
 def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
@@ -91,7 +91,7 @@ def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
         labels,
         path,
         names=info.names,
-        mpp=info.micrometres(),
+        mpp=info.pixel_size(),
         axes=axes,
         image_path=info.image_path,
     )
@@ -201,7 +201,7 @@ def check_formats(format_names: Sequence[str], kind: str) -> None:
             )
         endings[form.ending] = name
         for module in form.modules:
-            imported(module, form.extra)
+            import_optional(module, form.extra)
 
 
 def output_path(format_name: str, stem_path: Path | str) -> Path:

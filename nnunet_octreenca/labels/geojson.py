@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.labels.output import (
+    atomic_output,
     check_axes,
     class_name,
     greatest_label,
     in_order,
-    whole_output,
 )
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.labels.polygons import filled, mended, united
 from nnunet_octreenca.labels.regions import CORNERS, HOLES, TILE, Regions
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 # Polygons, and points of them, that one thread unites, simplifies and formats at a time.
 _BATCH, _BATCH_POINTS = 1024, 100_000
@@ -75,10 +75,10 @@ def write_geojson(
     """
     check_axes(labels, path, (2,))
     greatest_label(labels, path)
-    imported("shapely", "slides")
+    import_optional("shapely", "slides")
     placed = (np.broadcast_to(np.asarray(scale, float), 2), np.asarray(offset, float))
     regions = Regions(labels, min_area=min_area, tile=tile, corners=corners, holes=holes)
-    with whole_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
 
         def finish(batch: list[tuple[int, Sequence[Any]]]) -> list[str]:
             return _features(batch, names, simplify, min_area, *placed)
@@ -97,7 +97,7 @@ def write_geojson(
 def _batches(
     regions: Iterable[tuple[int, Sequence[Any]]],
 ) -> Iterator[list[tuple[int, Sequence[Any]]]]:
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     batch: list[tuple[int, Sequence[Any]]] = []
     points = 0
     for label, pieces in regions:
@@ -118,7 +118,7 @@ def _features(
     scale: NDArray[np.float64],
     offset: NDArray[np.float64],
 ) -> list[str]:
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     polygons = np.empty(len(batch), object)
     polygons[:] = [united(pieces) for _, pieces in batch]
     # Normal polygons begin at their leftmost point, wherever the tiles lie.

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.labels.output import (
+    atomic_folder,
     bands,
     check_axes,
     class_name,
     greatest_label,
     halvings,
-    whole_folder,
 )
 from nnunet_octreenca.labels.palette import colour
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 NAME = "segmentation"
 """The label image's name within the group `labels`."""
@@ -47,8 +47,8 @@ def write_label_zarr(
         labels: (y, x) or (plane, y, x), integers from 0 to 65535.
         path: the folder, `.ome.zarr`.
         names: label to class name.
-        mpp: µm per pixel (seconds per frame on a time axis), one number or one for each axis in
-            the order of `labels`; ones without a unit if left out.
+        mpp: microns per pixel (seconds per frame on a time axis), one number or one for each axis
+            in the order of `labels`; ones without a unit if left out.
         axes: "yx", "zyx" or "tyx"; by default the first two.
         image_path: the segmented image, named in the metadata if it is an OME-Zarr itself.
 
@@ -57,14 +57,14 @@ def write_label_zarr(
         EnvironmentMismatchError: zarr or ome-zarr is not installed.
     """
     check_axes(labels, path, (2, 3))
-    zarr = imported("zarr", "slides")
-    writer = imported("ome_zarr.writer", "slides")
-    version = imported("ome_zarr.format", "slides").FormatV04()
+    zarr = import_optional("zarr", "slides")
+    writer = import_optional("ome_zarr.writer", "slides")
+    version = import_optional("ome_zarr.format", "slides").FormatV04()
     axes = axes or "zyx"[-labels.ndim :]
     described = [_axis(axis, mpp is not None) for axis in axes]
     sizes = np.broadcast_to(1.0 if mpp is None else mpp, labels.ndim)
     dtype = np.uint8 if greatest_label(labels, path) < 256 else np.uint16
-    with whole_folder(path) as temporary:
+    with atomic_folder(path) as temporary:
         root = zarr.create_group(str(temporary), zarr_format=2)
         group = root.create_group("labels")
         image = group.create_group(NAME)
@@ -98,7 +98,7 @@ def _axis(axis: str, with_unit: bool) -> dict[str, str]:
 
 def _write_level(group: Any, name: str, level: NDArray, dtype: type) -> None:
     chunks = tuple(min(c, n) for c, n in zip(_CHUNK[level.ndim], level.shape, strict=True))
-    blosc = imported("numcodecs", "slides").Blosc(cname="zstd", clevel=5)
+    blosc = import_optional("numcodecs", "slides").Blosc(cname="zstd", clevel=5)
     array = group.create_array(
         name,
         shape=level.shape,

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 
 def outlines(labels: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
@@ -22,7 +22,7 @@ def outlines(labels: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
     """
     from skimage.measure import label
 
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     if not labels.any():
         return np.zeros(labels.shape, np.int32), np.empty(0, object)
     regions = label(labels, background=0, connectivity=1).astype(np.int32)

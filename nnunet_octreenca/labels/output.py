@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.files import whole_file
+from nnunet_octreenca.files import atomic_write
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,14 +35,14 @@ def check_absent(path: Path | str) -> None:
 
 
 @contextmanager
-def whole_output(path: Path | str) -> Iterator[Path]:
-    """`files.whole_file` for results: what goes wrong with the disk becomes an OutputError."""
-    with _disk_errors(Path(path)), whole_file(path) as temporary:
+def atomic_output(path: Path | str) -> Iterator[Path]:
+    """`files.atomic_write` for results: what goes wrong with the disk becomes an OutputError."""
+    with _disk_errors(Path(path)), atomic_write(path) as temporary:
         yield temporary
 
 
 @contextmanager
-def whole_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Give an empty folder to write to; rename it to `path` when all went well, else remove it.
 
     What was at `path` before stays until then, and comes back if the rename fails.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
-from nnunet_octreenca.labels.output import bands, class_name, whole_output
+from nnunet_octreenca.labels.output import atomic_output, bands, class_name
 from nnunet_octreenca.labels.palette import colour
 
 ENDING = "_overlay.png"
@@ -60,7 +60,7 @@ def write_overlay(
     if not entries:
         entries = [((255, 255, 255), "background only")]
     strip = legend(entries, picture.shape[1], caption)
-    with whole_output(path) as temporary:
+    with atomic_output(path) as temporary:
         Image.fromarray(np.concatenate([picture, strip])).save(temporary, format="PNG")
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
 from nnunet_octreenca.labels.output import (
+    atomic_output,
     check_axes,
     class_name,
     greatest_label,
     in_order,
-    whole_output,
 )
 from nnunet_octreenca.labels.palette import colour
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 Frames = Iterable[NDArray[np.uint8]] | Callable[[], Iterable[NDArray[np.uint8]]]
 
@@ -51,7 +51,7 @@ def write_overlay_mp4(
     """
     check_axes(labels, path, (3,))
     greatest_label(labels, path)
-    av = imported("av", "video")
+    av = import_optional("av", "video")
     present = [label for label in np.flatnonzero(_occurs(labels)).tolist() if label > 0]
     strip = legend([(colour(n), class_name(names, n)) for n in present], labels.shape[2])
     height, width = labels.shape[1] + len(strip), labels.shape[2]
@@ -70,7 +70,7 @@ def write_overlay_mp4(
         return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
 
     with (
-        whole_output(path) as temporary,
+        atomic_output(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.output import (
+    atomic_folder,
+    atomic_output,
     check_axes,
     greatest_label,
     in_order,
-    whole_folder,
-    whole_output,
 )
 from nnunet_octreenca.labels.palette import PALETTE
 
@@ -37,7 +37,7 @@ def write_label_picture(
         OutputError: the labels do not fit, or the disk is full.
     """
     check_axes(labels, path, (2,))
-    with whole_output(path) as temporary:
+    with atomic_output(path) as temporary:
         _write_png(labels, temporary, Path(path), names or {}, plain)
 
 
@@ -67,7 +67,7 @@ def write_frame_pngs(
             f"{folder} needs {len(labels)} different file names for as many frames; got "
             f"{len(set(stems))} different ones of {len(stems)}"
         )
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
 
         def write(number: int) -> None:
             path = temporary / f"{stems[number]}.png"

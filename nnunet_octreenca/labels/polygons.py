@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 
 def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_]:
@@ -15,7 +15,7 @@ def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_
     Args:
         polygons: (number,) of shapely Polygon.
     """
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     pierced = np.flatnonzero(shapely.get_num_interior_rings(polygons))
     if min_area <= 0 or len(pierced) == 0:
         return polygons
@@ -29,7 +29,7 @@ def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_
 
 def united(pieces: Sequence[Any]) -> Any:
     """One polygon of pieces that share edges along pixels; it has no corner that is none."""
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     if len(pieces) == 1:
         return pieces[0]
     rings = shapely.get_rings(shapely.union_all(pieces))
@@ -56,7 +56,7 @@ def mended(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
     Returns:
         (number,) of Polygon or MultiPolygon; an area of 0 may become an empty one.
     """
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     result = polygons.copy()
     for index in np.flatnonzero(~shapely.is_valid(result)).tolist():
         parts = shapely.get_parts(shapely.make_valid(result[index]))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.labels.outlines import outlines
 from nnunet_octreenca.labels.output import bands
 from nnunet_octreenca.labels.polygons import filled
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 TILE = 256
 """Pixels of a tile's side; with 512, noise takes twice as long."""
@@ -115,7 +115,7 @@ class Regions:
 
         The borders are the first row, the first column, the last row and the last column.
         """
-        shapely = imported("shapely", "slides")
+        shapely = import_optional("shapely", "slides")
         found, polygons = outlines(tile)
         label = np.zeros(len(polygons) + 1, np.int64)
         label[found] = tile
@@ -201,7 +201,7 @@ class Regions:
 
 def _corners_within(polygons: NDArray[np.object_], shape: tuple[int, ...]) -> NDArray[np.int64]:
     """(number,) of corners that do not lie on the border of a tile of `shape`."""
-    shapely = imported("shapely", "slides")
+    shapely = import_optional("shapely", "slides")
     points, polygon = shapely.get_coordinates(polygons, return_index=True)
     within = ((points > 0) & (points < shape[::-1])).all(axis=1)
     return np.bincount(polygon[within], minlength=len(polygons))

@@ -16,7 +16,7 @@ _WINDOW = (0.5, 99.5)  # percentiles shown as black and white
 
 
 @dataclass(frozen=True)
-class Layout:
+class ThumbnailGrid:
     """Where the pixels of an image lie in its thumbnail.
 
     Attributes:
@@ -34,7 +34,7 @@ class Layout:
     columns: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], longest: int = LONGEST) -> "Layout":
+    def of(cls, shape: tuple[int, ...], longest: int = LONGEST) -> "ThumbnailGrid":
         """The layout for an image of shape (y, x) or (plane, y, x).
 
         Volumes and videos show 12 evenly spaced planes, or all if there are fewer.
@@ -85,7 +85,7 @@ class Thumbnail:
 
     def __init__(self, shape: tuple[int, ...], longest: int = LONGEST) -> None:
         self.shape = tuple(shape)
-        self.layout = Layout.of(self.shape, longest)
+        self.layout = ThumbnailGrid.of(self.shape, longest)
         self._sums: NDArray[np.float32] | None = None
         self._rows = np.zeros((len(self.layout.planes), self.layout.tile_shape[0]), np.float32)
         self._columns = np.zeros(0, int)
@@ -154,7 +154,7 @@ def labels_thumbnail(labels: NDArray, longest: int = LONGEST) -> NDArray:
 
     Each pixel has the most frequent label of 9 evenly spaced samples.
     """
-    layout = Layout.of(labels.shape, longest)
+    layout = ThumbnailGrid.of(labels.shape, longest)
     ys, xs = (_sample_places(n, layout.step) for n in layout.plane_shape)
     planes = [labels[plane] for plane in layout.planes] if labels.ndim == 3 else [labels]
     tiles = [_most_frequent([plane[np.ix_(y, x)] for y in ys for x in xs]) for plane in planes]

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.labels.output import (
+    atomic_output,
     check_axes,
     class_name,
     greatest_label,
     halvings,
-    whole_output,
 )
 from nnunet_octreenca.labels.palette import PALETTE
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 # Offsets of a classic TIFF are 32 bits; what is left is for tags and the tiles' own overhead.
 _CLASSIC_BYTES = 2**32 - 2**26
@@ -44,8 +44,8 @@ def write_label_tiff(
         labels: (y, x) or (plane, y, x), integers from 0 to 65535.
         path: the file, `.ome.tif` so that readers look for the OME-XML.
         names: label to class name.
-        mpp: µm per pixel, one number or one for each axis in the order of `labels`; if left out
-            the file says nothing.
+        mpp: microns per pixel, one number or one for each axis in the order of `labels`; if left
+            out, the file says nothing.
         axes: "YX", "ZYX" or "TYX"; by default the first two.
         tile: rows and columns of a tile, a multiple of 16.
 
@@ -54,18 +54,18 @@ def write_label_tiff(
         EnvironmentMismatchError: tifffile or imagecodecs is not installed.
     """
     check_axes(labels, path, (2, 3))
-    tifffile = imported("tifffile", "slides")
-    imported("imagecodecs", "slides")
+    tifffile = import_optional("tifffile", "slides")
+    import_optional("imagecodecs", "slides")
     dtype = np.dtype(np.uint8 if greatest_label(labels, path) < 256 else np.uint16)
     steps = halvings(labels.shape[-2:], tile)
     colours: dict[str, Any] = {"photometric": "minisblack"}
     if dtype == np.uint8:
         colours = {"photometric": "palette", "colormap": PALETTE.T.astype(np.uint16) * 257}
-    micrometres = np.broadcast_to(mpp, labels.ndim).tolist() if mpp is not None else None
-    metadata = _metadata(axes or "ZYX"[-labels.ndim :], micrometres, names)
+    microns = np.broadcast_to(mpp, labels.ndim).tolist() if mpp is not None else None
+    metadata = _metadata(axes or "ZYX"[-labels.ndim :], microns, names)
     pixels = sum(-(-labels.size // step**2) for step in steps)
     with (
-        whole_output(path) as temporary,
+        atomic_output(path) as temporary,
         tifffile.TiffWriter(
             temporary, ome=True, bigtiff=pixels * dtype.itemsize > _CLASSIC_BYTES
         ) as tiff,
@@ -83,7 +83,7 @@ def write_label_tiff(
                 metadata=metadata if step == 1 else None,
                 maxworkers=os.cpu_count(),
                 buffersize=_BUFFER,
-                **_resolution(micrometres, step),
+                **_resolution(microns, step),
                 **colours,
             )
 
@@ -100,14 +100,14 @@ def _tile(pixels: NDArray, dtype: np.dtype) -> NDArray:
     return pixels.astype(dtype, order="C")
 
 
-def _resolution(micrometres: list[float] | None, step: int) -> dict[str, Any]:
-    if micrometres is None:
+def _resolution(microns: list[float] | None, step: int) -> dict[str, Any]:
+    if microns is None:
         return {}
-    y, x = (10_000 / (size * step) for size in micrometres[-2:])
+    y, x = (10_000 / (size * step) for size in microns[-2:])
     return {"resolution": (x, y), "resolutionunit": "CENTIMETER"}
 
 
-def _metadata(axes: str, micrometres: list[float] | None, names: dict[int, str]) -> dict[str, Any]:
+def _metadata(axes: str, microns: list[float] | None, names: dict[int, str]) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "axes": axes,
         "Channel": {"Name": ["segmentation"]},
@@ -116,7 +116,7 @@ def _metadata(axes: str, micrometres: list[float] | None, names: dict[int, str])
             **{str(label): class_name(names, label) for label in sorted(names)},
         },
     }
-    for axis, size in zip(axes, micrometres or (), strict=False):
+    for axis, size in zip(axes, microns or (), strict=False):
         if axis != "T":
             metadata[f"PhysicalSize{axis}"] = size
             metadata[f"PhysicalSize{axis}Unit"] = "µm"

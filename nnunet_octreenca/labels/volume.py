@@ -8,7 +8,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.labels.output import check_axes, whole_output
+from nnunet_octreenca.labels.output import atomic_output, check_axes
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -60,7 +60,7 @@ def write_volume(
             f"{path} cannot have spacing {spacing}, origin {origin}, direction {direction}: "
             f"SimpleITK refuses them for {labels.ndim} axes"
         ) from error
-    with whole_output(path) as temporary:
+    with atomic_output(path) as temporary:
         # SimpleITK knows a format by the ending only.
         named = temporary.with_name(temporary.name + ending)
         try:

@@ -25,7 +25,7 @@ def _wanted() -> bool:  # the environment is looked at when a graph is compiled
     return cpu_engine_wanted()
 
 
-def takes(tensor: Tensor) -> bool:
+def supports(tensor: Tensor) -> bool:
     """Whether the engine computes on such a tensor: float32 or float64, on the CPU."""
     return (
         tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and _wanted()

@@ -44,7 +44,7 @@ class Part(NamedTuple):
     parent_origin: int = 0
 
 
-def takes(tensor: Tensor, weights: StepWeights) -> bool:
+def supports(tensor: Tensor, weights: StepWeights) -> bool:
     """Whether the engine computes on such a tensor: float32, on a GPU that it can use.
 
     Raises:
@@ -62,7 +62,7 @@ def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int)
     wanted = wanted_engine()
     if wanted == "torch":
         return False
-    problem = why_not(index, dimension, channels, inputs, hidden)
+    problem = unsupported_reason(index, dimension, channels, inputs, hidden)
     if problem is None:
         return True
     if wanted == "cuda":
@@ -72,7 +72,9 @@ def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int)
 
 
 @cache
-def why_not(index: int, dimension: int, channels: int, inputs: int, hidden: int) -> str | None:
+def unsupported_reason(
+    index: int, dimension: int, channels: int, inputs: int, hidden: int
+) -> str | None:
     """Why a GPU cannot run a network; None if it can."""
     try:
         device = cuda_device._gpu(index)

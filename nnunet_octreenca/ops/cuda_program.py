@@ -85,7 +85,7 @@ class Configuration(NamedTuple):
         return (3 * self.padded + 1) * self.padded_hidden + warps * self.taps * self.padded
 
 
-class Layout(NamedTuple):
+class TileLayout(NamedTuple):
     """How a kernel cuts a level: cells of a tile (x, y, z), warps of a block, its shared memory."""
 
     tile: tuple[int, int, int]
@@ -98,7 +98,9 @@ def _region(dimension: int, tile: Sequence[int], halo: int) -> int:
     return (x + 2 * halo) * (y + 2 * halo) * (z + 2 * halo * (dimension == 3))
 
 
-def forward_layout(configuration: Configuration, architecture: int, steps: int) -> Layout | None:
+def forward_layout(
+    configuration: Configuration, architecture: int, steps: int
+) -> TileLayout | None:
     """Of the kernel that does `steps` steps a launch; None where it does not fit the GPU."""
     warps = _WARPS[0]
 
@@ -111,7 +113,7 @@ def forward_layout(configuration: Configuration, architecture: int, steps: int) 
     return _choose(configuration.dimension, architecture, shared, (warps,))
 
 
-def backward_layout(configuration: Configuration, architecture: int) -> Layout | None:
+def backward_layout(configuration: Configuration, architecture: int) -> TileLayout | None:
     """Of the kernel that does one step of the backward pass; None where it does not fit."""
 
     def shared(tile: Sequence[int], warps: int) -> int:
@@ -130,7 +132,7 @@ def _choose(dimension, architecture, shared, warps):  # type: ignore[no-untyped-
         for count in warps:
             for tile in _TILES[dimension]:
                 if shared(tile, count) <= room:
-                    return Layout(tile, count, shared(tile, count))
+                    return TileLayout(tile, count, shared(tile, count))
     return None
 
 
@@ -157,8 +159,8 @@ class Program(NamedTuple):
     name: str
     source: str
     kernels: dict[str, KernelLaunch]
-    forward: dict[int, Layout]  # by steps a launch
-    backward: Layout | None
+    forward: dict[int, TileLayout]  # by steps a launch
+    backward: TileLayout | None
 
 
 class DoesNotFitError(ValueError):

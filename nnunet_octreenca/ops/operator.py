@@ -288,9 +288,9 @@ def engine_of(state: Tensor, weights: StepWeights) -> str:
     Raises:
         EnvironmentMismatchError: `OCTREENCA_ENGINE` names one that cannot be used.
     """
-    if cpu_engine.takes(state):
+    if cpu_engine.supports(state):
         return "cpu"
-    return "cuda" if cuda_engine.takes(state, weights) else "torch"
+    return "cuda" if cuda_engine.supports(state, weights) else "torch"
 
 
 def _signed64(value: int) -> int:

@@ -30,7 +30,7 @@ def extend_plans(
 ) -> dict[str, Any]:
     """OctreeNCA's plans beside an existing plans file, for each of its configurations.
 
-    `data_identifier`, spacing, normalisation and resampling stay as they were, so that data
+    `data_identifier`, spacing, normalization and resampling stay as they were, so that data
     preprocessed for the existing plans is used again.
 
     Args:

@@ -29,7 +29,7 @@ from nnunet_octreenca.labels.formats import (
 from nnunet_octreenca.labels.overlay import ENDING as OVERLAY_ENDING
 from nnunet_octreenca.labels.overlay import label_shares, write_overlay
 from nnunet_octreenca.labels.thumbnail import Thumbnail, labels_thumbnail
-from nnunet_octreenca.preprocessing.case import Case as PreparedCase
+from nnunet_octreenca.preprocessing.case import PreprocessedCase
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
@@ -168,10 +168,12 @@ def segment_case(
         _check_disk(job.output, source.shape)
         image = _Watched(source, pixels=model.natural)
         stages.begin("survey")
-        prepared = PreparedCase(_oriented(image, model), model.preparation, band=_rows(source))
+        prepared = PreprocessedCase(
+            _oriented(image, model), model.preprocessing, band=_rows(source)
+        )
         passes = len(job.members) * len(mirrorings(job.mirror_axes))
         # Logits only where they are needed: to be resampled, or for regions.
-        regions = model.preparation.regions_class_order is not None
+        regions = model.preprocessing.regions_class_order is not None
         gives_labels = not (prepared.layout.resamples or regions)
         plan = _plan(job, prepared, source, passes, gives_labels)
         tell(f"{case.name}: {' x '.join(map(str, source.shape))}, {plan.sentence()}")
@@ -274,7 +276,7 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def _oriented(image: "_Watched", model: Model) -> ImageSource:
     """The image as the model can read it: along another than its first axis only in memory."""
-    if len(image.shape) == 2 or model.preparation.transpose_forward[0] == 0:
+    if len(image.shape) == 2 or model.preprocessing.transpose_forward[0] == 0:
         return image
     return ArraySource(image.read(0, image.shape[0]), image.spacing)
 
@@ -286,7 +288,7 @@ def _rows(source: ImageSource) -> int:
 
 
 def _plan(
-    job: Job, prepared: PreparedCase, source: ImageSource, passes: int, gives_labels: bool
+    job: Job, prepared: PreprocessedCase, source: ImageSource, passes: int, gives_labels: bool
 ) -> MemoryPlan:
     model = job.model
     # The labels, 1 byte a cell, and what writing a pyramid of them takes.
@@ -305,7 +307,7 @@ def _plan(
 
 def _segment(
     job: Job,
-    prepared: PreparedCase,
+    prepared: PreprocessedCase,
     plan: MemoryPlan,
     gives_labels: bool,
     progress: Progress | None,

@@ -1,4 +1,4 @@
-"""An image as the network wants it: cropped, normalised, resampled, padded, band by band."""
+"""An image as the network wants it: cropped, normalized, resampled, padded, band by band."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.preprocessing.crop import Box
-from nnunet_octreenca.preprocessing.geometry import Layout, oriented, spacings
-from nnunet_octreenca.preprocessing.normalization import Normaliser, normalised_bounds, normalisers
-from nnunet_octreenca.preprocessing.plan import Preparation
+from nnunet_octreenca.preprocessing.geometry import CaseGeometry, oriented, spacings
+from nnunet_octreenca.preprocessing.normalization import Normalizer, normalized_bounds, normalizers
+from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 from nnunet_octreenca.preprocessing.resample import Resampler
 from nnunet_octreenca.preprocessing.restore import Restorer
 from nnunet_octreenca.preprocessing.statistics import Needs, survey
 
 
-def needs_survey(source: ImageSource, preparation: Preparation) -> Needs:
+def needs_survey(source: ImageSource, preprocessing: PreprocessingPlan) -> Needs:
     """What has to be known of an image before its first band can be prepared.
 
     The box always; `Needs.nothing` says that nothing else is, for which the borders of an image
@@ -24,19 +24,19 @@ def needs_survey(source: ImageSource, preparation: Preparation) -> Needs:
 
     Args:
         source: in the plans' axes.
-        preparation: of the model.
+        preprocessing: of the model.
 
     Raises:
         InputError: channels that the model was not trained with, or a 2-D image for a 3-D one.
     """
-    schemes = preparation.normalization_schemes
+    schemes = preprocessing.normalization_schemes
     if source.channels != len(schemes):
         raise InputError(
             f"the image has {source.channels} channel(s), but the model was trained with "
             f"{len(schemes)}"
         )
-    spacing, target = spacings(source, preparation)
-    rule = preparation.data
+    spacing, target = spacings(source, preprocessing)
+    rule = preprocessing.data
     clipped = rule.resamples and rule.overshoots and spacing != target
     zscore = [scheme == "ZScoreNormalization" for scheme in schemes]
     bytes_ = source.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))
@@ -48,18 +48,18 @@ def needs_survey(source: ImageSource, preparation: Preparation) -> Needs:
             or (scheme == "RGBTo01Normalization" and not bytes_)
             for scheme in schemes
         ],
-        masked=[z and m for z, m in zip(zscore, preparation.use_mask_for_norm, strict=True)],
+        masked=[z and m for z, m in zip(zscore, preprocessing.use_mask_for_norm, strict=True)],
         slices=rule.separate_axis(spacing, target) if clipped else None,
     )
 
 
-class Case:
+class PreprocessedCase:
     """An image on its way to the network, and its labels on their way back.
 
     A 3-D network, or a 2-D one and a 2-D image, sees one part, a 2-D network one part for each
     plane of the box around a volume::
 
-        case = Case(source, preparation, band=64)
+        case = PreprocessedCase(source, preprocessing, band=64)
         restorer = case.restorer()
         for part in range(case.parts):
             image, labels = case.image(part), restorer.part(part)
@@ -70,7 +70,7 @@ class Case:
 
     Args:
         source: the image in the file's axes; it stays the caller's to close.
-        preparation: of the model.
+        preprocessing: of the model.
         band: rows (2-D) or planes (3-D) that the survey reads at a time.
 
     Attributes:
@@ -83,40 +83,40 @@ class Case:
         PlansError: plans that lack a value or that cannot be followed in bands.
     """
 
-    def __init__(self, source: ImageSource, preparation: Preparation, *, band: int) -> None:
-        _check(preparation)
-        self._source = oriented(source, preparation.transpose_forward)
+    def __init__(self, source: ImageSource, preprocessing: PreprocessingPlan, *, band: int) -> None:
+        _check(preprocessing)
+        self._source = oriented(source, preprocessing.transpose_forward)
         self._dimension = len(source.shape)
-        needs = needs_survey(self._source, preparation)
+        needs = needs_survey(self._source, preprocessing)
         self.survey = survey(self._source, needs, band=band)
-        self.layout = Layout.of(self._source, preparation, self.survey.box)
+        self.layout = CaseGeometry.of(self._source, preprocessing, self.survey.box)
         self.parts = self.layout.parts
-        self._normalisers = normalisers(preparation, self.survey)
+        self._normalisers = normalizers(preprocessing, self.survey)
         self._bounds = None
-        if all(needs.extremes) and preparation.data.overshoots:
-            self._bounds = normalised_bounds(self.survey, self._normalisers)
+        if all(needs.extremes) and preprocessing.data.overshoots:
+            self._bounds = normalized_bounds(self.survey, self._normalisers)
 
-    def image(self, part: int = 0) -> "PreparedImage":
+    def image(self, part: int = 0) -> "PreprocessedImage":
         """What the network sees of a part; nothing is read yet."""
         survey, layout = self.survey, self.layout
         source, box, mask = self._source, survey.box, survey.mask
-        lead = 3 - layout.preparation.dimension
+        lead = 3 - layout.preprocessing.dimension
         if lead:
             if len(source.shape) == 3:
                 source = _Plane(source, box[0][0] + part)
             box, mask = box[1:], mask if mask is None else mask[part]
-        return PreparedImage(
+        return PreprocessedImage(
             source,
             box=box,
             mask=mask,
-            normalisers=self._normalisers,
+            normalizers=self._normalisers,
             resampler=layout.data_resampler(part, self._bounds),
             padded=layout.padded,
             inside=layout.inside,
             spacing=layout.target[lead:],
         )
 
-    def images(self) -> Iterator["PreparedImage"]:
+    def images(self) -> Iterator["PreprocessedImage"]:
         """All parts, one after the other."""
         return (self.image(part) for part in range(self.parts))
 
@@ -125,10 +125,10 @@ class Case:
         return Restorer(self.layout, dimension=self._dimension)
 
 
-def _check(preparation: Preparation) -> None:
-    if preparation.data.resamples and not preparation.probabilities.resamples:
+def _check(preprocessing: PreprocessingPlan) -> None:
+    if preprocessing.data.resamples and not preprocessing.probabilities.resamples:
         raise PlansError("the plans resample images, but not the logits back to them")
-    if preparation.probabilities.overshoots:
+    if preprocessing.probabilities.overshoots:
         raise PlansError(
             "the plans resample logits with order 3, which clips to the extremes of the whole and "
             "cannot be done in bands; set order 1 in resampling_fn_probabilities_kwargs, which is "
@@ -155,7 +155,7 @@ class _Plane:
         self._values = None
 
 
-class PreparedImage:
+class PreprocessedImage:
     """An `ImageSource` of what nnU-Net's preprocessor makes of an image.
 
     Every band holds the same bits, whoever reads it how. Resampling works in blocks of 64 rows or
@@ -168,7 +168,7 @@ class PreparedImage:
         source: 2-D or 3-D like the network, in the plans' axes.
         box: its part that is not cropped away.
         mask: of the box; None unless a normaliser wants it.
-        normalisers: one a channel.
+        normalizers: one a channel.
         resampler: from the box to `inside`; None where they have the same cells.
         padded: cells per axis, zeros around `inside`.
         inside: where the image lies in them.
@@ -181,7 +181,7 @@ class PreparedImage:
         *,
         box: Box,
         mask: NDArray[np.bool_] | None,
-        normalisers: Sequence[Normaliser],
+        normalizers: Sequence[Normalizer],
         resampler: Resampler | None,
         padded: tuple[int, ...],
         inside: tuple[slice, ...],
@@ -190,7 +190,7 @@ class PreparedImage:
         self.shape, self.spacing = padded, spacing
         self.channels, self.dtype = source.channels, np.dtype(np.float32)
         self._source, self._box, self._mask = source, box, mask
-        self._normalisers, self._resampler, self._inside = normalisers, resampler, inside
+        self._normalisers, self._resampler, self._inside = normalizers, resampler, inside
         self._chunks: dict[int, NDArray[np.float32]] = {}
         self._blocks: dict[int, NDArray[np.float32]] = {}
 
@@ -224,7 +224,7 @@ class PreparedImage:
         """Rows or planes of the resampled box."""
         resampler = self._resampler
         if resampler is None:
-            return self._normalised(first, end)
+            return self._normalized(first, end)
         shape = (self.channels, end - first, *resampler.target[1:])
         values = np.empty(shape, np.float32)
         indices = range(first // resampler.block_rows, -(-end // resampler.block_rows))
@@ -249,11 +249,11 @@ class PreparedImage:
             if k not in self._chunks:
                 rows = k * resampler.chunk_rows
                 stop = min(rows + resampler.chunk_rows, resampler.shape[0])
-                self._chunks[k] = resampler.chunk(k, self._normalised(rows, stop))
+                self._chunks[k] = resampler.chunk(k, self._normalized(rows, stop))
         return resampler.block(index, [self._chunks[k] for k in range(first, end)])
 
-    def _normalised(self, first: int, end: int) -> NDArray[np.float32]:
-        """Rows or planes of the box, normalised."""
+    def _normalized(self, first: int, end: int) -> NDArray[np.float32]:
+        """Rows or planes of the box, normalized."""
         start = self._box[0][0]
         band = self._source.read(start + first, start + end)
         inner = (slice(None), slice(None), *(slice(*axis) for axis in self._box[1:]))

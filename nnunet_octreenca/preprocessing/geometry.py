@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ArraySource, ImageSource
 from nnunet_octreenca.preprocessing.crop import Box, volume_shape
-from nnunet_octreenca.preprocessing.plan import Preparation
+from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 from nnunet_octreenca.preprocessing.resample import Resampler, resampled_shape
 
 # What nnU-Net's readers say of the distance between the planes of an image that has one.
@@ -64,7 +64,7 @@ def oriented(source: ImageSource, forward: Sequence[int]) -> ImageSource:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CaseGeometry:
     """The geometry of one case; all axes are the plans' (z, y, x).
 
     Attributes:
@@ -76,7 +76,7 @@ class Layout:
         padded: cells that the network sees, the box in their middle; of a 2-D network's planes.
     """
 
-    preparation: Preparation
+    preprocessing: PreprocessingPlan
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     target: tuple[float, ...]
@@ -85,27 +85,27 @@ class Layout:
     padded: tuple[int, ...]
 
     @classmethod
-    def of(cls, source: ImageSource, preparation: Preparation, box: Box) -> "Layout":
+    def of(cls, source: ImageSource, preprocessing: PreprocessingPlan, box: Box) -> "CaseGeometry":
         """Work it out.
 
         Args:
             source: in the plans' axes.
-            preparation: of the model.
+            preprocessing: of the model.
             box: what a survey found.
 
         Raises:
             InputError: a 2-D image for a 3-D network, or one with no cells left.
         """
-        spacing, target = spacings(source, preparation)
+        spacing, target = spacings(source, preprocessing)
         shape = volume_shape(source)
         resampled: tuple[int, ...] = tuple(end - first for first, end in box)
-        if preparation.data.resamples:
+        if preprocessing.data.resamples:
             resampled = resampled_shape(resampled, spacing, target)
         else:
             target = spacing
-        inner = resampled[3 - preparation.dimension :]
-        padded = tuple(map(max, zip(inner, preparation.context, strict=True)))
-        return cls(preparation, shape, spacing, target, box, resampled, padded)
+        inner = resampled[3 - preprocessing.dimension :]
+        padded = tuple(map(max, zip(inner, preprocessing.context, strict=True)))
+        return cls(preprocessing, shape, spacing, target, box, resampled, padded)
 
     @property
     def cropped(self) -> tuple[int, ...]:
@@ -120,12 +120,12 @@ class Layout:
     @property
     def parts(self) -> int:
         """How many images the network sees: a volume's planes if it is 2-D, else one."""
-        return self.cropped[0] if self.preparation.dimension == 2 else 1
+        return self.cropped[0] if self.preprocessing.dimension == 2 else 1
 
     @property
     def inside(self) -> tuple[slice, ...]:
         """Where the resampled box lies in what the network sees; the odd zero comes last."""
-        inner = self.resampled[3 - self.preparation.dimension :]
+        inner = self.resampled[3 - self.preprocessing.dimension :]
         starts = [(all_ - own) // 2 for all_, own in zip(self.padded, inner, strict=True)]
         return tuple(slice(at, at + own) for at, own in zip(starts, inner, strict=True))
 
@@ -134,14 +134,14 @@ class Layout:
 
         Args:
             part: which of the `parts`.
-            bounds: (2, channels, slices) of the normalised image, if its kernel overshoots.
+            bounds: (2, channels, slices) of the normalized image, if its kernel overshoots.
         """
         if not self.resamples:
             return None
-        preparation = self.preparation
-        separate = preparation.data.separate_axis(self.spacing, self.target)
-        kernels = preparation.data.kernels(separate)
-        lead = 3 - preparation.dimension
+        preprocessing = self.preprocessing
+        separate = preprocessing.data.separate_axis(self.spacing, self.target)
+        kernels = preprocessing.data.kernels(separate)
+        lead = 3 - preprocessing.dimension
         if separate is not None and separate < lead:
             # The planes are what is clipped, and each has its own bounds.
             separate = None
@@ -153,15 +153,15 @@ class Layout:
         """From what the network saw back to the box, None where they are the same."""
         if not self.resamples:
             return None
-        preparation = self.preparation
-        separate = preparation.probabilities.separate_axis(self.target, self.spacing)
-        lead = 3 - preparation.dimension
-        kernels = preparation.probabilities.kernels(separate)[lead:]
+        preprocessing = self.preprocessing
+        separate = preprocessing.probabilities.separate_axis(self.target, self.spacing)
+        lead = 3 - preprocessing.dimension
+        kernels = preprocessing.probabilities.kernels(separate)[lead:]
         return Resampler(self.resampled[lead:], self.cropped[lead:], kernels)
 
 
 def spacings(
-    source: ImageSource, preparation: Preparation
+    source: ImageSource, preprocessing: PreprocessingPlan
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """mm per axis (z, y, x) of the image in the plans' axes, and of what the network sees.
 
@@ -170,12 +170,12 @@ def spacings(
     """
     spacing = tuple(float(mm) for mm in source.spacing)
     if len(spacing) == 2:
-        if preparation.dimension == 3:
+        if preprocessing.dimension == 3:
             raise InputError(
                 f"an image of {source.shape} cells is 2-D, but the model is 3-D; use a model of "
                 "the configuration 2d"
             )
         spacing = (_NO_SPACING, *spacing)
-    target = preparation.spacing
+    target = preprocessing.spacing
     # A 2-D network takes the planes as they are.
     return spacing, (spacing[0], *target) if len(target) == 2 else target

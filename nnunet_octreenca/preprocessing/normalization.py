@@ -1,4 +1,4 @@
-"""nnU-Net's normalisation of a channel, as numbers found beforehand."""
+"""nnU-Net's normalization of a channel, as numbers found beforehand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, PlansError
-from nnunet_octreenca.preprocessing.plan import Preparation
-from nnunet_octreenca.preprocessing.statistics import Statistics, Survey
+from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
+from nnunet_octreenca.preprocessing.statistics import ImageStatistics, Statistics
 
 # The smallest deviation that nnU-Net divides by.
 _SMALLEST = 1e-8
 
 
 @dataclass(frozen=True)
-class Normaliser:
+class Normalizer:
     """Clip, subtract, divide.
 
     Attributes:
@@ -33,7 +33,7 @@ class Normaliser:
     def __call__(
         self, values: NDArray[np.float32], mask: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Normalise in place, with nnU-Net's own sequence of float32 operations.
+        """Normalize in place, with nnU-Net's own sequence of float32 operations.
 
         Args:
             values: of one channel.
@@ -55,7 +55,7 @@ class Normaliser:
         return values
 
 
-def normalisers(preparation: Preparation, survey: Survey) -> list[Normaliser]:
+def normalizers(preprocessing: PreprocessingPlan, survey: ImageStatistics) -> list[Normalizer]:
     """The normaliser of each channel of an image.
 
     Raises:
@@ -63,25 +63,25 @@ def normalisers(preparation: Preparation, survey: Survey) -> list[Normaliser]:
         PlansError: the plans lack the intensities of CTNormalization.
     """
     return [
-        _normaliser(preparation, channel, statistics)
+        _normalizer(preprocessing, channel, statistics)
         for channel, statistics in enumerate(survey.statistics)
     ]
 
 
-def _normaliser(preparation: Preparation, channel: int, found: Statistics) -> Normaliser:
-    scheme = preparation.normalization_schemes[channel]
+def _normalizer(preprocessing: PreprocessingPlan, channel: int, found: Statistics) -> Normalizer:
+    scheme = preprocessing.normalization_schemes[channel]
     if scheme == "ZScoreNormalization":
         assert found.mean is not None
         assert found.std is not None
-        return Normaliser(
+        return Normalizer(
             subtract=np.float32(found.mean),
             divide=max(np.float32(found.std), _SMALLEST),
-            masked=preparation.use_mask_for_norm[channel],
+            masked=preprocessing.use_mask_for_norm[channel],
         )
     if scheme == "CTNormalization":
         try:
             least, most, mean, std = (
-                preparation.intensities[channel][key]
+                preprocessing.intensities[channel][key]
                 for key in ("percentile_00_5", "percentile_99_5", "mean", "std")
             )
         except KeyError as error:
@@ -89,10 +89,10 @@ def _normaliser(preparation: Preparation, channel: int, found: Statistics) -> No
                 f"the plans lack {error.args[0]!r} of channel {channel}, which CTNormalization "
                 "needs; plan the data set again"
             ) from error
-        return Normaliser(clip=(least, most), subtract=mean, divide=max(std, _SMALLEST))
+        return Normalizer(clip=(least, most), subtract=mean, divide=max(std, _SMALLEST))
     if scheme == "RescaleTo01Normalization":
         low, high = _extremes(found)
-        return Normaliser(subtract=low, divide=max(high - low, np.float32(_SMALLEST)))
+        return Normalizer(subtract=low, divide=max(high - low, np.float32(_SMALLEST)))
     if scheme == "RGBTo01Normalization":
         if found.lowest is not None:
             low, high = _extremes(found)
@@ -101,8 +101,8 @@ def _normaliser(preparation: Preparation, channel: int, found: Statistics) -> No
                     f"channel {channel} holds values from {low} to {high}, but the model was "
                     "trained on colours from 0 to 255; convert the image to 8 bits a channel"
                 )
-        return Normaliser(divide=255.0)
-    return Normaliser()
+        return Normalizer(divide=255.0)
+    return Normalizer()
 
 
 def _extremes(found: Statistics) -> tuple[np.float32, np.float32]:
@@ -111,8 +111,10 @@ def _extremes(found: Statistics) -> tuple[np.float32, np.float32]:
     return np.float32(found.lowest.min()), np.float32(found.highest.max())
 
 
-def normalised_bounds(survey: Survey, channels: Sequence[Normaliser]) -> NDArray[np.float32]:
-    """Smallest and largest value after normalisation: (2, channels, slices).
+def normalized_bounds(
+    survey: ImageStatistics, channels: Sequence[Normalizer]
+) -> NDArray[np.float32]:
+    """Smallest and largest value after normalization: (2, channels, slices).
 
     All schemes keep the order of values, so that the extremes stay the extremes.
     """

@@ -17,7 +17,7 @@ SCHEMES = (
 
 
 @dataclass(frozen=True)
-class Preparation:
+class PreprocessingPlan:
     """What nnU-Net does to an image before the network, and to its logits afterwards.
 
     Axes are in the order of the plans, that is after `transpose_forward`.
@@ -64,7 +64,7 @@ class Preparation:
         plans: Mapping[str, Any],
         configuration: Mapping[str, Any],
         dataset_json: Mapping[str, Any],
-    ) -> "Preparation":
+    ) -> "PreprocessingPlan":
         """Read a plans file.
 
         Args:
@@ -73,7 +73,7 @@ class Preparation:
             dataset_json: the data set's description.
 
         Raises:
-            PlansError: a key is missing, or names a normalisation, a resampling, a preprocessor
+            PlansError: a key is missing, or names a normalization, a resampling, a preprocessor
                 or labels that are not nnU-Net's own.
         """
         try:
@@ -89,7 +89,7 @@ class Preparation:
         plans: Mapping[str, Any],
         configuration: Mapping[str, Any],
         dataset_json: Mapping[str, Any],
-    ) -> "Preparation":
+    ) -> "PreprocessingPlan":
         _check_stock("preprocessor_name", configuration, "DefaultPreprocessor")
         _check_stock("label_manager", plans, "LabelManager")
         if configuration.get("previous_stage") is not None:
@@ -101,7 +101,7 @@ class Preparation:
         for scheme in schemes:
             if scheme not in SCHEMES:
                 raise PlansError(
-                    f"the plans' normalisation {scheme!r} is not known here; it must be one of "
+                    f"the plans' normalization {scheme!r} is not known here; it must be one of "
                     f"{', '.join(SCHEMES)}"
                 )
         # Old plans name the statistics by modality.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import PlansError
-from nnunet_octreenca.preprocessing.geometry import Layout
+from nnunet_octreenca.preprocessing.geometry import CaseGeometry
 from nnunet_octreenca.preprocessing.resample import Resampler
 
 
@@ -58,18 +58,18 @@ class Restorer:
         PlansError: labels above 32,767.
     """
 
-    def __init__(self, layout: Layout, *, dimension: int) -> None:
-        preparation = layout.preparation
-        if preparation.largest_label > 32767:
+    def __init__(self, layout: CaseGeometry, *, dimension: int) -> None:
+        preprocessing = layout.preprocessing
+        if preprocessing.largest_label > 32767:
             raise PlansError(
-                f"the data set's label {preparation.largest_label} is above 32767, the highest "
+                f"the data set's label {preprocessing.largest_label} is above 32767, the highest "
                 "that can be written; number its labels anew"
             )
-        dtype = np.uint8 if preparation.largest_label <= 255 else np.int16
-        backward = preparation.transpose_backward
+        dtype = np.uint8 if preprocessing.largest_label <= 255 else np.int16
+        backward = preprocessing.transpose_backward
         labels = np.zeros([layout.shape[axis] for axis in backward], dtype)
         # A view in the plans' axes: what is written into it lies where the file wants it.
-        oriented = labels.transpose(preparation.transpose_forward)
+        oriented = labels.transpose(preprocessing.transpose_forward)
         self._box = oriented[tuple(slice(*axis) for axis in layout.box)]
         self._labels = labels if dimension == 3 else labels[0]
         self._layout = layout
@@ -79,7 +79,7 @@ class Restorer:
     def part(self, part: int = 0) -> "PartRestorer":
         """What takes the bands of a part."""
         layout = self._layout
-        target = self._box if layout.preparation.dimension == 3 else self._box[part]
+        target = self._box if layout.preprocessing.dimension == 3 else self._box[part]
         return PartRestorer(layout, target, done=lambda: self._open.discard(part))
 
     def finish(self) -> NDArray:
@@ -100,9 +100,11 @@ class PartRestorer:
     `Restorer.part`.
     """
 
-    def __init__(self, layout: Layout, target: NDArray, *, done: Callable[[], object]) -> None:
-        preparation = layout.preparation
-        self._heads, self._order = preparation.num_classes, preparation.regions_class_order
+    def __init__(
+        self, layout: CaseGeometry, target: NDArray, *, done: Callable[[], object]
+    ) -> None:
+        preprocessing = layout.preprocessing
+        self._heads, self._order = preprocessing.num_classes, preprocessing.regions_class_order
         self._padded, self._inside = layout.padded, layout.inside
         self._target, self._done = target, done
         self._resampler = layout.logits_resampler()

@@ -1,4 +1,4 @@
-"""One pass over an image: its nonzero box, and what normalising it needs to know."""
+"""One pass over an image: its nonzero box, and what normalizing it needs to know."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Survey:
+class ImageStatistics:
     """What one pass found.
 
     Attributes:
@@ -78,7 +78,7 @@ class Survey:
             zero; the whole image where nothing is.
         statistics: one a channel.
         mask: (z, y, x) of the box: not zero in some channel, holes filled; None where no channel
-            is normalised within it. It takes 1 byte a voxel of the image, and 5 while its holes
+            is normalized within it. It takes 1 byte a voxel of the image, and 5 while its holes
             are filled.
     """
 
@@ -87,7 +87,7 @@ class Survey:
     mask: NDArray[np.bool_] | None
 
 
-def survey(source: ImageSource, needs: Needs, *, band: int) -> Survey:
+def survey(source: ImageSource, needs: Needs, *, band: int) -> ImageStatistics:
     """Look once at every voxel, or only at the borders where that is enough.
 
     Args:
@@ -106,11 +106,11 @@ def survey(source: ImageSource, needs: Needs, *, band: int) -> Survey:
         nowhere = np.zeros(1, bool)
         box = box_from_the_borders(source, band)
         blank = Statistics(prod(end - first for first, end in box), None, None, None, None, nowhere)
-        return Survey(box, (blank,) * source.channels, None)
+        return ImageStatistics(box, (blank,) * source.channels, None)
     return _full_survey(source, needs, band, exact)
 
 
-def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> Survey:
+def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> ImageStatistics:
     shape = volume_shape(source)
     mask = np.zeros(shape, bool) if any(needs.masked) else None
     channels = [
@@ -153,7 +153,7 @@ def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> S
         channel.finish(box, filled if masked else None)
         for channel, masked in zip(channels, needs.masked, strict=True)
     )
-    return Survey(box, statistics, filled)
+    return ImageStatistics(box, statistics, filled)
 
 
 def _suspicious(values: NDArray) -> bool:

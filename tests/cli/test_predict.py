@@ -133,7 +133,7 @@ def test_regions_write_their_labels(models, tmp_path):
 @pytest.mark.parametrize("kind", ["volume", "planes", "turned"])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (1.5, 0.8, 1.5)])
 def test_a_volume_as_nnunet_predicts_it(models, tmp_path, kind, spacing):
-    """Cropped, normalised, resampled and brought back: nnU-Net's own predictor is the oracle."""
+    """Cropped, normalized, resampled and brought back: nnU-Net's own predictor is the oracle."""
     import SimpleITK
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor

@@ -47,7 +47,7 @@ def gpu(fake, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=0))
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
-    caches = (cuda_device._gpu, cuda_engine.why_not, cuda_engine._warn_fallback)
+    caches = (cuda_device._gpu, cuda_engine.unsupported_reason, cuda_engine._warn_fallback)
     for cache in caches:
         cache.cache_clear()
     yield cuda_device._gpu(0)
@@ -152,11 +152,11 @@ WEIGHTS = make((4, 5), 16, 3, 64, 1)[1]
 def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
-        assert not cuda_engine.takes(tensor_on_a_gpu(torch.float64), WEIGHTS)
-        assert not cuda_engine.takes(torch.zeros(1), WEIGHTS)
+        assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
+        assert not cuda_engine.supports(tensor_on_a_gpu(torch.float64), WEIGHTS)
+        assert not cuda_engine.supports(torch.zeros(1), WEIGHTS)
         monkeypatch.setenv(ENGINE_VARIABLE, "torch")
-        assert not cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+        assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
 
 
 def broken(*_):
@@ -166,23 +166,23 @@ def broken(*_):
 def test_one_clear_line_where_the_engine_cannot_be_used(gpu, monkeypatch):
     monkeypatch.setattr(cuda_device, "_gpu", broken)
     with pytest.warns(UserWarning, match="PyTorch computes instead.*the test took it away"):
-        assert not cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+        assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
-        assert not cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+        assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
 
 
 def test_no_way_back_where_the_engine_was_asked_for(gpu, monkeypatch):
     monkeypatch.setenv(ENGINE_VARIABLE, "cuda")
-    assert cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
-    cuda_engine.why_not.cache_clear()
+    assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
+    cuda_engine.unsupported_reason.cache_clear()
     monkeypatch.setattr(cuda_device, "_gpu", broken)
     with pytest.raises(EnvironmentMismatchError, match="'cuda', but no CUDA driver"):
-        cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+        cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
 
 
 def test_networks_that_do_not_fit_go_to_pytorch(gpu):
     large = make((4, 5), 600, 3, 2400, 1)[1]
     with pytest.warns(UserWarning, match="600 channels and 2400 hidden units do not fit"):
-        assert not cuda_engine.takes(tensor_on_a_gpu(), large)
-    assert cuda_engine.takes(tensor_on_a_gpu(), WEIGHTS)
+        assert not cuda_engine.supports(tensor_on_a_gpu(), large)
+    assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)

@@ -15,12 +15,12 @@ from nnunet_octreenca.datasets.cholecseg8k import (
     find_clips,
     parse_split,
 )
-from nnunet_octreenca.datasets.frames import Layout
+from nnunet_octreenca.datasets.frames import FrameLayout
 from nnunet_octreenca.errors import InputError
 
 SHAPE = (24, 42)
 VALUES = np.array([50, 11, 21, 13, 12, 31, 23, 24, 25, 32, 22, 33, 5, 255], np.uint8)
-ORIGINAL = Layout(3, None, 80)
+ORIGINAL = FrameLayout(3, None, 80)
 
 
 def frame(video: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +120,7 @@ def test_all_classes_and_own(cholec, tmp_path):
 
 
 def test_frames_are_made_smaller_by_area_and_nearest(cholec, tmp_path):
-    layout = Layout(2, (21, 12))
+    layout = FrameLayout(2, (21, 12))
     convert_cholecseg8k(cholec, tmp_path / "out", layout=layout, classes=cholec_classes("all"))
     paths = sorted((tmp_path / "out/labelsTr").iterdir())
     assert len(paths) == 6 * 4 or len(paths) == 6 * 3
@@ -140,7 +140,7 @@ def test_long_clips_and_gaps_are_cut(tmp_path):
     folder = tmp_path / "clip"
     write(folder, 3, range(5))
     write(folder, 3, range(9, 12))
-    done = convert_cholecseg8k(folder, tmp_path / "out", layout=Layout(3, None, 3))
+    done = convert_cholecseg8k(folder, tmp_path / "out", layout=FrameLayout(3, None, 3))
     assert (done.training, done.test) == (3, 0)
     names = sorted(path.name for path in (tmp_path / "out/labelsTr").iterdir())
     assert names == ["clip_00000.nii.gz", "clip_00003.nii.gz", "clip_00009.nii.gz"]
@@ -153,7 +153,7 @@ def test_long_clips_and_gaps_are_cut(tmp_path):
 
 def test_frames_of_one_video_are_validated_in_stretches(tmp_path):
     write(tmp_path / "clip", 3, range(20))
-    convert_cholecseg8k(tmp_path / "clip", tmp_path / "out", layout=Layout(2, None))
+    convert_cholecseg8k(tmp_path / "clip", tmp_path / "out", layout=FrameLayout(2, None))
     splits = json.loads((tmp_path / "out/splits_final.json").read_text())
     for split in splits:
         numbers = sorted(int(case.split("_")[1]) for case in split["val"])
@@ -214,7 +214,7 @@ def test_the_real_clip(data_folder, tmp_path):
     done = convert_cholecseg8k(
         source,
         tmp_path / "out",
-        layout=Layout(3, (54, 30), 4),
+        layout=FrameLayout(3, (54, 30), 4),
         temporal_split="561-564/629-632",
     )
     assert (done.training, done.test) == (1, 1)

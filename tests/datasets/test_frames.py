@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from nnunet_octreenca.datasets.classes import Classes
-from nnunet_octreenca.datasets.frames import Layout, convert_frames, find_frames
+from nnunet_octreenca.datasets.frames import FrameLayout, convert_frames, find_frames
 from nnunet_octreenca.errors import InputError
 
 VESSEL = Classes({"vessel": (255,)})
@@ -32,7 +32,7 @@ def test_pictures(tmp_path):
 
     source, target = tmp_path / "eyes", tmp_path / "Dataset001_Eyes"
     written = {f"eye {n}": write(source, f"eye {n}", n, shape=(8, 9 + n)) for n in range(7)}
-    done = convert_frames(source, target, VESSEL, layout=Layout(2), test=0.3)
+    done = convert_frames(source, target, VESSEL, layout=FrameLayout(2), test=0.3)
     assert (done.training, done.test, done.configuration) == (5, 2, "2d")
     assert any("independent" in note for note in done.notes)
     for part in ("Tr", "Ts"):
@@ -55,7 +55,7 @@ def test_videos_in_folders(tmp_path):
         for video in ("a", "bb", "ccc")
         for n in (1, 2, 9, 10, 11)
     }
-    done = convert_frames(source, tmp_path / "out", VESSEL, layout=Layout(3, None, 3))
+    done = convert_frames(source, tmp_path / "out", VESSEL, layout=FrameLayout(3, None, 3))
     assert (done.training, done.test) == (6, 0)
     # Sorted by number: t9 before t10; and the second volume begins with the fourth frame.
     volume = sitk.GetArrayFromImage(
@@ -76,7 +76,7 @@ def test_grey_and_one_bit_pictures(tmp_path):
         write(tmp_path, f"p{n}", n)
         Image.fromarray(grey).save(tmp_path / f"images/p{n}.png")
         Image.fromarray(grey > 40).save(tmp_path / f"masks/p{n}.png")
-    convert_frames(tmp_path, tmp_path / "out", Classes({"v": (1,)}), layout=Layout(2))
+    convert_frames(tmp_path, tmp_path / "out", Classes({"v": (1,)}), layout=FrameLayout(2))
     written = np.asarray(Image.open(tmp_path / "out/imagesTr/p0_0000.png"))
     assert np.array_equal(written, np.repeat(grey[..., None], 3, 2))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/labelsTr/p0.png")), grey > 40)
@@ -99,6 +99,6 @@ def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"b\.png has 12 x 8 pixels, but the first frame"):
         convert_frames(source, target, VESSEL)
     with pytest.raises(InputError, match=r"dimension \(4\)"):
-        convert_frames(source, target, VESSEL, layout=Layout(4))
+        convert_frames(source, target, VESSEL, layout=FrameLayout(4))
     with pytest.raises(InputError, match=r"a\.png holds the value\(s\) 255"):
         convert_frames(source, tmp_path / "other", Classes({"x": (7,)}))

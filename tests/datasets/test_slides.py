@@ -107,7 +107,7 @@ def test_peso_at_micrometres_a_pixel(peso, tmp_path):
     assert done.training == 8
     path = next((tmp_path / "a/imagesTr").iterdir())
     assert read(path).shape == (64, 64, 3)
-    with pytest.raises(InputError, match=r"has 0\.24, 0\.48 micrometres a pixel; 0\.36"):
+    with pytest.raises(InputError, match=r"has 0\.24, 0\.48 microns per pixel; 0\.36"):
         convert_peso(peso, tmp_path / "b", level=None, mpp=0.36)
     with pytest.raises(InputError, match="not both"):
         convert_peso(peso, tmp_path / "b", mpp=0.5)

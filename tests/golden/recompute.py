@@ -234,7 +234,7 @@ def complete(files: list[Path]) -> None:
 
 
 def volumes(folder: Path) -> Results:
-    """Volumes: cropped, normalised, resampled and brought back, in every format."""
+    """Volumes: cropped, normalized, resampled and brought back, in every format."""
     model = model_folder(
         folder / "volume", patch=(8, 16, 16), channels=1, ending=".nii.gz", spacing=(2, 1, 1)
     )

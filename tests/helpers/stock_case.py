@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from nnunet_octreenca.images.source import ArraySource
-from nnunet_octreenca.preprocessing.plan import Preparation
+from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 
 SPLINE = "resample_data_or_seg_to_shape"
 TORCH = "resample_torch_fornnunet"
@@ -68,8 +68,8 @@ class StockCase:
         self.manager = PlansManager(self.plans)
 
     @property
-    def preparation(self) -> Preparation:
-        return Preparation.from_plans(self.plans, self.configuration, self.dataset_json)
+    def preprocessing(self) -> PreprocessingPlan:
+        return PreprocessingPlan.from_plans(self.plans, self.configuration, self.dataset_json)
 
     def preprocessed(self, source: ArraySource) -> tuple[NDArray, dict]:
         """Stock's (channels, z, y, x) and its properties; a 2-D image as its readers give it."""

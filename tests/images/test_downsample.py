@@ -3,7 +3,7 @@ import pytest
 from bands import check_bands
 
 from nnunet_octreenca.images import downsample
-from nnunet_octreenca.images.downsample import Resampled
+from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.source import ArraySource
 
 
@@ -23,7 +23,7 @@ def exact(image, factor):
 
 
 def resampled(image, factor):
-    return Resampled(ArraySource(image), factor, 0.48, image.shape[1:])
+    return Downsampled(ArraySource(image), factor, 0.48, image.shape[1:])
 
 
 @pytest.mark.parametrize(

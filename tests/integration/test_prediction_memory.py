@@ -288,7 +288,7 @@ def test_continued(model, photographs, tmp_path):
 
 @pytest.mark.parametrize("spacing", [1.0, 1.6])
 def test_volumes(model, volume, tmp_path, spacing):
-    """Resampled logits are resampled by nnU-Net; a label map is not."""
+    """Downsampled logits are resampled by nnU-Net; a label map is not."""
     folder = model(
         (8, 16, 16), {"background": 0, "a": 1, "b": 2}, channels=1, spacing=[spacing] * 3
     )

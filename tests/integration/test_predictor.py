@@ -191,8 +191,8 @@ def test_numpy_way_of_the_python_predictor(predictor_of):
     predictor = predictor_of()
     image = np.random.default_rng(0).normal(size=(1, 9, 12, 7)).astype(np.float32)
     labels = predictor.predict_single_npy_array(image, {"spacing": [1.0, 1.0, 1.0]})
-    normalised = torch.from_numpy((image - image.mean()) / max(image.std(), 1e-8))
-    logits = predict_logits(predictor.network, normalised, seed=0, context=PATCH)
+    normalized = torch.from_numpy((image - image.mean()) / max(image.std(), 1e-8))
+    logits = predict_logits(predictor.network, normalized, seed=0, context=PATCH)
     foreground = logits[1:].float()
     expected = torch.where(foreground.max(0).values > 0, foreground.argmax(0) + 1, 0)
     assert (torch.from_numpy(labels.astype(np.int64)) == expected).float().mean() > 0.999

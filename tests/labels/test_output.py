@@ -7,14 +7,14 @@ import pytest
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, OutputError
 from nnunet_octreenca.labels.output import (
+    atomic_folder,
+    atomic_output,
     check_absent,
     check_axes,
     greatest_label,
     in_order,
-    whole_folder,
-    whole_output,
 )
-from nnunet_octreenca.libraries import imported
+from nnunet_octreenca.libraries import import_optional
 
 
 def listing(folder):
@@ -31,7 +31,7 @@ def test_what_exists_needs_overwrite(tmp_path):
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
-    with whole_folder(tmp_path / "out") as temporary:
+    with atomic_folder(tmp_path / "out") as temporary:
         (temporary / "file").write_text("new")
         assert not (tmp_path / "out").exists()
     assert listing(tmp_path) == ["out"]
@@ -46,7 +46,7 @@ def test_a_folder_replaces_what_was_there(tmp_path, before):
         (path / "old").touch()
     else:
         path.touch()
-    with whole_folder(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "new").touch()
         assert path.exists()
     assert listing(tmp_path) == ["out"]
@@ -60,7 +60,7 @@ def test_the_old_folder_stays_when_writing_fails(tmp_path, error):
     (path / "old").touch()
 
     def write():
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             (temporary / "half").touch()
             raise error
 
@@ -82,7 +82,7 @@ def test_the_old_folder_comes_back_when_the_rename_fails(tmp_path, monkeypatch):
         return rename(self, target)
 
     def write():
-        with whole_folder(path):
+        with atomic_folder(path):
             pass
 
     monkeypatch.setattr(type(path), "rename", failing)
@@ -92,7 +92,7 @@ def test_the_old_folder_comes_back_when_the_rename_fails(tmp_path, monkeypatch):
     assert listing(path) == ["old"]
 
 
-@pytest.mark.parametrize("writing", [whole_output, whole_folder])
+@pytest.mark.parametrize("writing", [atomic_output, atomic_folder])
 def test_a_full_disk_is_named(tmp_path, writing):
     def write():
         with writing(tmp_path / "out"):
@@ -105,7 +105,7 @@ def test_a_full_disk_is_named(tmp_path, writing):
 
 def test_a_full_disk_is_known_within_a_librarys_error(tmp_path):
     def write():
-        with whole_output(tmp_path / "out"):
+        with atomic_output(tmp_path / "out"):
             try:
                 raise OSError(errno.EDQUOT, "quota")
             except OSError as error:
@@ -115,7 +115,7 @@ def test_a_full_disk_is_known_within_a_librarys_error(tmp_path):
         write()
 
 
-@pytest.mark.parametrize("writing", [whole_output, whole_folder])
+@pytest.mark.parametrize("writing", [atomic_output, atomic_folder])
 def test_a_missing_folder_is_named(tmp_path, writing):
     def write():
         with writing(tmp_path / "nowhere" / "out") as temporary:
@@ -127,7 +127,7 @@ def test_a_missing_folder_is_named(tmp_path, writing):
 
 def test_a_missing_library_names_what_installs_it():
     with pytest.raises(EnvironmentMismatchError, match=r'pip install "nnunet-octreenca\[dicom\]"'):
-        imported("no_such_library", "dicom")
+        import_optional("no_such_library", "dicom")
 
 
 def test_labels_that_no_format_holds():

@@ -8,7 +8,7 @@ from nnunet_octreenca.labels import overlay as module
 from nnunet_octreenca.labels.legend import blend, contours, legend
 from nnunet_octreenca.labels.overlay import label_shares, write_overlay
 from nnunet_octreenca.labels.palette import PALETTE, colour
-from nnunet_octreenca.labels.thumbnail import Layout, Thumbnail, labels_thumbnail
+from nnunet_octreenca.labels.thumbnail import Thumbnail, ThumbnailGrid, labels_thumbnail
 
 NAMES = {0: "background", 1: "epithelium", 2: "stroma", 3: "unseen"}
 
@@ -189,7 +189,7 @@ def test_what_nobody_saw_is_white_and_constants_are_no_error():
     ],
 )
 def test_planes_are_evenly_spaced_in_a_montage(shape, planes, columns):
-    layout = Layout.of(shape)
+    layout = ThumbnailGrid.of(shape)
     np.testing.assert_allclose(layout.planes, planes, atol=1)
     assert layout.columns == columns
 

@@ -6,7 +6,7 @@ from stock_case import SPLINE, TORCH, StockCase, amid_zeros, smooth
 
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ArraySource
-from nnunet_octreenca.preprocessing.case import Case
+from nnunet_octreenca.preprocessing.case import PreprocessedCase
 
 RGB = ["RGBTo01Normalization"] * 3
 
@@ -50,7 +50,7 @@ def expected_parts(stock, source):
 
 
 def check(stock, source, given=None, band=5):
-    case = Case(given or source, stock.preparation, band=band)
+    case = PreprocessedCase(given or source, stock.preprocessing, band=band)
     expected = expected_parts(stock, source)
     assert case.parts == len(expected)
     for part, image in zip(expected, case.images(), strict=True):
@@ -120,7 +120,7 @@ def test_a_2d_image(spacing, dtype):
 
 @pytest.mark.parametrize("spacing", [(5, 1, 1), (1, 1, 1), (1, 4, 1)])
 def test_a_2d_model_sees_a_volumes_planes(spacing):
-    """Normalised by the whole volume, clipped plane by plane where nnU-Net resizes them so."""
+    """Normalized by the whole volume, clipped plane by plane where nnU-Net resizes them so."""
     stock = StockCase(
         [24, 40], (0.8, 1.3), schemes=["ZScoreNormalization"] * 2, masked=[True, False]
     )
@@ -153,8 +153,8 @@ def test_every_banding_gives_the_same_bits(spacings, dimension):
     lead = 3 - dimension
     array = volume(7, [29, 75, 40][lead:], np.float32)
     patch, target = [40, 60, 45][lead:], spacings[1][lead:]
-    case = Case(
-        ArraySource(array, spacings[0][lead:]), StockCase(patch, target).preparation, band=6
+    case = PreprocessedCase(
+        ArraySource(array, spacings[0][lead:]), StockCase(patch, target).preprocessing, band=6
     )
     expected = whole(case.image())
     rows = expected.shape[1]
@@ -175,7 +175,7 @@ def test_ascending_bands_read_each_row_once(spacings, dimension):
     lead = 3 - dimension
     source = Streamed(volume(9, [40, 150, 30][lead:]), spacings[0][lead:])
     target = spacings[1][lead:]
-    case = Case(source, StockCase([8] * dimension, target).preparation, band=8)
+    case = PreprocessedCase(source, StockCase([8] * dimension, target).preprocessing, band=8)
     assert set(source.reads) == {1}
     image = case.image()
     source.reads[:] = 0
@@ -195,7 +195,7 @@ def test_ascending_bands_read_each_row_once(spacings, dimension):
 def test_descending_bands_read_little_twice():
     """A pass over the copy mirrored along the first axis."""
     source = Streamed(volume(9, (400, 30)), (1, 1))
-    image = Case(source, StockCase([8, 8], (1.2, 0.8)).preparation, band=8).image()
+    image = PreprocessedCase(source, StockCase([8, 8], (1.2, 0.8)).preprocessing, band=8).image()
     source.reads[:] = 0
     for end in range(image.shape[0], 0, -100):
         image.read(max(end - 100, 0), end)
@@ -204,7 +204,7 @@ def test_descending_bands_read_little_twice():
 
 def test_a_natural_image_is_surveyed_at_its_ends():
     source = Streamed(np.full((3, 200, 30), 7, np.uint8))
-    Case(source, StockCase([64, 64], [1, 1], schemes=RGB).preparation, band=10)
+    PreprocessedCase(source, StockCase([64, 64], [1, 1], schemes=RGB).preprocessing, band=10)
     assert source.reads.sum() == 20
 
 
@@ -214,7 +214,7 @@ def test_a_streamed_volume_can_exchange_y_and_x_only():
     check(stock, ArraySource(array, spacing), Streamed(array, spacing))
     stock = StockCase([8, 30, 16], (2, 1.2, 0.7), forward=(1, 0, 2))
     with pytest.raises(InputError, match=r"axes are the image's \[1, 0, 2\].*load it into memory"):
-        Case(Streamed(array, spacing), stock.preparation, band=3)
+        PreprocessedCase(Streamed(array, spacing), stock.preprocessing, band=3)
 
 
 def test_images_that_a_model_cannot_take():
@@ -222,18 +222,20 @@ def test_images_that_a_model_cannot_take():
     with pytest.raises(
         InputError, match=re.escape("2 channel(s), but the model was trained with 1")
     ):
-        Case(ArraySource(np.ones((2, 4, 5, 6))), stock.preparation, band=3)
+        PreprocessedCase(ArraySource(np.ones((2, 4, 5, 6))), stock.preprocessing, band=3)
     with pytest.raises(InputError, match=re.escape("(4, 5) cells is 2-D, but the model is 3-D")):
-        Case(ArraySource(np.ones((1, 4, 5))), stock.preparation, band=3)
+        PreprocessedCase(ArraySource(np.ones((1, 4, 5))), stock.preprocessing, band=3)
     with pytest.raises(InputError, match="no cells left"):
-        Case(ArraySource(np.ones((1, 4, 5, 6)), (1, 1, 0.01)), stock.preparation, band=3)
+        PreprocessedCase(
+            ArraySource(np.ones((1, 4, 5, 6)), (1, 1, 0.01)), stock.preprocessing, band=3
+        )
 
 
 def test_resampling_that_cannot_be_undone_in_bands():
     array = ArraySource(np.ones((1, 4, 5, 6)))
     cubic = StockCase([8] * 3, (1, 1, 1), logits=(SPLINE, {"order": 3}))
     with pytest.raises(PlansError, match="logits with order 3"):
-        Case(array, cubic.preparation, band=3)
+        PreprocessedCase(array, cubic.preprocessing, band=3)
     one_way = StockCase([8] * 3, (1, 1, 1), logits=("no_resampling_hack", {}))
     with pytest.raises(PlansError, match="but not the logits back"):
-        Case(array, one_way.preparation, band=3)
+        PreprocessedCase(array, one_way.preprocessing, band=3)

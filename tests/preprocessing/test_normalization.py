@@ -7,7 +7,7 @@ from stock_case import INTENSITIES, StockCase
 
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ArraySource
-from nnunet_octreenca.preprocessing.normalization import normalised_bounds, normalisers
+from nnunet_octreenca.preprocessing.normalization import normalized_bounds, normalizers
 from nnunet_octreenca.preprocessing.statistics import Needs, survey
 
 ZSCORE, CT, NONE, RESCALE, RGB = SCHEMES = [
@@ -16,7 +16,7 @@ ZSCORE, CT, NONE, RESCALE, RGB = SCHEMES = [
 
 
 def prepared(scheme, masked=False):
-    return StockCase([4] * 3, [1.0] * 3, schemes=[scheme], masked=[masked]).preparation
+    return StockCase([4] * 3, [1.0] * 3, schemes=[scheme], masked=[masked]).preprocessing
 
 
 def volume(rng, dtype=np.float32):
@@ -31,8 +31,8 @@ def volume(rng, dtype=np.float32):
 def test_a_channel_is_normalised_as_by_nnunets_class(scheme, masked, dtype):
     array = volume(np.random.default_rng(1), dtype)
     found = survey(ArraySource(array), Needs([True], [True], [masked]), band=2)
-    (normalise,) = normalisers(prepared(scheme, masked), found)
-    own = normalise(array[0].astype(np.float32), found.mask)
+    (normalize,) = normalizers(prepared(scheme, masked), found)
+    own = normalize(array[0].astype(np.float32), found.mask)
     inside = np.ones(array[0].shape, bool) if found.mask is None else found.mask
     expected = getattr(stock, scheme)(
         use_mask_for_norm=masked, intensityproperties=INTENSITIES
@@ -47,15 +47,15 @@ def test_a_channel_is_normalised_as_by_nnunets_class(scheme, masked, dtype):
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("slices", [None, 0, 2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_bounds_are_the_extremes_of_what_was_normalised(scheme, slices, masked):
+def test_bounds_are_the_extremes_of_what_was_normalized(scheme, slices, masked):
     rng = np.random.default_rng(2)
     array = volume(rng)
     array[:, 2] = 0  # a slice without a voxel of the mask
     masked = masked and scheme == ZSCORE
     found = survey(ArraySource(array), Needs([True], [True], [masked], slices), band=2)
-    (normalise,) = channels = normalisers(prepared(scheme, masked), found)
-    bounds = normalised_bounds(found, channels)
-    values = normalise(array[0], found.mask)
+    (normalize,) = channels = normalizers(prepared(scheme, masked), found)
+    bounds = normalized_bounds(found, channels)
+    values = normalize(array[0], found.mask)
     across = tuple(axis for axis in range(3) if axis != slices)
     np.testing.assert_array_equal(bounds[0, 0], np.atleast_1d(values.min(across)))
     np.testing.assert_array_equal(bounds[1, 0], np.atleast_1d(values.max(across)))
@@ -67,11 +67,11 @@ def test_colours_have_8_bits(value):
     array[0, 1, 1] = value
     found = survey(ArraySource(array), Needs([False], [True], [False]), band=2)
     with pytest.raises(InputError, match=r"channel 0 holds values from (-1|200)\.0 to (200|256)"):
-        normalisers(prepared(RGB), found)
+        normalizers(prepared(RGB), found)
 
 
 def test_ct_needs_the_data_sets_intensities():
-    preparation = replace(prepared(CT), intensities=({"mean": 3.0},))
+    preprocessing = replace(prepared(CT), intensities=({"mean": 3.0},))
     found = survey(ArraySource(np.ones((1, 4, 5))), Needs([False], [True], [False]), band=2)
     with pytest.raises(PlansError, match="lack 'percentile_00_5' of channel 0"):
-        normalisers(preparation, found)
+        normalizers(preprocessing, found)

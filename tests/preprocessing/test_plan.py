@@ -2,7 +2,7 @@ import pytest
 from stock_case import INTENSITIES, StockCase
 
 from nnunet_octreenca.errors import PlansError
-from nnunet_octreenca.preprocessing.plan import Preparation
+from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 
 
 def stock(**changes):
@@ -10,19 +10,19 @@ def stock(**changes):
 
 
 def test_plans_are_read():
-    preparation = stock(
+    preprocessing = stock(
         schemes=["CTNormalization", "ZScoreNormalization"], masked=[False, True], forward=(2, 0, 1)
-    ).preparation
-    assert preparation.dimension == 3
-    assert preparation.transpose_forward == (2, 0, 1)
-    assert preparation.transpose_backward == (1, 2, 0)
-    assert preparation.spacing == (2.0, 1.0, 1.0)
-    assert preparation.context == (8, 16, 16)
-    assert preparation.use_mask_for_norm == (False, True)
-    assert preparation.intensities == (INTENSITIES, INTENSITIES)
-    assert (preparation.data.kernel, preparation.probabilities.kernel) == ("cubic", "linear")
-    assert (preparation.num_classes, preparation.regions_class_order) == (3, None)
-    assert preparation.largest_label == 2
+    ).preprocessing
+    assert preprocessing.dimension == 3
+    assert preprocessing.transpose_forward == (2, 0, 1)
+    assert preprocessing.transpose_backward == (1, 2, 0)
+    assert preprocessing.spacing == (2.0, 1.0, 1.0)
+    assert preprocessing.context == (8, 16, 16)
+    assert preprocessing.use_mask_for_norm == (False, True)
+    assert preprocessing.intensities == (INTENSITIES, INTENSITIES)
+    assert (preprocessing.data.kernel, preprocessing.probabilities.kernel) == ("cubic", "linear")
+    assert (preprocessing.num_classes, preprocessing.regions_class_order) == (3, None)
+    assert preprocessing.largest_label == 2
 
 
 LABELS = [
@@ -37,12 +37,12 @@ LABELS = [
 def test_the_heads_are_nnunets(labels, regions):
     case = stock(labels=labels, regions=regions)
     manager = case.manager.get_label_manager(case.dataset_json)
-    preparation = case.preparation
-    assert preparation.num_classes == manager.num_segmentation_heads
-    assert (preparation.regions_class_order is not None) == manager.has_regions
+    preprocessing = case.preprocessing
+    assert preprocessing.num_classes == manager.num_segmentation_heads
+    assert (preprocessing.regions_class_order is not None) == manager.has_regions
     if manager.has_regions:
-        assert list(preparation.regions_class_order) == regions
-        assert preparation.largest_label == max(regions)
+        assert list(preprocessing.regions_class_order) == regions
+        assert preprocessing.largest_label == max(regions)
 
 
 def test_statistics_of_old_plans_are_found():
@@ -51,8 +51,8 @@ def test_statistics_of_old_plans_are_found():
     old["foreground_intensity_properties_by_modality"] = old.pop(
         "foreground_intensity_properties_per_channel"
     )
-    preparation = Preparation.from_plans(old, case.configuration, case.dataset_json)
-    assert preparation.intensities == (INTENSITIES,)
+    preprocessing = PreprocessingPlan.from_plans(old, case.configuration, case.dataset_json)
+    assert preprocessing.intensities == (INTENSITIES,)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_statistics_of_old_plans_are_found():
         ("configuration", {"patch_size": None}, "lack 'patch_size'"),
         ("configuration", {"preprocessor_name": "Mine"}, "preprocessor_name is 'Mine'"),
         ("configuration", {"previous_stage": "3d_lowres"}, "labels of '3d_lowres' as input"),
-        ("configuration", {"normalization_schemes": ["Mine"]}, "normalisation 'Mine'"),
+        ("configuration", {"normalization_schemes": ["Mine"]}, "normalization 'Mine'"),
         ("configuration", {"resampling_fn_data": "mine"}, "resampling function 'mine'"),
         ("dataset_json", {"labels": None}, "lack 'labels'"),
         ("dataset_json", {"labels": {"background": 0, "a": [1, 2]}}, "lack 'regions_class_order'"),
@@ -81,4 +81,4 @@ def test_plans_that_cannot_be_followed(part, change, sentence):
         given[part].pop(key, None)
         given[part] |= {} if value is None else {key: value}
     with pytest.raises(PlansError, match=sentence):
-        Preparation.from_plans(given["plans"], given["configuration"], given["dataset_json"])
+        PreprocessingPlan.from_plans(given["plans"], given["configuration"], given["dataset_json"])

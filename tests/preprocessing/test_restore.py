@@ -6,7 +6,7 @@ from stock_case import SPLINE, TORCH, StockCase, amid_zeros, smooth
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.images.source import ArraySource
-from nnunet_octreenca.preprocessing.case import Case
+from nnunet_octreenca.preprocessing.case import PreprocessedCase
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": 3}
@@ -41,17 +41,17 @@ def restored(case, stock, logits, height):
 
 def check(stock, source, height=5, seed=1):
     """Labels of the case beside nnU-Net's."""
-    case = Case(source, stock.preparation, band=5)
+    case = PreprocessedCase(source, stock.preprocessing, band=5)
     data, properties = stock.preprocessed(source)
     logits = smooth(
-        np.random.default_rng(seed), (stock.preparation.num_classes, *data.shape[1:]), 1.5
+        np.random.default_rng(seed), (stock.preprocessing.num_classes, *data.shape[1:]), 1.5
     )
     expected = stock.segmentation(logits, properties)
     if len(source.shape) == 2:
         expected = expected[0]
     own = restored(case, stock, logits, height)
     assert own.shape == expected.shape == source.shape
-    assert len(np.unique(own)) == stock.preparation.largest_label + 1
+    assert len(np.unique(own)) == stock.preprocessing.largest_label + 1
     return own, expected, case
 
 
@@ -105,8 +105,8 @@ def test_a_2d_models_labels(target, shape):
 def test_every_banding_gives_the_same_labels(spacings, dimension):
     lead = 3 - dimension
     stock = StockCase([24, 100, 40][lead:], spacings[1][lead:])
-    case = Case(
-        ArraySource(image([17, 150, 26][lead:]), spacings[0][lead:]), stock.preparation, band=8
+    case = PreprocessedCase(
+        ArraySource(image([17, 150, 26][lead:]), spacings[0][lead:]), stock.preprocessing, band=8
     )
     shape = (1,) * lead + case.layout.resampled[lead:]
     logits = np.random.default_rng(2).normal(size=(3, *shape)).astype(np.float32)
@@ -144,7 +144,7 @@ def test_more_than_255_labels_take_two_bytes():
     labels = {"background": 0, **{f"label {k}": k for k in range(1, 301)}}
     stock = StockCase([4, 4], [1, 1], labels=labels)
     source = ArraySource(image((6, 5)))
-    case = Case(source, stock.preparation, band=4)
+    case = PreprocessedCase(source, stock.preprocessing, band=4)
     logits = np.random.default_rng(4).normal(size=(301, 1, 6, 5)).astype(np.float32)
     own = restored(case, stock, logits, 4)
     assert own.dtype == np.int16
@@ -153,11 +153,13 @@ def test_more_than_255_labels_take_two_bytes():
     assert own.max() > 255
     stock = StockCase([4, 4], [1, 1], labels={"background": 0, "a": [1, 2]}, regions=[40000])
     with pytest.raises(PlansError, match="label 40000 is above 32767"):
-        Case(source, stock.preparation, band=4).restorer()
+        PreprocessedCase(source, stock.preprocessing, band=4).restorer()
 
 
 def test_bands_that_do_not_fit():
-    case = Case(ArraySource(image((9, 7))), StockCase([4, 4], [1, 1]).preparation, band=4)
+    case = PreprocessedCase(
+        ArraySource(image((9, 7))), StockCase([4, 4], [1, 1]).preprocessing, band=4
+    )
     restorer = case.restorer()
     part = restorer.part()
     part.add_logits(np.zeros((3, 4, 7), np.float32))
@@ -168,6 +170,8 @@ def test_bands_that_do_not_fit():
         restorer.finish()
     part.add_logits(np.zeros((3, 5, 7), np.float32))
     assert not restorer.finish().any()
-    resampled = Case(ArraySource(image((9, 7))), StockCase([4, 4], [2, 2]).preparation, band=4)
+    resampled = PreprocessedCase(
+        ArraySource(image((9, 7))), StockCase([4, 4], [2, 2]).preprocessing, band=4
+    )
     with pytest.raises(ValueError, match="give logits"):
         resampled.restorer().part().add_labels(np.zeros((4, 4), np.uint8))
