@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.downsample import Downsampled
+from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, Level, choose_level
-from nnunet_octreenca.images.resources import require_memory
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.libraries import import_optional

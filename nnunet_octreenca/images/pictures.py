@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.header_checks import require_deflated, require_memory
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
-from nnunet_octreenca.images.resources import require_deflated, require_memory
 from nnunet_octreenca.libraries import unlimited_pillow
 
 # What Pillow raises where a file is damaged; that it is not an image is an OSError too.

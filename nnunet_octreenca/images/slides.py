@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.downsample import Downsampled
+from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import Level, choose_level
 from nnunet_octreenca.images.pixels import composite_slide_on_white
-from nnunet_octreenca.images.resources import require_memory, threads
 from nnunet_octreenca.images.slide_files import is_tiff, openslide_knows_better
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.images.tiff import open_tiff
 from nnunet_octreenca.libraries import import_optional
+from nnunet_octreenca.resources import decoding_threads
 
 _ROWS = 256  # of a stripe where the file does not say how high its tiles are
 _TALLEST_TILE = 1024
@@ -113,7 +114,7 @@ class OpenSlideSource(StripedSource):
         stripe = height * -(-_ROWS // height) if height <= _TALLEST_TILE else _ROWS
         super().__init__(chosen.shape, 3, np.dtype(np.uint8), chosen.spacing, stripe)
         require_memory(path, 2 * self._stripe_bytes)
-        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(threads())
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(decoding_threads())
 
     def _read_stripe(self, first: int, end: int) -> NDArray[np.uint8]:
         columns = self.shape[1]

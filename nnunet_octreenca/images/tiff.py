@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.downsample import Downsampled
+from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, choose_level, pyramid
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white
-from nnunet_octreenca.images.resources import require_memory, threads
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.images.tiff_pages import PageLayout
@@ -22,6 +22,7 @@ from nnunet_octreenca.images.tiff_resolution import (
     spacing_beside,
 )
 from nnunet_octreenca.libraries import import_optional, missing_decoder
+from nnunet_octreenca.resources import decoding_threads
 
 # Rows read at a time where the file would allow single ones.
 _ROWS = 128
@@ -299,7 +300,7 @@ class TiffSource(StripedSource):
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(threads())
+            self._pool = ThreadPoolExecutor(decoding_threads())
         return self._pool
 
     def close(self) -> None:

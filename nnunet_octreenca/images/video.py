@@ -1,6 +1,5 @@
 """Videos, decoded once into a scratch file and read from there in bands of frames."""
 
-import shutil
 import tempfile
 from fractions import Fraction
 from math import prod
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.libraries import import_optional
+from nnunet_octreenca.resources import free_disk
 
 # Without it FFmpeg paints over what it cannot decode. "bitstream" and "buffer" found nothing
 # more in files with flipped bytes, and refuse some that are merely unusual.
@@ -84,7 +84,7 @@ class VideoSource:
         stream = container.streams.video[0]
         frames = stream.frames or float(_seconds(container) * (stream.average_rate or 0))
         wanted = frames * stream.width * stream.height * self.channels
-        free = shutil.disk_usage(folder).free
+        free = free_disk(folder)
         if wanted > free:
             raise _no_room(folder, f"{wanted / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.resources import require_deflated
+from nnunet_octreenca.images.header_checks import require_deflated
 
 _CHUNK = 1 << 20
 _HEADER = 1 << 16  # bytes within which a text header ends

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_series import is_dicom, series_files
-from nnunet_octreenca.images.resources import require_memory
+from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.volume_checks import require_whole
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")

@@ -1,11 +1,9 @@
 """How an image is taken through memory: whole or in bands, decided before anything is allocated."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import torch
 
@@ -13,6 +11,7 @@ from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.inference.stream import aligned, spans
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning import StreamBytes, stream_bytes
+from nnunet_octreenca.resources import available_memory, resident_memory
 
 GIB = 1 << 30
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -77,57 +76,6 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * _SUFFIXES[match[2]])
 
 
-def resident_bytes() -> int:
-    """What this process holds now; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _numbers(path: str) -> dict[str, int]:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        words = line.replace(":", " ").split()
-        if len(words) >= 2 and words[1].isdigit():
-            found[words[0]] = int(words[1])
-    return found
-
-
-def _number(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):  # "max"
-        return None
-
-
-def free_host_memory() -> tuple[int, str]:
-    """Bytes that can still be had, and what sets the limit: the machine, or a control group."""
-    free = _numbers("/proc/meminfo").get("MemAvailable", 0) * 1024
-    if not free:
-        try:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        except (OSError, ValueError, AttributeError):
-            free = 4 * GIB
-    limits = [(free, "free memory")]
-    group = "/sys/fs/cgroup"
-    for limit, usage, caches, name in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes",
-         "memory/memory.stat", "total_inactive_file"),
-    ):  # fmt: skip
-        most, used = _number(f"{group}/{limit}"), _number(f"{group}/{usage}")
-        if most is not None and used is not None and most < 1 << 60:
-            # Cached files count as used, and are given back when memory is asked for.
-            cached = _numbers(f"{group}/{caches}").get(name, 0)
-            limits.append((most - used + cached, "the control group's limit"))
-    return min(limits)
-
-
 def memory_limit(asked: int | None = None, device: torch.device | str = "cpu") -> Memory:
     """What a prediction may use in all, with what the process holds already.
 
@@ -140,8 +88,8 @@ def memory_limit(asked: int | None = None, device: torch.device | str = "cpu") -
         on_device = int(torch.cuda.mem_get_info(torch.device(device))[0] * _SHARE)
     if asked is not None:
         return Memory(asked, on_device, "--memory")
-    free, source = free_host_memory()
-    return Memory(int(free * _SHARE) + resident_bytes(), on_device, f"{_SHARE:.0%} of {source}")
+    free, source = available_memory()
+    return Memory(int(free * _SHARE) + resident_memory(), on_device, f"{_SHARE:.0%} of {source}")
 
 
 def plan_memory(
@@ -194,7 +142,7 @@ def plan_memory(
             labels=labels and passes == 1,
         )
 
-    held = resident_bytes() + beside
+    held = resident_memory() + beside
     smallest = None
     for count in [units] if units else _candidates(shape, step, engine):
         found = needed(count)

@@ -6,7 +6,6 @@ lifted while we read, and what it is there for is looked at instead: can the fil
 header promises, and can the machine.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.libraries import unlimited_pillow
+from nnunet_octreenca.resources import physical_memory
 
 # A deflated byte stands for at most 1,032 bytes.
 _DEFLATE_RATIO = 1032
@@ -58,14 +58,6 @@ def check_promise(path: str) -> None:
             f"nnU-Net wants them, but this machine has {memory / (1 << 30):.1f} GiB; predict it "
             f"with `nnunet_octreenca predict`, which reads in bands"
         )
-
-
-def physical_memory() -> int:
-    """Bytes of memory that the machine has; a very large number where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return 1 << 62
 
 
 def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import atomic_write
+from nnunet_octreenca.resources import processors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -140,7 +141,7 @@ def in_order(
         items: taken one by one, never more than two for each thread ahead of the results.
         workers: threads; by default one for each core.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or processors()
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

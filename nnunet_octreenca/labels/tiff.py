@@ -1,6 +1,5 @@
 """A label map as a pyramidal OME-TIFF, as QuPath, Fiji, napari and OpenSlide open it."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from nnunet_octreenca.labels.output import (
 )
 from nnunet_octreenca.labels.palette import PALETTE
 from nnunet_octreenca.libraries import import_optional
+from nnunet_octreenca.resources import processors
 
 # Offsets of a classic TIFF are 32 bits; what is left is for tags and the tiles' own overhead.
 _CLASSIC_BYTES = 2**32 - 2**26
@@ -81,7 +81,7 @@ def write_label_tiff(
                 subifds=len(steps) - 1 if step == 1 else None,
                 subfiletype=0 if step == 1 else 1,
                 metadata=metadata if step == 1 else None,
-                maxworkers=os.cpu_count(),
+                maxworkers=processors(),
                 buffersize=_BUFFER,
                 **_resolution(microns, step),
                 **colours,

@@ -1,6 +1,5 @@
 """One case of `nnunet_octreenca predict`, from its file to its files."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from nnunet_octreenca.labels.overlay import ENDING as OVERLAY_ENDING
 from nnunet_octreenca.labels.overlay import label_shares, write_overlay
 from nnunet_octreenca.labels.thumbnail import Thumbnail, labels_thumbnail
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
+from nnunet_octreenca.resources import free_disk
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
@@ -221,7 +221,7 @@ def _scratch(output: Path) -> Path:
 def _check_disk(output: Path, shape: Sequence[int]) -> None:
     # Labels compress well; a hundredth of a byte a cell and some room for the overlay is little.
     needed = int(np.prod(shape)) // 100 + (8 << 20)
-    free = shutil.disk_usage(output).free
+    free = free_disk(output)
     if free < needed:
         raise OutputError(
             f"{output} has {free / 1e6:.0f} MB left, and the results need some "

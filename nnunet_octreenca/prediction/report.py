@@ -16,6 +16,7 @@ from nnunet_octreenca.files import write_json
 from nnunet_octreenca.inference.ensemble import Progress
 from nnunet_octreenca.integration.version import nnunet_version
 from nnunet_octreenca.prediction.case import Job
+from nnunet_octreenca.resources import peak_memory
 
 
 class Report:
@@ -66,7 +67,7 @@ class Report:
             "precision": "float16" if job.half else "float32",
             "seeds": list(job.seeds),
             "mirror_axes": list(job.mirror_axes),
-            "peak_bytes": peak_bytes(),
+            "peak_bytes": peak_memory(),
             "peak_device_bytes": (
                 torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else 0
             ),
@@ -87,25 +88,8 @@ class Report:
             parts.append(f"{len(self.left_out)} finished before")
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
-        head = f"{', '.join(parts)}, {self.seconds:.1f} s, peak {peak_bytes() / 1e9:.2f} GB"
+        head = f"{', '.join(parts)}, {self.seconds:.1f} s, peak {peak_memory() / 1e9:.2f} GB"
         return [head, *(f"  {entry['case']}: {entry['sentence']}" for entry in self.failed)]
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held; 0 where the system does not tell."""
-    try:
-        # `getrusage` would count what another program held in this process before.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _device_name(device: torch.device) -> str:

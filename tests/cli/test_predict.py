@@ -314,7 +314,7 @@ def test_bad_flags_are_named(models, tmp_path, capsys, flags, sentence):
 
 def test_a_full_disk_is_said_before_anything_is_computed(models, tmp_path, capsys, monkeypatch):
     picture(tmp_path / "a.png")
-    monkeypatch.setattr(case.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(case, "free_disk", lambda folder: 1_000_000)
     predict(models.rgb, tmp_path / "a.png", tmp_path / "out", "--disable_tta", code=1)
     assert "1 MB left" in capsys.readouterr().err
 

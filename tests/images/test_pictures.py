@@ -8,7 +8,7 @@ from closed import closed_afterwards
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images import pictures, resources
+from nnunet_octreenca.images import header_checks, pictures
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (61, 83, 3), np.uint8)
@@ -161,7 +161,7 @@ def test_headers_that_promise_too_much(tmp_path, monkeypatch, PictureSource):
     path.write_bytes(png_of(3000, 3000))
     with pytest.raises(InputError, match=r"a\.png promises 3,375,000 bytes"):
         PictureSource(path)
-    monkeypatch.setattr(resources, "memory_limit", lambda: 10**9)
+    monkeypatch.setattr(header_checks, "total_memory", lambda: 10**9)
     path.write_bytes(png_of(100_000, 100_000))
     with pytest.raises(InputError, match=r"a\.png needs 40\.0 GB .*has 1\.0 GB"):
         PictureSource(path)

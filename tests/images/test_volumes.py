@@ -9,7 +9,7 @@ from bands import check_bands
 from dicom_slices import write_series
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images import resources
+from nnunet_octreenca.images import header_checks
 from nnunet_octreenca.images.volumes import VolumeSource
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (11, 13, 17), np.int16)
@@ -164,7 +164,7 @@ def test_a_nifti_header_that_promises_too_much(tmp_path, ending):
 
 def test_what_this_machine_cannot_hold(tmp_path, monkeypatch):
     write(tmp_path / "a.nii.gz")
-    monkeypatch.setattr(resources, "memory_limit", lambda: VOXELS.nbytes - 1)
+    monkeypatch.setattr(header_checks, "total_memory", lambda: VOXELS.nbytes - 1)
     with pytest.raises(InputError, match=r"a\.nii\.gz needs .* in memory"):
         VolumeSource(tmp_path / "a.nii.gz")
 

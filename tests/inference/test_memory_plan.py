@@ -8,7 +8,6 @@ from nnunet_octreenca.inference import memory_plan
 from nnunet_octreenca.inference.memory_plan import (
     GIB,
     Memory,
-    free_host_memory,
     memory_limit,
     parse_memory,
     plan_memory,
@@ -36,7 +35,7 @@ def test_no_sizes(text):
 
 @pytest.fixture
 def network(monkeypatch):
-    monkeypatch.setattr(memory_plan, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(memory_plan, "resident_memory", lambda: 0)
     return make_network((20, 20), steps=(5, 4, 4, 4, 6))[0]
 
 
@@ -100,17 +99,8 @@ def test_a_gpu_takes_the_whole_where_it_fits_else_the_largest_band(network, monk
         plan_memory(network, shape, Memory(8 * GIB, 1 << 20, "test"))
 
 
-def test_a_control_group_limits(monkeypatch):
-    files = {"/sys/fs/cgroup/memory.max": 3 * GIB, "/sys/fs/cgroup/memory.current": GIB}
-    monkeypatch.setattr(memory_plan, "_number", files.get)
-    tables = {
-        "/proc/meminfo": {"MemAvailable": 8 * GIB // 1024},
-        "/sys/fs/cgroup/memory.stat": {"inactive_file": GIB // 2},
-    }
-    monkeypatch.setattr(memory_plan, "_numbers", lambda path: tables.get(path, {}))
-    assert free_host_memory() == (5 * GIB // 2, "the control group's limit")
-    tables["/proc/meminfo"]["MemAvailable"] = GIB // 1024
-    assert free_host_memory() == (GIB, "free memory")
-    monkeypatch.setattr(memory_plan, "resident_bytes", lambda: GIB)
-    assert memory_limit().host == int(0.8 * GIB) + GIB
-    assert memory_limit(5).host == 5
+def test_without_a_limit_of_the_users_most_of_what_is_available_is_planned_with(monkeypatch):
+    monkeypatch.setattr(memory_plan, "available_memory", lambda: (2 * GIB, "free memory"))
+    monkeypatch.setattr(memory_plan, "resident_memory", lambda: GIB)
+    assert memory_limit() == Memory(int(0.8 * 2 * GIB) + GIB, 0, "80% of free memory")
+    assert memory_limit(5) == Memory(5, 0, "--memory")

@@ -1,30 +1,13 @@
-"""What this machine can hold and how many threads decode, asked before anything is allocated."""
+"""Whether a file can be what its header promises, asked before anything is allocated."""
 
-import os
 from pathlib import Path
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.resources import total_memory
 
 # Deflate cannot do better than one bit for 258 / 2 bytes, 1032 : 1; a header that promises more
 # than that of a compressed file is wrong.
 DEFLATE_AT_BEST = 1032
-
-_CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-
-
-def memory_limit() -> int:
-    """Bytes of memory this process may use at most: the machine's, or its container's if fewer."""
-    limits = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for name in _CGROUP_LIMITS:
-        try:
-            text = (Path("/sys/fs/cgroup") / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():  # "max" means no limit
-            limits.append(int(text))
-    return min(limits, default=2**63 - 1)
 
 
 def require_memory(path: Path, wanted: int) -> None:
@@ -37,7 +20,7 @@ def require_memory(path: Path, wanted: int) -> None:
     Raises:
         InputError: the machine has less.
     """
-    limit = memory_limit()
+    limit = total_memory()
     if wanted > limit:
         raise InputError(
             f"{path} needs {wanted / 1e9:,.1f} GB in memory and this machine has "
@@ -61,10 +44,3 @@ def require_deflated(path: Path, promised: int, stored: int) -> None:
             f"the header of {path} promises {promised:,} bytes, which the file's {stored:,} bytes "
             f"cannot hold; it is damaged or truncated"
         )
-
-
-def threads() -> int:
-    """How many threads decode: the processors this process may run on, 16 at most."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(16, len(os.sched_getaffinity(0)))
-    return min(16, os.cpu_count() or 1)
