@@ -404,7 +404,7 @@ def pretended_gpu() -> Iterator[None]:
         with contextlib.ExitStack() as patches:
             for target, name, value in (
                 (cuda_device, "device_of", lambda tensor: device),
-                (cuda_engine, "takes", lambda tensor, weights: True),
+                (cuda_engine, "supports", lambda tensor, weights: True),
                 (cuda_engine.torch.cuda, "is_available", lambda: False),
             ):
                 patches.enter_context(mock.patch.object(target, name, value))

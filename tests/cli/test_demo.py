@@ -164,7 +164,7 @@ def test_interrupt_ends_all_processes(number: signal.Signals, tmp_path: Path) ->
     parent = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from nnunet_octreenca.cli import child\n"
+        "from nnunet_octreenca.cli import child_process as child\n"
         "child.GRACE_SECONDS = 0.5\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with child.ends_like_ctrl_c():\n"

@@ -60,7 +60,7 @@ def devices(tmp_path_factory):
 def network_on_host(devices, monkeypatch):
     """Everything that takes CPU tensors goes to the CUDA engine."""
     monkeypatch.setattr(cuda_device, "device_of", lambda tensor: devices[TENSOR_CORES])
-    monkeypatch.setattr(cuda_engine, "takes", lambda tensor, weights: True)
+    monkeypatch.setattr(cuda_engine, "supports", lambda tensor, weights: True)
     monkeypatch.setattr("nnunet_octreenca.ops.cpu_engine.takes", lambda tensor: False)
     return devices[TENSOR_CORES]
 
@@ -273,7 +273,7 @@ def test_a_network_trains_and_predicts_as_with_pytorch(shape, options, network_o
     exact.load_state_dict(network.state_dict())
     pixels = image.detach().double().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_engine, "takes", lambda tensor, weights: False)
+        patch.setattr(cuda_engine, "supports", lambda tensor, weights: False)
         wanted = exact(pixels, seed=3)
         wanted.backward(towards.double())
         wanted = wanted.detach()

@@ -164,9 +164,9 @@ def test_without_openslide_tiff_is_read_and_vendors_formats_name_it(vms, tmp_pat
             raise EnvironmentMismatchError(f'run pip install "nnunet-octreenca[{extra}]"')
         return original(module, extra)
 
-    original = slides.imported
-    monkeypatch.setattr(slides, "imported", without)
-    monkeypatch.setattr(slide_files, "imported", without)
+    original = slides.import_optional
+    monkeypatch.setattr(slides, "import_optional", without)
+    monkeypatch.setattr(slide_files, "import_optional", without)
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
     source = slides.open_slide(tmp_path / "a.tif")
     np.testing.assert_array_equal(source.read(0, 133), np.moveaxis(RGB, -1, 0))

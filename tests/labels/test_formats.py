@@ -1,6 +1,5 @@
 """Every format through the one function that writes any of them."""
 
-import doctest
 import errno
 import json
 import tracemalloc
@@ -298,10 +297,3 @@ def test_the_first_colours_are_told_apart_by_the_colour_blind():
         lab = rgb2lab(seen[None])[0]
         apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
         assert apart[~np.eye(len(lab), dtype=bool)].min() > 10
-
-
-@pytest.mark.parametrize("name", ["palette", "labels", "write_whole", "write_overlay"])
-def test_examples(name):
-    found = doctest.testmod(import_module(f"nnunet_octreenca.io.{name}"))
-    assert found.attempted > 0
-    assert found.failed == 0
