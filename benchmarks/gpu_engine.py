@@ -409,7 +409,7 @@ def pretended_gpu() -> Iterator[None]:
             ):
                 patches.enter_context(mock.patch.object(target, name, value))
             patches.enter_context(
-                mock.patch("nnunet_octreenca.ops.cpu_engine.takes", return_value=False)
+                mock.patch("nnunet_octreenca.ops.cpu_engine.supports", return_value=False)
             )
             yield
 

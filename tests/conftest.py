@@ -103,6 +103,22 @@ class NNUNet:
         path.write_text(json.dumps(plans))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nightly", action="store_true", help="also run the variants marked `nightly`"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --nightly, more sizes of what is tested anyway are deselected."""
+    if config.getoption("--nightly"):
+        return
+    nightly = [item for item in items if "nightly" in item.keywords]
+    if nightly:
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if "nightly" not in item.keywords]
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """The same weights and data in every run, whether a test runs alone or among others."""

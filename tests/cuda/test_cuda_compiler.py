@@ -32,6 +32,7 @@ except CudaError as error:  # a PyTorch without CUDA
     pytest.skip(str(error), allow_module_level=True)
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+EVERY_PUSH = (75, 80, 90)
 # Sizes beside those that doctor compiles: padding in C and H, no and many image channels.
 ODD_NETWORKS = ((2, 13, 2, 37), (2, 16, 0, 64), (2, 52, 5, 208), (3, 16, 15, 64), (3, 5, 1, 3))
 BUDGET = 60.0  # seconds a program, on a machine that has other things to do
@@ -44,12 +45,17 @@ def _folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_every_architecture_and_the_fast_ones_spill_nothing(capsys):
+@pytest.mark.parametrize(
+    "architectures",
+    [EVERY_PUSH, pytest.param(ARCHITECTURES, marks=pytest.mark.nightly)],
+    ids=["three", "all"],
+)
+def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, capsys):
     begun = time.perf_counter()
-    networks = dict.fromkeys(ARCHITECTURES, NETWORKS[:3])
+    networks = dict.fromkeys(architectures, NETWORKS[:3])
     networks[75] = networks[90] = (*NETWORKS, *ODD_NETWORKS)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tables = list(pool.map(lambda n: compile_kernels(n, networks[n]), ARCHITECTURES))
+        tables = list(pool.map(lambda n: compile_kernels(n, networks[n]), architectures))
     seconds = time.perf_counter() - begun
     rows = [row for table in tables for row in table]
     keys = ("architecture", "dimension", "channels", "input_channels", "precision", "pass")
@@ -57,11 +63,11 @@ def test_every_kernel_compiles_for_every_architecture_and_the_fast_ones_spill_no
     with capsys.disabled():
         slowest = max(compiled.values())
         print(
-            f"\n{len(compiled)} programs for {len(ARCHITECTURES)} architectures compiled in "
+            f"\n{len(compiled)} programs for {len(architectures)} architectures compiled in "
             f"{seconds:.0f} s, the slowest in {slowest:.1f} s (budget {BUDGET:.0f} s)"
         )
-    wanted = sum(len(list(programs(n, networks[n]))) for n in ARCHITECTURES)
-    assert len(compiled) == wanted > 90
+    wanted = sum(len(list(programs(n, networks[n]))) for n in architectures)
+    assert len(compiled) == wanted > 40
     assert slowest < BUDGET
 
     for row in rows:

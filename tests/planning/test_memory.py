@@ -21,28 +21,33 @@ def benchmark():
     return module
 
 
+# Each task, each engine and the options that change the sum most.
+EVERY_PUSH = (
+    "hippocampus, C++",
+    "radiology, cropped",
+    "one slide, C++",
+    "one volume",
+    "streamed slide, C++",
+)
+NIGHTLY = (
+    "one volume, C++",
+    "pathology, C++",
+    "hippocampus",
+    "pathology",
+    "20 classes, C++",
+    "20 classes",
+    "150 classes",
+    "large slide",
+    "one slide",
+    "40 classes, mirrored",
+    "streamed volume, C++",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize(
-    "case",
-    [
-        "one slide, C++",
-        "hippocampus, C++",
-        "pathology, C++",
-        "one volume, C++",
-        "hippocampus",
-        "pathology",
-        "radiology, cropped",
-        "one volume",
-        "20 classes, C++",
-        "20 classes",
-        "150 classes",
-        "large slide",
-        "one slide",
-        "40 classes, mirrored",
-        "streamed slide, C++",
-        "streamed volume, C++",
-    ],
+    "case", [*EVERY_PUSH, *(pytest.param(case, marks=pytest.mark.nightly) for case in NIGHTLY)]
 )
 def test_the_model_is_right_within_15_percent(benchmark, case):
     if benchmark.CASES[case].engine == "cpu" and cpu_module() is None:
