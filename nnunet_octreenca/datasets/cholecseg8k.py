@@ -58,7 +58,7 @@ def cholec_classes(
     elif chosen == "paper":
         foreground = {name: (ALL_CLASSES[name],) for name in PAPER_CLASSES}
     else:
-        raise InputError(f"classes ({chosen!r}) is paper or all")
+        raise InputError(f"classes must be 'paper' or 'all', got {chosen!r}")
     used = {value for values in foreground.values() for value in values}
     unknown = sorted(used - set(ALL_CLASSES.values()))
     if unknown:

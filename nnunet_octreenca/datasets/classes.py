@@ -72,15 +72,15 @@ class Classes:
         """
         mask = _one_sample(mask, file)
         if mask.dtype.kind not in "ui":
-            raise InputError(f"{file} holds {mask.dtype} samples; a mask holds whole numbers")
+            raise InputError(f"{file} holds {mask.dtype} samples; a mask must hold integers")
         outside = mask.size > 0 and (int(mask.max()) >= _VALUES or int(mask.min()) < 0)
         labels = self._table[np.clip(mask, 0, _VALUES - 1) if outside else mask]
         unknown = labels == _UNDECLARED
         if outside or unknown.any():
             values = np.unique(mask[unknown] if not outside else mask)
             raise InputError(
-                f"{file} holds {_listed(values)}, which stand(s) for no class. Declare it with "
-                f"--class NAME=VALUE, --background VALUE or --ignore VALUE, or repair the mask"
+                f"{file} holds {_listed(values)}, which belong(s) to no class. Declare it with "
+                f"--class NAME=VALUE, --background VALUE or --ignore VALUE, or correct the mask"
             )
         return labels
 
@@ -92,8 +92,8 @@ def _one_sample(mask: NDArray, file: object) -> NDArray:
     coloured = mask[..., :3] if mask.shape[-1] > 2 else mask[..., :1]
     if (coloured != first[..., None]).any():
         raise InputError(
-            f"{file} is coloured; a mask holds one number a pixel. Save it as a grey picture whose "
-            f"values are the classes"
+            f"{file} is a colour image; a mask holds one value per pixel. Save it as a greyscale "
+            f"image whose values are the classes"
         )
     return first
 
@@ -134,5 +134,5 @@ def parse_values(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(
-            f"{option}: {text!r} is no whole number, nor several with commas"
+            f"{option}: {text!r} is not an integer or a comma-separated list of integers"
         ) from error

@@ -150,9 +150,9 @@ def find_frames(source: Path, *, single: bool = False) -> list[Clip]:
                 )
             frames.append(Frame(number, image, by_name[image.stem]))
         if len({frame.image.stem for frame in frames}) < len(frames):
-            raise InputError(f"{folder} holds two pictures of one name with different endings")
+            raise InputError(f"{folder} holds two images with the same name but different endings")
         if not frames:
-            raise InputError(f"{folder} holds no picture ({', '.join(PICTURES)})")
+            raise InputError(f"{folder} contains no image ({', '.join(PICTURES)})")
         if folders:
             clips.append(Clip(folder.name, folder.name, tuple(frames)))
         elif single:
@@ -277,7 +277,7 @@ def read_frame(
 
     image, mask = read_picture(frame.image), read_mask(frame.mask)
     if image.dtype != np.uint8:
-        raise InputError(f"{frame.image} is no picture of 8 bits a colour")
+        raise InputError(f"{frame.image} is not an image with 8 bits per channel")
     if image.shape[2] == 1:
         image = np.repeat(image, 3, 2)
     if mask.shape[:2] != image.shape[:2]:

@@ -78,13 +78,13 @@ def target_folder(dataset: str, name: str) -> Path:
         dataset = f"Dataset{int(dataset):03d}_{name}"
     if not _NAME.fullmatch(dataset):
         raise InputError(
-            f"{dataset!r} is no data set; give a number from 1 to 999, or DatasetXXX_Name"
+            f"{dataset!r} is not a data set; give a number from 1 to 999, or DatasetXXX_Name"
         )
     number = dataset.split("_")[0]
     others = [f for f in raw.glob(f"{number}_*") if f.is_dir() and f.name != dataset]
     if others:
         raise InputError(
-            f"the number of {dataset} is taken by {others[0]}; nnU-Net wants each number once"
+            f"the number of {dataset} is taken by {others[0]}; nnU-Net requires unique numbers"
         )
     return raw / dataset
 
@@ -143,12 +143,13 @@ class RawDataset:
             begun = read_json(self.folder / _BEGUN, f"remove {self.folder}")
             if begun != request and len(list(self.folder.iterdir())) > 1:
                 raise OutputError(
-                    f"{self.folder} was begun with other arguments and is not complete; give the "
-                    f"same ones to go on, or --overwrite to begin anew"
+                    f"{self.folder} was started with other arguments and is incomplete; re-run "
+                    f"with the same arguments to resume, or use --overwrite to start again"
                 )
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise OutputError(
-                f"{self.folder} exists already; --overwrite replaces it, -d or -o names another"
+                f"{self.folder} already exists; use --overwrite to replace it, or -d or -o to "
+                f"choose another"
             )
         elif preprocessed is not None and (preprocessed / SPLITS).exists():
             raise OutputError(
@@ -169,7 +170,7 @@ class RawDataset:
             ours |= "file_ending" in read_json(self.folder / "dataset.json", "name another folder")
         if any(self.folder.iterdir()) and not ours:
             raise OutputError(
-                f"{self.folder} is not removed: it holds no dataset.json of nnU-Net's. Name "
+                f"{self.folder} will not be removed: it has no nnU-Net dataset.json. Choose "
                 f"another folder"
             )
         shutil.rmtree(self.folder)
@@ -195,8 +196,8 @@ class RawDataset:
             temporary.replace(path)
         except (OSError, RuntimeError) as error:  # the latter is SimpleITK's
             raise OutputError(
-                f"{path} cannot be written ({error}); when there is room, give the same command "
-                f"again to go on"
+                f"{path} cannot be written ({error}); free some space and re-run the command to "
+                f"resume"
             ) from error
         finally:
             _discard(temporary)

@@ -126,7 +126,9 @@ class PolygonLabels:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{self.file} is no GeoJSON of polygons ({error!r})") from error
+            raise InputError(
+                f"{self.file} is not a GeoJSON file of polygons ({error!r})"
+            ) from error
         polygons = [(polygon, label) for polygon, label in polygons if polygon.area > 0]
         return polygons, shapely.STRtree([polygon for polygon, _ in polygons])
 

@@ -38,7 +38,7 @@ def preprocessed_or_error(folder: Path) -> Path:
             "the environment variable nnUNet_preprocessed is not set; training straight from "
             "slides begins there. Set nnU-Net's three folders first"
         )
-    raise InputError(f"{folder} must be called DatasetXXX_Name to be trained on")
+    raise InputError(f"{folder} must be named DatasetXXX_Name to be trained on")
 
 
 def prepare_in_place(

@@ -102,10 +102,10 @@ def find_pairs(source: Path) -> list[SlidePair]:
                 f"{image} has no mask: {masks / image.stem} with .tif, .png or .geojson is missing"
             )
         if len(found) > 1 or image.stem in pairs:
-            raise InputError(f"the name {image.stem!r} is there twice; leave one of each")
+            raise InputError(f"the name {image.stem!r} occurs twice; keep one of each")
         pairs[image.stem] = SlidePair(image.stem, image, found[0])
     if not pairs:
-        raise InputError(f"{images} holds no slide ({', '.join(SLIDE_ENDINGS)})")
+        raise InputError(f"{images} contains no slide ({', '.join(SLIDE_ENDINGS)})")
     return list(pairs.values())
 
 
@@ -272,13 +272,15 @@ def _downsample(regions: SlideRegions, level: int | None, mpp: float | None) -> 
         return regions.downsamples[wanted]
     finest = regions.mpp
     if finest is None:
-        raise InputError(f"{regions.path} does not say its microns per pixel; give a level")
+        raise InputError(
+            f"{regions.path} does not state its resolution (microns per pixel); give a level"
+        )
     choices = [own * max(1, round(mpp / finest / own)) for own in reversed(regions.downsamples)]
     best = min(choices, key=lambda one: abs(one * finest / mpp - 1))
     if abs(best * finest / mpp - 1) > _MPP_TOLERANCE:
         has = ", ".join(f"{d * finest:.3g}" for d in regions.downsamples)
         raise InputError(
-            f"{regions.path} has {has} microns per pixel; {mpp} is no multiple of one of them"
+            f"{regions.path} has {has} microns per pixel; {mpp} is not a multiple of any of them"
         )
     return best
 

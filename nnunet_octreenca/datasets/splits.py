@@ -26,7 +26,7 @@ def held_out(groups: Iterable[str], fraction: float, seed: int = 0) -> set[str]:
         return set()
     if len(names) < 2:
         raise InputError(
-            f"there is nothing to hold out for testing from {len(names)} ({', '.join(names)}); "
+            f"nothing can be held out for testing from {len(names)} ({', '.join(names)}); "
             f"give --test 0"
         )
     count = min(max(1, round(fraction * len(names))), len(names) - 1)

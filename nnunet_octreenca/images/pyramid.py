@@ -109,7 +109,7 @@ class SlideRegions:
         if found is None:
             raise InputError(
                 f"{self.path} has levels {', '.join(f'{d:.4g}' for d in self.downsamples)} times "
-                f"coarser than its finest; {downsample:.4g} is no multiple of one of them"
+                f"coarser than its finest; {downsample:.4g} is not a multiple of any of them"
             )
         return found
 

@@ -21,7 +21,7 @@ from nnunet_octreenca.integration.configuration_manager import LeanConfiguration
 from nnunet_octreenca.integration.label_prediction import LabelPrediction
 
 _PROPERTIES = "octreenca_properties"  # of the case that a predictor is at, while labels suffice
-_BAND = 1 << 22  # cells whose labels are worked out at a time
+_BAND = 1 << 22  # cells whose labels are computed at a time
 
 
 @contextmanager

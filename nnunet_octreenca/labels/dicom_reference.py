@@ -46,7 +46,7 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
             headers.append(pydicom.dcmread(file, stop_before_pixels=True))
         except (OSError, pydicom.errors.InvalidDicomError) as error:
             raise OutputError(
-                f"{path} cannot refer to {file}, which cannot be read ({error}); choose another "
+                f"{path} cannot reference {file}, which cannot be read ({error}); choose another "
                 f"output format"
             ) from error
     for header in headers:
@@ -85,7 +85,7 @@ def _axes(header: Any) -> tuple[Any, Any, Any]:
 def _along_normal(header: Any, path: Path | str) -> float:
     if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
         raise OutputError(
-            f"{path} cannot refer to a series whose slices lack a position; choose another output "
+            f"{path} cannot reference a series whose slices lack a position; choose another output "
             f"format"
         )
     position = np.array([float(part) for part in header.ImagePositionPatient])

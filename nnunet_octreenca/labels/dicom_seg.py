@@ -111,8 +111,8 @@ def write_dicom_seg(
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise OutputError(
-            f"{path} cannot be made a DICOM segmentation (highdicom: {error}); choose another "
-            f"output format"
+            f"{path} cannot be written as a DICOM segmentation (highdicom: {error}); choose "
+            f"another output format"
         ) from error
     with atomic_output(path) as temporary:
         segmentation.save_as(temporary)
@@ -164,6 +164,6 @@ def _check_planes(headers: list[Any], labels: NDArray, path: Path | str) -> None
     if len(headers) > 1 and (len(headers), headers[0].Rows, headers[0].Columns) != labels.shape:
         found = (len(headers), headers[0].Rows, headers[0].Columns)
         raise OutputError(
-            f"{path} cannot refer to its DICOM series: that has shape {found}, the labels "
+            f"{path} cannot reference its DICOM series: the series has shape {found}, the labels "
             f"{labels.shape}"
         )

@@ -193,11 +193,13 @@ def check_formats(format_names: Sequence[str], kind: str) -> None:
     endings: dict[str, str] = {}
     for name in format_names:
         if name not in fitting:
-            raise OutputError(f"{name} is no format for a {kind}; choose from {', '.join(fitting)}")
+            raise OutputError(
+                f"{name} is not a format for a {kind}; choose from {', '.join(fitting)}"
+            )
         form = FORMATS[name]
         if form.ending in endings:
             raise OutputError(
-                f"{endings[form.ending]} and {name} write to the same name; choose one of them"
+                f"{endings[form.ending]} and {name} write to the same file name; choose one of them"
             )
         endings[form.ending] = name
         for module in form.modules:

@@ -31,7 +31,7 @@ def check_absent(path: Path | str) -> None:
     """
     if os.path.lexists(path):
         raise OutputError(
-            f"{path} exists already; give --overwrite to replace it, or another output folder"
+            f"{path} already exists; use --overwrite to replace it, or choose another output folder"
         )
 
 
@@ -76,14 +76,14 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if _number(error) in _FULL:
             raise OutputError(
-                f"{path} cannot be written, no room is left on its disk ({error}); free some, "
-                f"or choose an output folder elsewhere"
+                f"{path} cannot be written: the disk is full ({reason}); free some "
+                f"space, or choose an output folder on another disk"
             ) from error
         raise OutputError(
-            f"{path} cannot be written ({error}); check that its folder exists and that you may "
-            f"write there"
+            f"{path} cannot be written ({reason}); check that its folder exists and is writable"
         ) from error
 
 

@@ -66,12 +66,12 @@ def write_volume(
         try:
             sitk.WriteImage(image, named, useCompression=True)
             if not _complete(named, ending, labels.nbytes):
-                raise RuntimeError("the file is shorter than the labels, as when a disk is full")
+                raise RuntimeError("the file is shorter than its labels; the disk may be full")
             named.replace(temporary)
         except RuntimeError as error:
             raise OutputError(
                 f"{path} cannot be written (SimpleITK: {str(error).strip().splitlines()[-1]}); "
-                f"check that there is room on the disk and that you may write there"
+                f"check free disk space and write permission"
             ) from error
         finally:
             named.unlink(missing_ok=True)

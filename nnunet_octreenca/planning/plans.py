@@ -75,7 +75,7 @@ def extend_plans(
             if needed > channels:
                 raise PlansError(
                     f"the preset's cells have {channels} channels, but {name!r} needs {needed} for "
-                    f"image and labels; leave the preset out, and the channels are worked out"
+                    f"image and labels; omit the preset to have the channels computed"
                 )
             configuration.update(own)
             continue

@@ -26,6 +26,6 @@ def load_preset(name: str) -> dict[str, Any]:
     """
     path = _folder() / f"{name}.json"
     if name not in preset_names():
-        raise PlansError(f"no preset is called {name!r}; there are {', '.join(preset_names())}")
+        raise PlansError(f"there is no preset {name!r}; choose from {', '.join(preset_names())}")
     preset: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return preset

@@ -86,8 +86,8 @@ class Settings:
         unknown = sorted(set(block) - known)
         if unknown:
             raise PlansError(
-                f"the plans' {BLOCK!r} block does not know {', '.join(unknown)}; "
-                f"it knows {', '.join(sorted(known))}"
+                f"the plans' {BLOCK!r} block has unknown keys: {', '.join(unknown)}; "
+                f"it supports {', '.join(sorted(known))}"
             )
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in block.items()

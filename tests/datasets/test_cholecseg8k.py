@@ -115,7 +115,7 @@ def test_all_classes_and_own(cholec, tmp_path):
     assert own.apply(VALUES[None], "x").tolist() == [expected]
     with pytest.raises(InputError, match="has the value 99"):
         cholec_classes("paper", {"x": (99,)})
-    with pytest.raises(InputError, match="paper or all"):
+    with pytest.raises(InputError, match="'paper' or 'all'"):
         cholec_classes("some")
 
 

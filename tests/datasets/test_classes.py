@@ -25,7 +25,7 @@ def test_values_become_labels():
         (np.array([[0, 70000]], np.int32), r"70000"),
         (np.array([[0, -1]], np.int32), r"-1"),
         (np.array([[0.5]], np.float32), "float32 samples"),
-        (np.array([[[1, 2, 1]]], np.uint8), r"m\.png is coloured"),
+        (np.array([[[1, 2, 1]]], np.uint8), r"m\.png is a colour image"),
     ],
 )
 def test_what_is_no_mask_is_named(mask, message):

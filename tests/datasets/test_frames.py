@@ -92,7 +92,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"b\.png has no mask"):
         convert_frames(source, target, VESSEL)
     write(source, "b", 1, ending=".bmp")
-    with pytest.raises(InputError, match="two pictures of one name"):
+    with pytest.raises(InputError, match="two images with the same name"):
         convert_frames(source, target, VESSEL)
     (source / "images/b.bmp").unlink()
     write(source, "b", 1, shape=(8, 12))

@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on(folders):
         run()
     assert [path.name for path in (folder / "imagesTr").iterdir()] == ["a.png"]
     assert not list(folder.glob(".writing*"))
-    with pytest.raises(OutputError, match=r"begun with other arguments.*--overwrite"):
+    with pytest.raises(OutputError, match=r"started with other arguments.*--overwrite"):
         RawDataset(folder, folders / "source", {"seed": 2})
     (folder / ".writing.1.c.png").write_text("left by a kill")
     run()
@@ -99,7 +99,7 @@ def test_what_exists_is_kept_unless_told(folders):
     folder = folders / "raw" / "Dataset001_A"
     finish(RawDataset(folder, folders / "source", {}))
     (folder / "old").write_text("old")
-    with pytest.raises(OutputError, match=r"Dataset001_A exists already; --overwrite replaces it"):
+    with pytest.raises(OutputError, match=r"Dataset001_A already exists; use --overwrite"):
         RawDataset(folder, folders / "source", {})
     finish(RawDataset(folder, folders / "source", {}, overwrite=True), splits=None)
     assert {p.name for p in folder.iterdir()} == {"dataset.json"}
@@ -118,12 +118,12 @@ def test_splits_of_an_earlier_data_set(folders):
 def test_only_data_sets_are_removed(folders):
     home = folders / "home"
     (home / "letters").mkdir(parents=True)
-    with pytest.raises(OutputError, match="is not removed"):
+    with pytest.raises(OutputError, match="will not be removed"):
         RawDataset(home, folders / "source", {}, overwrite=True)
     decathlon = folders / "Task05_Prostate"
     decathlon.mkdir()
     (decathlon / "dataset.json").write_text('{"modality": {"0": "T2"}}')
-    with pytest.raises(OutputError, match="is not removed"):
+    with pytest.raises(OutputError, match="will not be removed"):
         RawDataset(decathlon, folders / "source", {}, overwrite=True)
     for inside in (decathlon, decathlon / "imagesTr"):
         with pytest.raises(OutputError, match="holds what is converted"):
@@ -139,7 +139,7 @@ def test_folders_by_number_and_name(folders, monkeypatch):
     with pytest.raises(InputError, match=r"taken by .*Dataset012_X"):
         target_folder("12", "Y")
     for wrong in ("0", "1000", "twelve", "Dataset1_X"):
-        with pytest.raises(InputError, match="is no data set"):
+        with pytest.raises(InputError, match="is not a data set"):
             target_folder(wrong, "X")
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(EnvironmentMismatchError, match="nnUNet_raw is not set"):

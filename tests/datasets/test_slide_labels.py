@@ -130,7 +130,7 @@ def test_polygons_without_a_class(tmp_path):
     with pytest.raises(InputError, match="'tumour'; declared are background, gland"):
         open_labels(tmp_path / "m.geojson", SHAPE, 1.0, CLASSES).window(0, 0, 20, 20)
     (tmp_path / "m.geojson").write_text('{"features": [{"geometry": 3}]}')
-    with pytest.raises(InputError, match="is no GeoJSON"):
+    with pytest.raises(InputError, match="is not a GeoJSON"):
         open_labels(tmp_path / "m.geojson", SHAPE, 1.0, CLASSES).window(0, 0, 20, 20)
 
 

@@ -197,7 +197,7 @@ def test_in_place(generic, tmp_path, monkeypatch):
     with pytest.raises(EnvironmentMismatchError, match="nnUNet_preprocessed is not set"):
         convert_slides(generic, target, TUMOUR, **options)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
-    with pytest.raises(InputError, match="must be called DatasetXXX_Name"):
+    with pytest.raises(InputError, match="must be named DatasetXXX_Name"):
         convert_slides(generic, tmp_path / "raw/slides", TUMOUR, **options)
     with pytest.raises(PlansError, match="no_such_key"):
         convert_slides(generic, target, TUMOUR, **options, settings={"no_such_key": 1})
@@ -246,7 +246,7 @@ def test_slides_that_are_wrong(generic, tmp_path):
     for options, message in (
         ({"patch_size": 8}, r"patch size \(8\)"),
         ({"link": "hard"}, "'hard'"),
-        ({"mpp": 0.1}, "is no multiple"),
+        ({"mpp": 0.1}, "is not a multiple"),
         ({"level": -1}, "no level -1"),
         ({"test": 1.5}, r"1\.5"),
     ):

@@ -16,7 +16,7 @@ def test_held_out():
     assert held_out(VIDEOS, 0.0) == set()
     assert len(held_out(["a", "b"], 0.01)) == 1
     assert len(held_out(["a", "b"], 0.99)) == 1
-    with pytest.raises(InputError, match="nothing to hold out"):
+    with pytest.raises(InputError, match="nothing can be held out"):
         held_out(["a"], 0.2)
     with pytest.raises(InputError, match=r"1\.0"):
         held_out(VIDEOS, 1.0)

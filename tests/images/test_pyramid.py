@@ -197,5 +197,5 @@ def test_bad_slides(tmp_path):
         SlideRegions(tmp_path / "half.tif").region(0, 0, 0, 300, 300)
     with pytest.raises(ValueError, match="rows 290 to 309"):
         SlideRegions(tmp_path / "whole.tif").region(0, 290, 0, 20, 10)
-    with pytest.raises(InputError, match="is no multiple"):
+    with pytest.raises(InputError, match="is not a multiple"):
         SlideRegions(tmp_path / "whole.tif").source_level(0.5)

@@ -52,7 +52,9 @@ def fails_with(capsys, arguments: list[str], *words: str) -> None:
 @pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize("name", ["7", "Dataset007_Seven", "no such"])
 def test_unknown_data_set(capsys, name):
-    fails_with(capsys, ["extend_plans", "-d", name], "there is no data set with the name or numb")
+    fails_with(
+        capsys, ["extend_plans", "-d", name], "there is not a data set with the name or numb"
+    )
 
 
 def test_unset_folders(capsys, monkeypatch):
@@ -81,7 +83,7 @@ def test_damaged_plans(capsys, dataset):
     ("flags", "words"),
     [
         (["--set", "num_epochs=0"], ["num_epochs", "above 0"]),
-        (["--set", "epochs=5"], ["does not know epochs"]),
+        (["--set", "epochs=5"], ["has unknown keys: epochs"]),
         (["--set", "num_epochs"], ["KEY=VALUE"]),
         (["-gpu_memory_target", "0"], ["-gpu_memory_target (0.0)"]),
         (["-gpu_memory_target", "0.000001"], ["larger -gpu_memory_target"]),

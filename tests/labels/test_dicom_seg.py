@@ -215,7 +215,7 @@ def test_what_cannot_be_written_is_named(tmp_path, series):
         write_dicom_seg(blobs(5, 6), path, names=NAMES)
     with pytest.raises(OutputError, match=r"has shape \(6, 21, 30\), the labels \(5, 21, 30\)"):
         write_dicom_seg(volume_labels()[:5], path, names=NAMES, dicom_files=series)
-    with pytest.raises(OutputError, match=r"a\.dcm cannot refer to .*no\.dcm"):
+    with pytest.raises(OutputError, match=r"a\.dcm cannot reference .*no\.dcm"):
         write_dicom_seg(volume_labels(), path, names=NAMES, dicom_files=[tmp_path / "no.dcm"])
     with pytest.raises(OutputError, match="needs the volume's spacing"):
         write_dicom_seg(volume_labels()[:1], path, names=NAMES, dicom_files=series[:1])

@@ -133,11 +133,11 @@ def test_a_folder_is_a_dicom_series(tmp_path):
 
 
 def test_formats_are_refused_before_anything_is_computed(monkeypatch):
-    with pytest.raises(OutputError, match=r"geojson is no format for a volume; choose from ome"):
+    with pytest.raises(OutputError, match=r"geojson is not a format for a volume; choose from ome"):
         check_formats(["nii.gz", "geojson"], "volume")
-    with pytest.raises(OutputError, match="bmp is no format for a picture"):
+    with pytest.raises(OutputError, match="bmp is not a format for a picture"):
         check_formats(["bmp"], "picture")
-    with pytest.raises(OutputError, match=r"png and plain\.png write to the same name"):
+    with pytest.raises(OutputError, match=r"png and plain\.png write to the same file name"):
         check_formats(["png", "plain.png"], "picture")
     monkeypatch.setitem(
         FORMATS, "ome.tif", module.Format(".x", ("slide",), write, ("no_such",), "slides")
@@ -194,7 +194,7 @@ def test_a_failure_halfway_leaves_what_was_there(tmp_path, monkeypatch, name, er
 
     monkeypatch.setattr(import_module(owner), step, failing)
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError
-    with pytest.raises(expected, match="no room is left" if expected is OutputError else None):
+    with pytest.raises(expected, match="the disk is full" if expected is OutputError else None):
         write(name, 2 - labels, tmp_path / "case", info)
     if before:
         assert list(tmp_path.iterdir()) == [path]
@@ -221,7 +221,9 @@ def test_no_room_on_the_disk(tmp_path, name, missing):
     limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (enough, hard))
     try:
-        with pytest.raises(OutputError, match=r"cannot be written.*(room|File too large)"):
+        with pytest.raises(
+            OutputError, match=r"cannot be written.*(disk may be full|disk is full|File too large)"
+        ):
             write(name, labels, tmp_path / "case", info)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

@@ -26,7 +26,7 @@ def test_what_exists_needs_overwrite(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("a.png", "dangling", "."):
-        with pytest.raises(OutputError, match=r"exists already; give --overwrite"):
+        with pytest.raises(OutputError, match=r"already exists; use --overwrite"):
             check_absent(tmp_path / name)
 
 
@@ -98,7 +98,7 @@ def test_a_full_disk_is_named(tmp_path, writing):
         with writing(tmp_path / "out"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OutputError, match=r"out cannot be written, no room is left .*; free some"):
+    with pytest.raises(OutputError, match=r"out cannot be written: the disk is full .*; free some"):
         write()
     assert not listing(tmp_path)
 
@@ -111,7 +111,7 @@ def test_a_full_disk_is_known_within_a_librarys_error(tmp_path):
             except OSError as error:
                 raise OSError("while writing a tag") from error
 
-    with pytest.raises(OutputError, match="no room is left"):
+    with pytest.raises(OutputError, match="the disk is full"):
         write()
 
 

@@ -84,6 +84,6 @@ def test_a_file_that_ends_early_is_noticed(tmp_path, monkeypatch, ending, missin
             file.truncate(size - (missing if missing >= 1 else int(missing * size)))
 
     monkeypatch.setattr(sitk, "WriteImage", write_less)
-    with pytest.raises(OutputError, match="shorter than the labels"):
+    with pytest.raises(OutputError, match="shorter than its labels"):
         write_volume(noise(5, 30, 30), tmp_path / f"case{ending}")
     assert not list(tmp_path.iterdir())

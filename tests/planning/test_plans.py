@@ -188,7 +188,7 @@ def test_settings_go_into_every_planned_configuration():
     for name in ("3d_lowres", "3d_fullres", "3d_cascade_fullres"):
         block = extended["configurations"][name]["octreenca"]
         assert (block["num_epochs"], block["crop_shape"]) == (7, [16, 16, 16])
-    with pytest.raises(PlansError, match="does not know epochs"):
+    with pytest.raises(PlansError, match="has unknown keys: epochs"):
         extend_plans(PLANS, **DATA, settings={"epochs": 7})
 
 

@@ -37,7 +37,9 @@ def test_the_crop():
 
 
 def test_unknown_keys_are_named():
-    with pytest.raises(PlansError, match=r"does not know epochs, learning_rate; it knows .*num_ep"):
+    with pytest.raises(
+        PlansError, match=r"has unknown keys: epochs, learning_rate; it supports .*num_ep"
+    ):
         Settings.from_plans({"learning_rate": 1, "epochs": 3, "seed": 0})
 
 
