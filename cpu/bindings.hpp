@@ -77,12 +77,12 @@ inline Options options_of(const std::string& kernels, int threads, const std::st
   const KernelSet* set = find_kernels(kernels.c_str());
   if (set == nullptr) refuse("no kernels '" + kernels + "' on this machine");
   if (threads < 1) refuse("threads must be at least 1");
-  if (schedule != "auto" && schedule != "sweep" && schedule != "wave") {
-    refuse("schedule '" + schedule + "' must be auto, sweep or wave");
+  if (schedule != "auto" && schedule != "sweep" && schedule != "wavefront") {
+    refuse("schedule '" + schedule + "' must be auto, sweep or wavefront");
   }
   return {set, threads,
           schedule == "sweep"  ? Schedule::kSweep
-          : schedule == "wave" ? Schedule::kWave
+          : schedule == "wavefront" ? Schedule::kWavefront
                                : Schedule::kAuto,
           bf16};
 }

@@ -140,7 +140,7 @@ struct KernelSet {
   bool native_bf16;  // the processor multiplies bfloat16 itself
   Operations<float, float> single;
   Operations<float, Half> half;
-  const Operations<double, double>* twice;  // where compiled for it: the plain kernels
+  const Operations<double, double>* float64;  // where compiled for it: the plain kernels
   // Multiplies and adds in registers; returns the number of floating point operations.
   double (*burn)(std::int64_t iterations, float* sink);
 };

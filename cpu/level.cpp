@@ -185,8 +185,8 @@ const Operations<float, Half>& operations_of(const KernelSet& kernels) {
 }
 template <>
 const Operations<double, double>& operations_of(const KernelSet& kernels) {
-  if (kernels.twice != nullptr) return *kernels.twice;
-  return *find_kernels("plain")->twice;
+  if (kernels.float64 != nullptr) return *kernels.float64;
+  return *find_kernels("plain")->float64;
 }
 
 template class PackedWeights<float>;

@@ -1,4 +1,4 @@
-// One level of the octree: its shape, its packed weights, and a step of one of its units.
+// One level of the octree: its packed weights, and the memory that a step of a unit needs.
 #pragma once
 
 #include <algorithm>
@@ -9,42 +9,9 @@
 #include "fire.hpp"
 #include "kernels.hpp"
 #include "memory.hpp"
+#include "types.hpp"
 
 namespace octreenca {
-
-// Cells per axis; a 2-D level has depth 1. The level is cut into units along its first axis.
-struct Shape {
-  int dimension;
-  std::int64_t depth, height, width;
-
-  std::int64_t cells() const { return depth * height * width; }
-  std::int64_t units() const { return dimension == 2 ? height : depth; }
-  std::int64_t unit_height() const { return dimension == 2 ? 1 : height; }
-  std::int64_t unit_cells() const { return unit_height() * width; }
-};
-
-// One level's weights as PyTorch keeps them.
-template <class T>
-struct RawWeights {
-  int dimension, channels, inputs, hidden;
-  const T* perceive;       // (C, 3, 3) or (C, 3, 3, 3)
-  const T* perceive_bias;  // (C)
-  const T* hidden_weight;  // (H, 2 C)
-  const T* hidden_bias;    // (H)
-  const T* update;         // (C - n_in, H)
-};
-
-// What the fire draws of a level depend on, but for step and sample.
-struct Seed {
-  std::uint64_t seed;
-  std::uint32_t level;
-  std::uint64_t threshold;  // of 2^32
-};
-
-// Coordinates of a window's first cell in the whole level.
-struct Origin {
-  std::uint32_t z, y, x;
-};
 
 template <class T>
 class PackedWeights {

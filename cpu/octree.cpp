@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "entrance.hpp"
+#include "level_input.hpp"
 #include "pyramid.hpp"
 #include "threads.hpp"
 
@@ -10,8 +10,8 @@ namespace octreenca {
 
 namespace {
 
-// How many waves run side by side: more than one only where there are more threads than steps,
-// for a further wave computes `steps` units twice at each of its ends.
+// How many wavefronts run side by side: more than one only where there are more threads than steps,
+// for a further wavefront computes `steps` units twice at each of its ends.
 std::vector<Band> bands_for(std::int64_t units, int steps, int threads) {
   int best = 1;
   double least = 1e300;
@@ -59,13 +59,13 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     const int stride = weights.sizes().padded_channels, inputs = weights.sizes().inputs;
     const std::int64_t units = here.units(), unit_stride = here.unit_cells() * stride;
     const Seed draws = {seed, static_cast<std::uint32_t>(level), threshold};
-    typename Entrance<S>::ParentRow parent_row;
+    typename LevelInput<S>::ParentRow parent_row;
     if (level + 1 < shapes.size()) {
       parent_row = [&parent, above = shapes[level + 1], stride](std::int64_t z, std::int64_t y) {
         return parent.get() + (z * above.height + y) * above.width * stride;
       };
     }
-    const Entrance<S> enter(pyramid, level, here, network.factor, std::move(parent_row), inputs,
+    const LevelInput<S> enter(pyramid, level, here, network.factor, std::move(parent_row), inputs,
                             stride, threads);
     const int here_threads = useful_threads(threads, here.cells(), std::max(network.steps, 1));
 
@@ -73,9 +73,9 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     const bool steps_change = network.steps > 0 && threshold > 0;
     const bool ring = level == 0 && steps_change && options.schedule != Schedule::kSweep &&
                       units >= 2 * slots &&
-                      (here.dimension == 2 || options.schedule == Schedule::kWave);
+                      (here.dimension == 2 || options.schedule == Schedule::kWavefront);
     if (ring) {
-      WaveWork<float, S> work;
+      WavefrontWork<float, S> work;
       work.bands = bands_for(units, network.steps, here_threads);
       work.ring = slots;
       const Buffer<S> memory(static_cast<std::int64_t>(work.bands.size()) * slots * unit_stride);
@@ -87,7 +87,7 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
       work.drain = [&](int, std::int64_t unit, const S* from) {
         write(output, here, unit, from, inputs, stride);
       };
-      run_wave(weights, here, work, network.steps, draws, origin, sample,
+      run_wavefront(weights, here, work, network.steps, draws, origin, sample,
                static_cast<float*>(nullptr), here_threads, options);
       return;
     }

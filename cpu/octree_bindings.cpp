@@ -119,7 +119,7 @@ class PyStream {
     shape_ = network_.dimension == 2 ? Shape{2, 1, shape[0], shape[1]}
                                      : Shape{3, shape[0], shape[1], shape[2]};
     stream_ = make_octree_stream(shape_, levels, seed, threshold, sample,
-                                 options_of(kernels, threads, "wave", bf16), half);
+                                 options_of(kernels, threads, "wavefront", bf16), half);
   }
 
   std::int64_t factor() const { return stream_->factor(); }

@@ -7,8 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "octree.hpp"
+#include "memory.hpp"
 #include "threads.hpp"
+#include "types.hpp"
 
 namespace octreenca {
 

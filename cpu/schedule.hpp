@@ -32,21 +32,22 @@ void sweep(int threads, std::int64_t units, int steps, const Compute& compute,
         if (unit > first + 1) commit(index, step, unit - 1, previous);
         std::swap(current, previous);
       }
-      team.meet();
+      team.barrier();
       commit(index, step, first, 0);
       if (end - first > 1) commit(index, step, end - 1, previous);
-      team.meet();
+      team.barrier();
     }
   });
 }
 
-// All steps at once: step t trails step t - 1 by two units, so that a state is read from the
-// cache ten times instead of from memory. Threads take whichever step can go on. With fewer
+// All steps at once, by wavefront temporal blocking (Wellein et al. 2009, "Efficient temporal
+// blocking for stencil computations by multicore-aware wavefront parallelization"): step t trails
+// step t - 1 by two units, so that a state is read from the cache ten times, not from memory. Threads take whichever step can go on. With fewer
 // slots than units (a ring) the whole state never exists: `feed` fills a unit, and `drain` uses it
 // when its last step is done.
 //   feed(thread, unit), drain(thread, unit)
 //   compute(thread, step, unit, slot), commit(thread, step, unit, slot)   slot: 2 a step
-// How far every step of a wave is.
+// How far every step of a wavefront is.
 struct Progress {
   struct alignas(64) Stage {
     std::atomic<std::int64_t> ready{0};  // units that have all the steps before
@@ -126,17 +127,17 @@ bool wave_turn(int thread, Progress& progress, const MayFeed& may_feed, const Fe
 }
 
 template <class Feed, class Compute, class Commit, class Drain>
-void wave(int thread, Progress& progress, const Feed& feed, const Compute& compute,
+void wavefront(int thread, Progress& progress, const Feed& feed, const Compute& compute,
           const Commit& commit, const Drain& drain) {
   const auto may_feed = [&](std::int64_t unit) {
     return unit < progress.finished() + progress.ring;
   };
-  Patience patience;
+  Backoff backoff;
   while (progress.finished() < progress.units) {
     if (wave_turn(thread, progress, may_feed, feed, compute, commit, drain)) {
-      patience = Patience();
+      backoff = Backoff();
     } else {
-      patience.wait();
+      backoff.wait();
     }
   }
 }

@@ -15,16 +15,16 @@ int useful_threads(int threads, std::int64_t cells, int steps) {
   return static_cast<int>(std::min<std::int64_t>(std::max(threads, 1), most));
 }
 
-std::int64_t wave_batch(const Shape& shape) {
+std::int64_t wavefront_batch(const Shape& shape) {
   return std::clamp<std::int64_t>(1000 / std::max<std::int64_t>(shape.unit_cells(), 1), 1, 16);
 }
 
 std::int64_t ring_slots(const Shape& shape, int steps) {
-  return 2 * steps + 4 + 2 * wave_batch(shape);
+  return 2 * steps + 4 + 2 * wavefront_batch(shape);
 }
 
 template <class T, class S>
-void run_wave(const PackedWeights<T>& weights, const Shape& shape, const WaveWork<T, S>& work,
+void run_wavefront(const PackedWeights<T>& weights, const Shape& shape, const WavefrontWork<T, S>& work,
               int steps, const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
               int threads, const Options& options) {
   const Sizes& sizes = weights.sizes();
@@ -36,7 +36,7 @@ void run_wave(const PackedWeights<T>& weights, const Shape& shape, const WaveWor
   std::vector<std::unique_ptr<Progress>> progress;
   for (const Band& band : work.bands) {
     progress.push_back(std::make_unique<Progress>(band.end - band.first, steps, work.ring,
-                                                  wave_batch(shape)));
+                                                  wavefront_batch(shape)));
   }
   Team::run(threads, [&](int index, Team&) {
     Workspace<T>& workspace = *workspaces[static_cast<std::size_t>(index)];
@@ -49,7 +49,7 @@ void run_wave(const PackedWeights<T>& weights, const Shape& shape, const WaveWor
                                    static_cast<std::size_t>(step)) * 2;
         return pendings[first + static_cast<std::size_t>(slot)]->view;
       };
-      wave(
+      wavefront(
           index, *progress[number],
           [&](int thread, std::int64_t offset) {
             const std::int64_t unit = band.first + offset;
@@ -89,16 +89,16 @@ void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, in
 
   Schedule schedule = options.schedule;
   if (schedule == Schedule::kAuto) {
-    // The wave keeps 2 * steps rows in the cache. Planes are too large for that.
-    const bool waves = shape.dimension == 2 && threads <= steps && units >= 4 * steps;
-    schedule = waves ? Schedule::kWave : Schedule::kSweep;
+    // The wavefront keeps 2 * steps rows in the cache. Planes are too large for that.
+    const bool wavefronts = shape.dimension == 2 && threads <= steps && units >= 4 * steps;
+    schedule = wavefronts ? Schedule::kWavefront : Schedule::kSweep;
   }
-  if (schedule == Schedule::kWave) {
-    WaveWork<T, S> work;
+  if (schedule == Schedule::kWavefront) {
+    WavefrontWork<T, S> work;
     work.bands = {{0, units, 0, units}};
     work.ring = units;
     work.slot = [=](std::size_t, std::int64_t unit) { return state + unit * unit_stride; };
-    run_wave(weights, shape, work, steps, seed, origin, sample, log, std::min(threads, steps),
+    run_wavefront(weights, shape, work, steps, seed, origin, sample, log, std::min(threads, steps),
              options);
     return;
   }
@@ -159,11 +159,11 @@ void steps_forward(const RawWeights<T>& raw, const Shape& shape, int batch, T* s
   }
 }
 
-template void run_wave<float, float>(const PackedWeights<float>&, const Shape&,
-                                     const WaveWork<float, float>&, int, const Seed&,
+template void run_wavefront<float, float>(const PackedWeights<float>&, const Shape&,
+                                     const WavefrontWork<float, float>&, int, const Seed&,
                                      const Origin&, std::uint32_t, float*, int, const Options&);
-template void run_wave<float, Half>(const PackedWeights<float>&, const Shape&,
-                                    const WaveWork<float, Half>&, int, const Seed&,
+template void run_wavefront<float, Half>(const PackedWeights<float>&, const Shape&,
+                                    const WavefrontWork<float, Half>&, int, const Seed&,
                                     const Origin&, std::uint32_t, float*, int, const Options&);
 template void run_steps<float, float>(const PackedWeights<float>&, const Shape&, float*, int,
                                       const Seed&, const Origin&, std::uint32_t, float*,

@@ -6,10 +6,11 @@
 #include <vector>
 
 #include "level.hpp"
+#include "types.hpp"
 
 namespace octreenca {
 
-enum class Schedule { kAuto, kSweep, kWave };
+enum class Schedule { kAuto, kSweep, kWavefront };
 
 struct Options {
   const KernelSet* kernels;
@@ -21,25 +22,25 @@ struct Options {
 // Threads worth starting for `cells` * `steps` cell-steps.
 int useful_threads(int threads, std::int64_t cells, int steps);
 
-// Which units a wave leaves in place, and how far it looks to both sides for that.
+// Which units a wavefront leaves in place, and how far it looks to both sides for that.
 struct Band {
   std::int64_t first, end;            // units computed
   std::int64_t drain_first, drain_end;  // units that are right at the end
 };
 
 // Units a thread does before it looks for other work: some 20 us.
-std::int64_t wave_batch(const Shape& shape);
+std::int64_t wavefront_batch(const Shape& shape);
 
-// Slots of a wave's ring: enough for every step to trail the one before.
+// Slots of a wavefront's ring: enough for every step to trail the one before.
 std::int64_t ring_slots(const Shape& shape, int steps);
 
-// Runs the steps of one sample, a wave through every band.
+// Runs the steps of one sample, a wavefront through every band.
 //
 //   slot(band, unit)          where a unit's state is kept
 //   feed(thread, unit, to)    fills a unit
 //   drain(thread, unit, from) uses a unit that has all its steps; its slot is then filled anew
 template <class T, class S>
-struct WaveWork {
+struct WavefrontWork {
   std::vector<Band> bands;
   std::int64_t ring;
   std::function<S*(std::size_t, std::int64_t)> slot;
@@ -47,7 +48,7 @@ struct WaveWork {
   std::function<void(int, std::int64_t, const S*)> drain;
 };
 template <class T, class S>
-void run_wave(const PackedWeights<T>& weights, const Shape& shape, const WaveWork<T, S>& work,
+void run_wavefront(const PackedWeights<T>& weights, const Shape& shape, const WavefrontWork<T, S>& work,
               int steps, const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
               int threads, const Options& options);
 

@@ -100,18 +100,18 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
       GatheredUnit<T>*current = slots[2], *next = slots[3];
       gather(first, first_gathered);
       if (end - first > 1) gather(end - 1, last_gathered);
-      team.meet();
+      team.barrier();
       if (end - first > 2) gather(first + 1, *current);
       for (std::int64_t unit = first + 1; unit < end - 1; ++unit) {
         if (unit + 1 < end - 1) gather(unit + 1, *next);
         backward(unit, *current);
         std::swap(current, next);
       }
-      team.meet();
+      team.barrier();
       backward(first, first_gathered);
-      team.meet();
+      team.barrier();
       if (end - first > 1) backward(end - 1, last_gathered);
-      team.meet();
+      team.barrier();
     }
     // The caller's state and log are as they were.
     for (int step = 0; step < steps; ++step) swap_units(step);

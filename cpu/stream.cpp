@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "entrance.hpp"
+#include "level_input.hpp"
 #include "pyramid.hpp"
 #include "schedule.hpp"
 #include "stepper.hpp"
@@ -144,31 +144,31 @@ class Stream final : public OctreeStream {
   }
 
   void begin(Range wanted) override {
-    waves_.clear();
+    wavefronts_.clear();
     wanted_ = wanted;
     const std::size_t count = std::max<std::size_t>(coarsest_, 1);
     Range needed = wanted;
     for (std::size_t level = 0; level < count; ++level) {
-      waves_.push_back(std::make_unique<Wave>(*this, level, needed));
+      wavefronts_.push_back(std::make_unique<Wavefront>(*this, level, needed));
       const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
-      const Range& computed = waves_.back()->units;
+      const Range& computed = wavefronts_.back()->units;
       needed = {computed.first / f, (computed.end - 1) / f + 1};
     }
     image_.begin(image_range().first);
   }
 
   Range image_range() const override {
-    Range image = waves_[0]->units;
-    for (const auto& wave : waves_) {
-      image.first = std::min(image.first, wave->units.first * spans_[wave->level]);
-      image.end = std::max(image.end, wave->units.end * spans_[wave->level]);
+    Range image = wavefronts_[0]->units;
+    for (const auto& wavefront : wavefronts_) {
+      image.first = std::min(image.first, wavefront->units.first * spans_[wavefront->level]);
+      image.end = std::max(image.end, wavefront->units.end * spans_[wavefront->level]);
     }
     image.end = std::min(image.end, shapes_[0].units());
     return image;
   }
 
   std::int64_t ready(std::int64_t image_end) const override {
-    const std::int64_t done = waves_[0]->units.first + reaches(image_end)[0].finished;
+    const std::int64_t done = wavefronts_[0]->units.first + reaches(image_end)[0].finished;
     return std::clamp(done, wanted_.first, wanted_.end);
   }
 
@@ -183,16 +183,16 @@ class Stream final : public OctreeStream {
       }
     };
     Team::run(options_.threads, [&](int thread, Team&) {
-      Patience patience;
+      Backoff backoff;
       while (!all_reached(goals)) {
         bool worked = false;
-        for (std::size_t level = 0; level < waves_.size() && !worked; ++level) {
+        for (std::size_t level = 0; level < wavefronts_.size() && !worked; ++level) {
           worked = turn(thread, level, goals[level].fed, drain);
         }
         if (worked) {
-          patience = Patience();
+          backoff = Backoff();
         } else {
-          patience.wait();
+          backoff.wait();
         }
       }
     });
@@ -200,8 +200,8 @@ class Stream final : public OctreeStream {
 
  private:
   // One level's units on their way through its steps.
-  struct Wave {
-    Wave(Stream& stream, std::size_t number, const Range& wanted)
+  struct Wavefront {
+    Wavefront(Stream& stream, std::size_t number, const Range& wanted)
         : level(number),
           shape(stream.shapes_[number]),
           steps(stream.levels_[number].steps),
@@ -211,7 +211,7 @@ class Stream final : public OctreeStream {
           slots(std::min(ring_slots(shape, steps), units.size())),
           unit_stride(shape.unit_cells() * stream.stride_),
           memory(slots * unit_stride),
-          progress(units.size(), steps, slots, wave_batch(shape)),
+          progress(units.size(), steps, slots, wavefront_batch(shape)),
           stepper(*stream.weights_[number], shape, steps, stream.draws(number), Origin{0, 0, 0},
                   stream.sample_, nullptr, 1, stream.options_),
           workspaces(make_workspaces<float>(stream.options_.threads,
@@ -234,14 +234,14 @@ class Stream final : public OctreeStream {
     const Stepper<float, S> stepper;
     const Workspaces<float> workspaces;
     const Pendings<float> pendings;
-    const Entrance<S> enter;
+    const LevelInput<S> enter;
   };
 
   Seed draws(std::size_t level) const {
     return {seed_, static_cast<std::uint32_t>(level), threshold_};
   }
 
-  typename Entrance<S>::ParentRow parents_of(std::size_t level) const {
+  typename LevelInput<S>::ParentRow parents_of(std::size_t level) const {
     if (coarsest_ == 0) return {};
     const Shape& above = shapes_[level + 1];
     const std::int64_t row_stride = above.width * stride_;
@@ -252,17 +252,17 @@ class Stream final : public OctreeStream {
     }
     return [this, level, row_stride](std::int64_t z, std::int64_t y) {
       const bool flat = shapes_[0].dimension == 2;
-      return waves_[level + 1]->slot(flat ? y : z) + (flat ? 0 : y) * row_stride;
+      return wavefronts_[level + 1]->slot(flat ? y : z) + (flat ? 0 : y) * row_stride;
     };
   }
 
   // The first unit of the image that some level has still to be fed from.
   std::int64_t image_needed() const {
     std::int64_t first = image_.end();
-    for (const auto& wave : waves_) {
-      const std::int64_t fed = wave->progress.fed();
-      if (fed < wave->units.size()) {
-        first = std::min(first, (wave->units.first + fed) * spans_[wave->level]);
+    for (const auto& wavefront : wavefronts_) {
+      const std::int64_t fed = wavefront->progress.fed();
+      if (fed < wavefront->units.size()) {
+        first = std::min(first, (wavefront->units.first + fed) * spans_[wavefront->level]);
       }
     }
     return first;
@@ -271,17 +271,17 @@ class Stream final : public OctreeStream {
   // What all levels can get to with the image's units below `image_end`; coarse to fine, for a unit
   // waits for its parents.
   std::vector<Reach> reaches(std::int64_t image_end) const {
-    std::vector<Reach> reaches(waves_.size());
-    for (std::size_t level = waves_.size(); level-- > 0;) {
-      const Wave& wave = *waves_[level];
-      const std::int64_t count = wave.units.size();
+    std::vector<Reach> reaches(wavefronts_.size());
+    for (std::size_t level = wavefronts_.size(); level-- > 0;) {
+      const Wavefront& wavefront = *wavefronts_[level];
+      const std::int64_t count = wavefront.units.size();
       const auto within = [&](std::int64_t end) {
-        return std::clamp<std::int64_t>(end - wave.units.first, 0, count);
+        return std::clamp<std::int64_t>(end - wavefront.units.first, 0, count);
       };
       const bool whole = image_end >= shapes_[0].units();
       std::int64_t fed = whole ? count : within(image_end / spans_[level]);
-      if (level + 1 < waves_.size()) {
-        const Wave& above = *waves_[level + 1];
+      if (level + 1 < wavefronts_.size()) {
+        const Wavefront& above = *wavefronts_[level + 1];
         const std::int64_t parents = reaches[level + 1].finished;
         if (parents < above.units.size()) {
           const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
@@ -289,69 +289,69 @@ class Stream final : public OctreeStream {
         }
       }
       // Every step trails the one before by two units.
-      const std::int64_t trail = 2 * wave.steps;
+      const std::int64_t trail = 2 * wavefront.steps;
       reaches[level] = {fed, fed == count ? count : std::max<std::int64_t>(fed - trail, 0)};
     }
     return reaches;
   }
 
   bool all_reached(const std::vector<Reach>& goals) const {
-    for (const auto& wave : waves_) {
-      const Reach& goal = goals[wave->level];
-      if (wave->progress.fed() < goal.fed || wave->progress.finished() < goal.finished) return false;
+    for (const auto& wavefront : wavefronts_) {
+      const Reach& goal = goals[wavefront->level];
+      if (wavefront->progress.fed() < goal.fed || wavefront->progress.finished() < goal.finished) return false;
     }
     return true;
   }
 
   // Units of a level that the next finer one has no more children to feed from.
   std::int64_t used(std::size_t level) const {
-    const Wave& wave = *waves_[level];
-    const std::int64_t finished = wave.progress.finished();
+    const Wavefront& wavefront = *wavefronts_[level];
+    const std::int64_t finished = wavefront.progress.finished();
     if (level == 0) return finished;
-    const Wave& below = *waves_[level - 1];
+    const Wavefront& below = *wavefronts_[level - 1];
     const std::int64_t fed = below.progress.fed();
     if (fed == below.units.size()) return finished;
     const std::int64_t f = levels_[level - 1].factor[first_axis(shapes_[0])];
-    return std::min(finished, (below.units.first + fed) / f - wave.units.first);
+    return std::min(finished, (below.units.first + fed) / f - wavefront.units.first);
   }
 
   bool parents_finished(std::size_t level, std::int64_t unit) const {
-    if (level + 1 >= waves_.size()) return true;
-    const Wave& above = *waves_[level + 1];
+    if (level + 1 >= wavefronts_.size()) return true;
+    const Wavefront& above = *wavefronts_[level + 1];
     const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
     return unit / f < above.units.first + above.progress.finished();
   }
 
   template <class Drain>
   bool turn(int thread, std::size_t level, std::int64_t most, const Drain& drain) {
-    Wave& wave = *waves_[level];
-    const Range& units = wave.units;
+    Wavefront& wavefront = *wavefronts_[level];
+    const Range& units = wavefront.units;
     const auto pending = [&](int step, int slot) -> Pending<float>& {
-      return wave.pendings[static_cast<std::size_t>(step * 2 + slot)]->view;
+      return wavefront.pendings[static_cast<std::size_t>(step * 2 + slot)]->view;
     };
     return wave_turn(
-        thread, wave.progress,
+        thread, wavefront.progress,
         [&](std::int64_t offset) {
-          return offset < most && offset < used(level) + wave.slots &&
+          return offset < most && offset < used(level) + wavefront.slots &&
                  parents_finished(level, units.first + offset);
         },
         [&](int index, std::int64_t offset) {
-          wave.enter(index, units.first + offset, wave.slot(units.first + offset));
+          wavefront.enter(index, units.first + offset, wavefront.slot(units.first + offset));
         },
         [&](int index, int step, std::int64_t offset, int slot) {
           const std::int64_t unit = units.first + offset;
-          wave.stepper.compute(*wave.workspaces[static_cast<std::size_t>(index)], step, unit,
-                               wave.slot(mirrored_unit(unit - 1, units.first, units.end)),
-                               wave.slot(unit),
-                               wave.slot(mirrored_unit(unit + 1, units.first, units.end)),
+          wavefront.stepper.compute(*wavefront.workspaces[static_cast<std::size_t>(index)], step, unit,
+                               wavefront.slot(mirrored_unit(unit - 1, units.first, units.end)),
+                               wavefront.slot(unit),
+                               wavefront.slot(mirrored_unit(unit + 1, units.first, units.end)),
                                pending(step, slot));
         },
         [&](int, int step, std::int64_t offset, int slot) {
           const std::int64_t unit = units.first + offset;
-          wave.stepper.commit(step, unit, pending(step, slot), wave.slot(unit));
+          wavefront.stepper.commit(step, unit, pending(step, slot), wavefront.slot(unit));
         },
         [&](int, std::int64_t offset) {
-          if (level == 0) drain(units.first + offset, wave.slot(units.first + offset));
+          if (level == 0) drain(units.first + offset, wavefront.slot(units.first + offset));
         });
   }
 
@@ -370,7 +370,7 @@ class Stream final : public OctreeStream {
   Buffer<float> coarse_image_;
   Buffer<S> coarse_;
   Range wanted_{0, 0};
-  std::vector<std::unique_ptr<Wave>> waves_;
+  std::vector<std::unique_ptr<Wavefront>> wavefronts_;
 };
 
 }  // namespace

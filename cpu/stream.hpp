@@ -1,5 +1,5 @@
 // The whole network on an image that is handed over in bands of rows (2-D) or planes (3-D), its
-// units. All levels but the coarsest exist as rings of units only: a wave runs through every level
+// units. All levels but the coarsest exist as rings of units only: a wavefront runs through every level
 // as soon as the level above has finished the parents it needs. Same bits as `octree_forward`.
 //
 //   1. `pool` with all units of the image, in order, in bands that begin at multiples of `factor`
@@ -11,14 +11,10 @@
 #include <memory>
 #include <vector>
 
-#include "octree.hpp"
+#include "steps.hpp"
+#include "types.hpp"
 
 namespace octreenca {
-
-struct Range {
-  std::int64_t first, end;
-  std::int64_t size() const { return end - first; }
-};
 
 class OctreeStream {
  public:

@@ -18,9 +18,9 @@
 
 namespace octreenca {
 
-// Waits politely: for some microseconds in place, then lets others run. On a busy machine the
-// thread that is waited for may be one of them.
-class Patience {
+// Waits for another thread: spins for some microseconds, then yields, since on a busy machine the
+// thread that is waited for may not be running.
+class Backoff {
  public:
   void wait() {
     if (++rounds_ < 512) {
@@ -38,26 +38,26 @@ class Patience {
   int rounds_ = 0;
 };
 
-// The threads of one call, and where they meet.
+// The threads of one call, and their barrier.
 class Team {
  public:
   int size() const { return size_; }
 
-  // Returns when all threads of the team have come here.
-  void meet() {
+  // Returns when all threads of the team have arrived.
+  void barrier() {
     const unsigned generation = generation_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
       arrived_.store(0, std::memory_order_relaxed);
       generation_.store(generation + 1, std::memory_order_release);
       return;
     }
-    Patience patience;
-    while (generation_.load(std::memory_order_acquire) == generation) patience.wait();
+    Backoff backoff;
+    while (generation_.load(std::memory_order_acquire) == generation) backoff.wait();
   }
 
   // Calls work(index, team) on `threads` threads, the caller being the first. Where the system
   // gives fewer, the team is smaller. What a thread throws is thrown here once all are done; work
-  // that meets must not throw.
+  // that uses the barrier must not throw.
   template <class Work>
   static void run(int threads, const Work& work) {
     Team team;

@@ -70,7 +70,7 @@ def forward(
         state: (N, *spatial, C), any strides; not changed.
         origin: coordinates of the first cell, sample by sample: N * dimension numbers.
         keep_log: for a backward pass.
-        schedule: order of the work: "wave", "sweep" or "auto". Changes no bit.
+        schedule: order of the work: "wavefront", "sweep" or "auto". Changes no bit.
 
     Returns:
         the state after the last step, and the log: the old values of the cells that fired, in

@@ -127,7 +127,7 @@ void replay_steps(Reader& from, int number) {
     const std::string name = "case " + std::to_string(number) + ", " + kernels->name;
     std::vector<float> first;
     for (int threads = 1; threads <= 3; ++threads) {
-      for (const Schedule schedule : {Schedule::kSweep, Schedule::kWave}) {
+      for (const Schedule schedule : {Schedule::kSweep, Schedule::kWavefront}) {
         const Options options = {kernels, threads, schedule, false};
         std::vector<float> out = state, log(log_size, 0.0f);
         steps_forward<float>(weights.raw(), shape, batch, out.data(), steps, draws, origins,
@@ -180,7 +180,7 @@ void replay_octree(Reader& from, int number) {
     const std::string name = "case " + std::to_string(number) + ", octree, " + kernels->name;
     std::vector<float> first;
     for (const int threads : {1, 3, 14}) {
-      for (const Schedule schedule : {Schedule::kSweep, Schedule::kWave}) {
+      for (const Schedule schedule : {Schedule::kSweep, Schedule::kWavefront}) {
         Options options = {kernels, threads, schedule, false};
         std::vector<float> values(expected.size(), 0.0f);
         const Output to_values = {logits, background, nullptr, 0, values.data()};

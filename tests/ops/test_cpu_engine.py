@@ -54,7 +54,7 @@ def test_both_passes_equal_the_oracle(
     given, outs, grads = state.clone(), [], []
     for count in (1, 2, 3):
         threads(count)
-        for schedule in ("wave", "sweep"):
+        for schedule in ("wavefront", "sweep"):
             out, log = cpu_engine.forward(
                 state, weights, steps, rate, SEED, LEVEL, origin, True, schedule=schedule
             )
@@ -85,7 +85,7 @@ def test_every_number_of_steps(spatial, steps, threads):
     state, weights = make(spatial, 16, 1, 64, 1)
     origin = [0] * len(spatial)
     wanted, _ = torch_engine.forward(state, weights, steps, 0.5, 1, 0, origin, False)
-    for schedule in ("wave", "sweep"):
+    for schedule in ("wavefront", "sweep"):
         out, _ = cpu_engine.forward(
             state, weights, steps, 0.5, 1, 0, origin, False, schedule=schedule
         )

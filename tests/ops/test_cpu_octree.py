@@ -75,7 +75,7 @@ def test_the_same_bits_as_level_by_level(
     network, image = make(shape, n_in, classes, **options)
     wanted = network(image.requires_grad_(), seed=3).detach()  # with gradients: level by level
     image = image.detach()
-    for count, schedule in itertools.product((1, 2, 3, 24), ("auto", "wave", "sweep")):
+    for count, schedule in itertools.product((1, 2, 3, 24), ("auto", "wavefront", "sweep")):
         threads(count)
         assert torch.equal(run(network, image, schedule=schedule), wanted), (count, schedule)
     threads(2)
@@ -83,7 +83,7 @@ def test_the_same_bits_as_level_by_level(
         assert torch.equal(network(image, seed=3), wanted)
     assert wanted.any() or image[0, 0].numel() == 1
     if network.constant_background:
-        for schedule in ("wave", "sweep"):
+        for schedule in ("wavefront", "sweep"):
             found = run(network, image, labels=True, schedule=schedule)
             assert torch.equal(found, wanted.argmax(1).to(torch.uint8))
         assert torch.equal(network.segment(image, seed=3), wanted.argmax(1).to(torch.uint8))
@@ -99,7 +99,7 @@ def test_many_waves_side_by_side_change_no_bit(threads):
     results = []
     for count in (1, 8, 16):
         threads(count)
-        results.append(run(network, image, schedule="wave"))
+        results.append(run(network, image, schedule="wavefront"))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
@@ -242,7 +242,7 @@ def test_states_in_float16(shape, kernels, monkeypatch):
     network, image = make(shape, steps=[3, 2])
     exact = run(network, image)[:, 1:]
     wanted = reference(network, image, 3, keep=lambda t: t.half().float())
-    for schedule in ("wave", "sweep"):
+    for schedule in ("wavefront", "sweep"):
         result = run(network, image, state="float16", schedule=schedule)[:, 1:]
         assert (result - wanted).abs().mean() < 0.1 * (exact - wanted).abs().mean()
     assert (result - exact).abs().max() < 0.05 * exact.abs().max()

@@ -1,4 +1,5 @@
-// Into a level and out of the finest: states from images and parents, labels or logits from states.
+// The input of a level, made of its image and its parents, and the output of the finest: labels or
+// logits.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +9,8 @@
 #include <vector>
 
 #include "half.hpp"
-#include "octree.hpp"
 #include "pyramid.hpp"
+#include "types.hpp"
 
 namespace octreenca {
 
@@ -20,13 +21,13 @@ inline float get(const Half* from) { return half_to_float(from->bits); }
 
 // Fills a unit of a level: its image beside its parents' other channels (zeros on the coarsest).
 template <class S>
-class Entrance {
+class LevelInput {
  public:
   // (z, y) of the coarser level: where that row of parents lies.
   using ParentRow = std::function<const S*(std::int64_t, std::int64_t)>;
 
   // Without a function every cell is an orphan.
-  Entrance(const Pyramid& pyramid, std::size_t level, const Shape& shape, const int* factor,
+  LevelInput(const Pyramid& pyramid, std::size_t level, const Shape& shape, const int* factor,
            ParentRow parent_row, int inputs, int stride, int threads)
       : pyramid_(pyramid),
         level_(level),
