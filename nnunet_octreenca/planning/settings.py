@@ -93,7 +93,7 @@ class Settings:
             key: tuple(value) if isinstance(value, list) else value for key, value in block.items()
         }
         settings = cls(**values)
-        for key, (is_good, wanted) in _RANGES.items():
+        for key, (is_good, wanted) in RANGES.items():
             value = getattr(settings, key)
             try:
                 good = is_good(value)
@@ -109,7 +109,7 @@ def _whole(value: object) -> bool:
 
 
 # What a value must fulfil; a TypeError, such as that of "fast" > 0, is a no.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "crop_shape": (
         lambda value: value is None or (len(value) in (2, 3) and all(map(_whole, value))),
         "null or two or three whole numbers above 0",
