@@ -18,9 +18,9 @@ from torch import distributed as dist
 
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import atomic_write
-from nnunet_octreenca.integration import excepthook, predictor
+from nnunet_octreenca.integration import error_reporting, predictor
 from nnunet_octreenca.integration.configuration_manager import make_lean
-from nnunet_octreenca.integration.version import nnunet_version
+from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
 from nnunet_octreenca.training import (
@@ -33,7 +33,7 @@ from nnunet_octreenca.training import (
 
 nnunet_version()
 predictor.install()
-excepthook.install()
+error_reporting.install()
 
 # Keys of ours in a checkpoint, beside nnU-Net's.
 RAW_WEIGHTS = "octreenca_raw_weights"

@@ -91,7 +91,7 @@ class CaseGeometry:
         Args:
             source: in the plans' axes.
             preprocessing: of the model.
-            box: what a survey found.
+            box: the nonzero box.
 
         Raises:
             InputError: a 2-D image for a 3-D network, or one with no cells left.
