@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ImageSource
-from nnunet_octreenca.preprocessing.crop import Box
+from nnunet_octreenca.preprocessing.crop import Box, box_slices
 from nnunet_octreenca.preprocessing.geometry import CaseGeometry, oriented, spacings
 from nnunet_octreenca.preprocessing.normalization import Normalizer, normalized_bounds, normalizers
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
@@ -258,7 +258,7 @@ class PreprocessedImage:
         """Rows or planes of the box, normalized."""
         start = self._box[0][0]
         band = self._source.read(start + first, start + end)
-        inner = (slice(None), slice(None), *(slice(*axis) for axis in self._box[1:]))
+        inner = (slice(None), slice(None), *box_slices(self._box[1:]))
         values = np.array(band[inner], dtype=np.float32, order="C")
         mask = None if self._mask is None else self._mask[first:end]
         for channel, normalizer in zip(values, self._normalizers, strict=True):

@@ -14,10 +14,13 @@ from nnunet_octreenca.preprocessing.crop import (
     around,
     bands,
     box_from_the_borders,
+    box_slices,
     filled_holes,
     nonzero_box,
+    nonzero_mask,
     placed,
     volume_shape,
+    whole_box,
 )
 
 # Values that are summed at a time, as float64: 1 MiB, which stays in the cache.
@@ -129,7 +132,7 @@ def _read_all(
         local = nonzero_box(values)
         if local is None:
             continue
-        within = (slice(None), *(slice(*axis) for axis in local))
+        within = (slice(None), *box_slices(local))
         inner = values[within]
         if not exact:
             bad = inner.size - int(np.isfinite(inner).sum()) if _suspicious(inner) else 0
@@ -142,8 +145,8 @@ def _read_all(
         boxes.append(box)
         inside = None
         if mask is not None:
-            inside = mask[tuple(slice(*axis) for axis in box)]
-            np.any(inner, axis=0, out=inside)
+            inside = mask[box_slices(box)]
+            nonzero_mask(inner, out=inside)
         for channel, values_here, masked in zip(channels, inner, required.masked, strict=True):
             channel.add(values_here, box, inside if masked else None)
     if wrong:
@@ -151,10 +154,10 @@ def _read_all(
             f"the image has {wrong} voxels that are NaN or infinite, the first in {where}. Repair "
             "the file (e.g. replace them by the background's value) and predict it again"
         )
-    box = around(boxes) if boxes else tuple((0, cells) for cells in shape)
+    box = around(boxes) if boxes else whole_box(shape)
     filled = None
     if mask is not None:
-        filled = filled_holes(mask[tuple(slice(*axis) for axis in box)])
+        filled = filled_holes(mask[box_slices(box)])
     finished = tuple(
         channel.finish(box, filled if masked else None)
         for channel, masked in zip(channels, required.masked, strict=True)
