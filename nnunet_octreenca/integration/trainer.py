@@ -88,6 +88,14 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.skipped_in_a_row = 0
         self.average: WeightAverage | None = None
         self._averaged = ExitStack()  # open while the network carries the average
+        self.check_supported()
+
+    def check_supported(self) -> None:
+        """Called last by the constructor; a subclass refuses here what it cannot train.
+
+        Raises:
+            OctreeNCAError: the plans or the machine do not suit this trainer.
+        """
 
     # ------------------------------------------------------------------ what nnU-Net asks for
 
