@@ -5,6 +5,7 @@ and back. One slow test runs the command.
 """
 
 import json
+import multiprocessing
 import pickle
 import queue
 import threading
@@ -59,10 +60,12 @@ def here(monkeypatch):
     """nnU-Net's workers as threads of this process."""
     monkeypatch.setenv("nnUNet_extTrainer", str(TRAINER_SHIMS))
     context = SimpleNamespace(Pool=PicklingPool)
+    # What `result.get(timeout=0.1)` raises, which is not Python's own TimeoutError.
+    timeout = multiprocessing.TimeoutError
     monkeypatch.setattr(
         predict_from_raw_data,
         "multiprocessing",
-        SimpleNamespace(get_context=lambda kind: context, TimeoutError=TimeoutError),
+        SimpleNamespace(get_context=lambda kind: context, TimeoutError=timeout),
     )
     monkeypatch.setattr(
         predict_from_raw_data, "preprocessing_iterator_fromfiles", preprocessed_here
