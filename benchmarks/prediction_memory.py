@@ -2,6 +2,7 @@
 
     python benchmarks/prediction_memory.py
     python benchmarks/prediction_memory.py --size 13600 --json
+    python benchmarks/prediction_memory.py --size 3000 --steps 1 --classes 40 --logits
 
 The folder of a model (2-D, RGB, weights drawn at random) and an image of --size x --size pixels
 are made; nnU-Net's own command predicts the image, while the proportional set sizes of the
@@ -25,14 +26,24 @@ from untrained_model import model_folder
 TINY = 64
 
 
-def make_model(folder: Path, steps: int | None) -> None:
+# nnU-Net's command in a process where predictions are exported as stock nnU-Net does.
+EXPORT_LOGITS = """
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+from nnunet_octreenca.integration import predictor
+predictor.labels_instead = lambda predictor, logits: logits
+predict_entry_point_modelfolder()
+"""
+
+
+def make_model(folder: Path, steps: int | None, classes: int = 2) -> None:
     """A folder that `nnUNetv2_predict_from_modelfolder -m` takes.
 
     Args:
         folder: to be made.
         steps: of every level; the plan's if None. Fewer are faster and need the same memory.
+        classes: with the background.
     """
-    labels = {"background": 0, "class 1": 1}
+    labels = {"background": 0, **{f"class {label}": label for label in range(1, classes)}}
     model_folder(folder, patch=(320, 320), labels=labels, steps=steps)
 
 
@@ -87,9 +98,28 @@ def peak_of(command: list[str], environment: dict[str, str], interval: float) ->
     return {"bytes": peak, "processes": shares, "seconds": time.monotonic() - start}
 
 
-def measure(size: int, steps: int | None, interval: float, flags: list[str]) -> dict[str, Any]:
-    """Bytes per pixel above what a tiny image takes."""
-    program = Path(sys.executable).parent / "nnUNetv2_predict_from_modelfolder"
+def measure(
+    size: int,
+    steps: int | None,
+    interval: float,
+    flags: list[str],
+    *,
+    classes: int = 2,
+    logits: bool = False,
+) -> dict[str, Any]:
+    """Bytes per pixel above what a tiny image takes.
+
+    Args:
+        size: pixels a side.
+        steps: of every level; the plan's if None.
+        interval: seconds between two looks.
+        flags: further ones for nnU-Net's command.
+        classes: of the model, with the background.
+        logits: send logits rather than labels to the export worker.
+    """
+    program = [str(Path(sys.executable).parent / "nnUNetv2_predict_from_modelfolder")]
+    if logits:
+        program = [sys.executable, "-c", EXPORT_LOGITS]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         from nnunet_octreenca.integration.register import TRAINER_SHIMS
@@ -99,12 +129,12 @@ def measure(size: int, steps: int | None, interval: float, flags: list[str]) -> 
             **{f"nnUNet_{part}": name for part in ("raw", "preprocessed", "results")},
             "nnUNet_extTrainer": str(TRAINER_SHIMS),
         }
-        make_model(folder / "model", steps)
+        make_model(folder / "model", steps, classes)
         results = []
         for pixels in (TINY, size):
             images, out = folder / f"in_{pixels}", folder / f"out_{pixels}"
             make_image(images / "case_0000.png", pixels)
-            command = [str(program), "-i", str(images), "-o", str(out), "-m"]
+            command = [*program, "-i", str(images), "-o", str(out), "-m"]
             command += [str(folder / "model"), "-f", "0", "-device", "cpu", *flags]
             results.append(peak_of(command, environment, interval))
             if not (out / "case.png").is_file():
@@ -112,6 +142,8 @@ def measure(size: int, steps: int | None, interval: float, flags: list[str]) -> 
     tiny, large = results
     return {
         "size": size,
+        "classes": classes,
+        "exported": "logits" if logits else "labels",
         "bytes_per_pixel": round((large["bytes"] - tiny["bytes"]) / size**2, 1),
         "peak_bytes": large["bytes"],
         "tiny_bytes": tiny["bytes"],
@@ -125,17 +157,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=4000, help="pixels a side")
     parser.add_argument("--steps", type=int, help="steps of every level, instead of the plan's")
+    parser.add_argument("--classes", type=int, default=2, help="of the model, with background")
+    parser.add_argument(
+        "--logits", action="store_true", help="export logits rather than labels, as stock nnU-Net"
+    )
     parser.add_argument("--interval", type=float, default=0.02, help="seconds between two looks")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a line")
     arguments, flags = parser.parse_known_args()
     result = measure(
-        arguments.size, arguments.steps, arguments.interval, flags or ["--disable_tta"]
+        arguments.size,
+        arguments.steps,
+        arguments.interval,
+        flags or ["--disable_tta"],
+        classes=arguments.classes,
+        logits=arguments.logits,
     )
     if arguments.json:
         print(json.dumps(result, indent=4))
         return
     print(
-        f"{result['size']} x {result['size']} RGB: {result['bytes_per_pixel']} bytes a pixel in "
+        f"{result['size']} x {result['size']} RGB, {result['classes']} classes, "
+        f"{result['exported']} exported: {result['bytes_per_pixel']} bytes a pixel in "
         f"all processes, above the {result['tiny_bytes'] / 1e9:.2f} GB for a tiny image; "
         f"{result['seconds']} s"
     )

@@ -87,7 +87,7 @@ def circumstances() -> dict[str, Any]:
     import torch
 
     from nnunet_octreenca import __version__
-    from nnunet_octreenca.integration.version import nnunet_version
+    from nnunet_octreenca.integration.nnunet_version import nnunet_version
 
     return {
         "processor": platform.processor() or platform.machine(),

@@ -54,7 +54,7 @@ def _versions() -> list[dict[str, Any]]:
 
     from nnunet_octreenca import __version__
     from nnunet_octreenca.errors import EnvironmentMismatchError
-    from nnunet_octreenca.integration.version import nnunet_version
+    from nnunet_octreenca.integration.nnunet_version import nnunet_version
 
     rows = [_row("nnunet_octreenca", "ok", __version__), _row("torch", "ok", torch.__version__)]
     try:

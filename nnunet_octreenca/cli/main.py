@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nnunet_octreenca import __version__
 from nnunet_octreenca.cli import convert, demo, doctor, extend_plans, predict, register
 from nnunet_octreenca.errors import OctreeNCAError
-from nnunet_octreenca.integration.excepthook import debugging
+from nnunet_octreenca.integration.error_reporting import debugging
 
 COMMANDS = (register, convert, extend_plans, predict, demo, doctor)
 

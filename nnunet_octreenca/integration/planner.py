@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError
 from nnunet_octreenca.files import read_json, write_json
-from nnunet_octreenca.integration.version import nnunet_version
+from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.planning import PLANS_NAME, extend_plans
 
 nnunet_version()

@@ -6,6 +6,11 @@ foreground locations by rank (foreground_sampling). Prediction with our networks
 nnU-Net's own workers (configuration_manager); `nnUNetv2_preprocess` does for plans that name it:
 
     nnUNetv2_plan_and_preprocess -d 5 -c 2d -preprocessor_name OctreeNCAPreprocessor
+
+Nonzero box, mask and spacings are those of nnunet_octreenca.preprocessing. Normalization and
+resampling are nnU-Net's own, since the result has to be the same bit for bit: its mean and
+deviation are float32 sums over the whole array, which bands cannot repeat, its splines differ from
+products with matrices by a rounding, and plans may name any class or function that nnU-Net finds.
 """
 
 from typing import Any
@@ -13,7 +18,6 @@ from typing import Any
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -21,6 +25,15 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.integration.foreground_sampling import sample_foreground_locations
 from nnunet_octreenca.integration.image_reader import read_natural_images, unlimited_pillow
+from nnunet_octreenca.preprocessing.crop import (
+    Box,
+    box_slices,
+    filled_holes,
+    nonzero_box,
+    nonzero_mask,
+    whole_box,
+)
+from nnunet_octreenca.preprocessing.geometry import target_spacing
 
 # Their result does not depend on the order in which pixels lie in memory. Means and deviations
 # do, by a rounding: for them images are read as nnU-Net reads them.
@@ -31,8 +44,6 @@ _ORDERLESS = {
     "RescaleTo01Normalization",
 }
 _OUTSIDE = -1  # nnU-Net's label of what lies outside the nonzero region
-
-Box = list[list[int]]
 
 
 class OctreeNCAPreprocessor(DefaultPreprocessor):
@@ -61,8 +72,9 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         Raises:
             InputError: an image is damaged, or promises what its file or the machine cannot hold.
         """
-        if isinstance(dataset_json, str):
-            dataset_json = load_json(dataset_json)
+        described: dict[str, Any] = (
+            load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
+        )
         reader = plans_manager.image_reader_writer_class()
         schemes = set(configuration_manager.normalization_schemes)
         with unlimited_pillow():
@@ -74,7 +86,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         if self.verbose:
             print(seg_file)
         return self._run_in_place(
-            data, seg, properties, plans_manager, configuration_manager, dataset_json
+            data, seg, properties, plans_manager, configuration_manager, described
         )
 
     def _run_in_place(
@@ -84,7 +96,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         properties: dict[str, Any],
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
-        dataset_json: Any,
+        dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
         """`run_case_npy` on arrays that are ours to change."""
         data = data.astype(np.float32, copy=False)
@@ -103,12 +115,10 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         properties["shape_before_cropping"] = data.shape[1:]
         masked = any(configuration_manager.use_mask_for_norm)
         data, seg, box = _cropped(data, seg, masked)
-        properties["bbox_used_for_cropping"] = box
+        properties["bbox_used_for_cropping"] = [list(ends) for ends in box]
         properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
 
-        target = configuration_manager.spacing
-        if len(target) < len(spacing):  # planes keep their distance in 2d
-            target = [spacing[0], *target]
+        target = list(target_spacing(spacing, configuration_manager.spacing))
         shape = compute_new_shape(data.shape[1:], spacing, target)
         data = self._normalize(
             data,
@@ -124,7 +134,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
                 f"{target}, fn_data: {configuration_manager.resampling_fn_data}"
             )
         if not labelled and not masked:
-            return data, _nothing(data.shape[1:]), properties
+            return data, _zeros(data.shape[1:]), properties
         seg = configuration_manager.resampling_fn_seg(seg, shape, spacing, target)
         if labelled:
             manager = plans_manager.get_label_manager(dataset_json)
@@ -140,23 +150,22 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         return data, seg.astype(np.int16 if np.max(seg) > 127 else np.int8), properties
 
 
-def _nothing(shape: tuple[int, ...]) -> NDArray[np.int8]:
+def _zeros(shape: tuple[int, ...]) -> NDArray[np.int8]:
     """A segmentation of zeros that takes no memory."""
     return np.broadcast_to(np.int8(0), (1, *shape))
 
 
 def _cropped(data: NDArray, seg: NDArray | None, masked: bool) -> tuple[NDArray, NDArray, Box]:
-    """nnU-Net's `crop_to_nonzero`; the mask is made only where it is used."""
+    """nnU-Net's `crop_to_nonzero`; the mask is made only where it is used.
+
+    Beyond the box all is zero, so that its mask has the holes that the whole image's has.
+    """
+    box = nonzero_box(data) or whole_box(data.shape[1:])
+    inside = (slice(None), *box_slices(box))
+    data = data[inside]
     if seg is None and not masked:
-        # Filling the mask's holes does not move its box.
-        box = _nonzero_box(data)
-        data = data[_inside(box)]
-        return data, _nothing(data.shape[1:]), box
-    # Along an axis of one or two cells every cell touches the border: there are no holes.
-    mask = _nonzero(data) if min(data.shape[1:]) <= 2 else create_nonzero_mask(data)
-    box = _box([np.any(mask, axis=axes) for axes in ((1, 2), (0, 2), (0, 1))])
-    inside = _inside(box)
-    data, mask = data[inside], mask[inside[1:]][None]
+        return data, _zeros(data.shape[1:]), box
+    mask = filled_holes(nonzero_mask(data))[None]
     if seg is None:
         return data, np.where(mask, np.int8(0), np.int8(_OUTSIDE)), box
     seg = seg[inside]
@@ -164,34 +173,3 @@ def _cropped(data: NDArray, seg: NDArray | None, masked: bool) -> tuple[NDArray,
     mask &= seg == 0
     seg[mask] = _OUTSIDE
     return data, seg, box
-
-
-def _nonzero(data: NDArray) -> NDArray[np.bool_]:
-    """Where any channel is not zero."""
-    mask = data[0] != 0
-    for channel in data[1:]:
-        mask |= channel != 0
-    return mask
-
-
-def _nonzero_box(data: NDArray) -> Box:
-    """First and end of the nonzero region along z, y, x; the whole where all is zero."""
-    planes = np.zeros(data.shape[1], dtype=bool)
-    rows, columns = (np.zeros(n, dtype=bool) for n in data.shape[2:])
-    for z in range(data.shape[1]):
-        mask = _nonzero(data[:, z])
-        rows |= mask.any(axis=1)
-        columns |= mask.any(axis=0)
-        planes[z] = mask.any()
-    return _box([planes, rows, columns])
-
-
-def _box(occupied: list[Any]) -> Box:
-    """From what is occupied along z, y and x."""
-    if not occupied[0].any():
-        return [[0, len(axis)] for axis in occupied]
-    return [[int(axis.argmax()), len(axis) - int(axis[::-1].argmax())] for axis in occupied]
-
-
-def _inside(box: Box) -> tuple[slice, ...]:
-    return (slice(None), *(slice(*ends) for ends in box))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.files import atomic_write
-from nnunet_octreenca.integration.version import nnunet_version
+from nnunet_octreenca.integration.nnunet_version import nnunet_version
 
 _HERE = Path(__file__).parent
 TRAINER_SHIMS = _HERE / "trainer_shims"

@@ -168,15 +168,9 @@ class OnWindows(nn.Module):
 class OctreeNCASlideTrainer(OctreeNCATrainer):
     """Trains on slides as they lie on the disk; everything else is OctreeNCATrainer's."""
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def check_supported(self) -> None:
+        """Refuse plans that are not for slides, and several processes."""
+        super().check_supported()
         if self.is_ddp:
             raise TrainingError("OctreeNCASlideTrainer trains in one process; use -num_gpus 1")
         manager = self.configuration_manager

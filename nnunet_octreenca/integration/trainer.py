@@ -18,9 +18,9 @@ from torch import distributed as dist
 
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import atomic_write
-from nnunet_octreenca.integration import excepthook, predictor
-from nnunet_octreenca.integration.configuration_manager import make_lean
-from nnunet_octreenca.integration.version import nnunet_version
+from nnunet_octreenca.integration import error_reporting, predictor
+from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
+from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
 from nnunet_octreenca.training import (
@@ -33,7 +33,7 @@ from nnunet_octreenca.training import (
 
 nnunet_version()
 predictor.install()
-excepthook.install()
+error_reporting.install()
 
 # Keys of ours in a checkpoint, beside nnU-Net's.
 RAW_WEIGHTS = "octreenca_raw_weights"
@@ -88,6 +88,14 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.skipped_in_a_row = 0
         self.average: WeightAverage | None = None
         self._averaged = ExitStack()  # open while the network carries the average
+        self.check_supported()
+
+    def check_supported(self) -> None:
+        """Called last by the constructor; a subclass refuses here what it cannot train.
+
+        Raises:
+            OctreeNCAError: the plans or the machine do not suit this trainer.
+        """
 
     # ------------------------------------------------------------------ what nnU-Net asks for
 
@@ -101,7 +109,7 @@ class OctreeNCATrainer(nnUNetTrainer):
     ) -> nn.Module:
         """OctreeNCA of a configuration; also called for prediction.
 
-        The configuration manager becomes a `LeanConfigurationManager`, which takes our
+        The configuration manager becomes an `OctreeNCAConfigurationManager`, which takes our
         preprocessor into nnU-Net's workers.
 
         Raises:
@@ -112,7 +120,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             configuration_name="in use",
             plans_name=plans_manager.plans_name,
         )
-        make_lean(configuration_manager)
+        use_own_preprocessor(configuration_manager)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return get_network_from_plans(

@@ -33,7 +33,7 @@ from nnunet_octreenca.resources import free_disk
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
-# Bytes read at a time where nothing is computed: survey and overlay.
+# Bytes read at a time where nothing is computed: statistics and overlay.
 _READ_BYTES = 64 << 20
 
 
@@ -200,7 +200,7 @@ def segment_case(
         "files": [str(path) for path in case.files],
         "kind": kind,
         "shape": list(source.shape),
-        "box": [list(axis) for axis in prepared.survey.box],
+        "box": [list(axis) for axis in prepared.statistics.box],
         "passes": passes,
         "bands_of": plan.units,
         "whole": plan.whole,

@@ -14,7 +14,7 @@ import torch
 from nnunet_octreenca import __version__
 from nnunet_octreenca.files import write_json
 from nnunet_octreenca.inference.ensemble import Progress
-from nnunet_octreenca.integration.version import nnunet_version
+from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.prediction.case import Job
 from nnunet_octreenca.resources import peak_memory
 

@@ -7,20 +7,22 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ImageSource
-from nnunet_octreenca.preprocessing.crop import Box
+from nnunet_octreenca.preprocessing.crop import Box, box_slices
 from nnunet_octreenca.preprocessing.geometry import CaseGeometry, oriented, spacings
 from nnunet_octreenca.preprocessing.normalization import Normalizer, normalized_bounds, normalizers
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 from nnunet_octreenca.preprocessing.resample import Resampler
 from nnunet_octreenca.preprocessing.restore import Restorer
-from nnunet_octreenca.preprocessing.statistics import Needs, survey
+from nnunet_octreenca.preprocessing.statistics import RequiredStatistics, collect_statistics
 
 
-def needs_survey(source: ImageSource, preprocessing: PreprocessingPlan) -> Needs:
-    """What has to be known of an image before its first band can be prepared.
+def required_statistics(
+    source: ImageSource, preprocessing: PreprocessingPlan
+) -> RequiredStatistics:
+    """The statistics that preprocessing needs before the first band.
 
-    The box always; `Needs.nothing` says that nothing else is, for which the borders of an image
-    of whole numbers are enough.
+    The nonzero box is always among them. If nothing else is (`only_the_box`), reading the borders
+    of an image of integers is enough.
 
     Args:
         source: in the plans' axes.
@@ -40,7 +42,7 @@ def needs_survey(source: ImageSource, preprocessing: PreprocessingPlan) -> Needs
     clipped = rule.resamples and rule.overshoots and spacing != target
     zscore = [scheme == "ZScoreNormalization" for scheme in schemes]
     bytes_ = source.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))
-    return Needs(
+    return RequiredStatistics(
         moments=zscore,
         extremes=[
             clipped
@@ -71,11 +73,11 @@ class PreprocessedCase:
     Args:
         source: the image in the file's axes; it stays the caller's to close.
         preprocessing: of the model.
-        band: rows (2-D) or planes (3-D) that the survey reads at a time.
+        band: rows (2-D) or planes (3-D) that are read at a time for the statistics.
 
     Attributes:
         layout: where everything lies.
-        survey: what was found in the image.
+        statistics: of the image.
         parts: how many images the network sees.
 
     Raises:
@@ -87,19 +89,19 @@ class PreprocessedCase:
         _check(preprocessing)
         self._source = oriented(source, preprocessing.transpose_forward)
         self._dimension = len(source.shape)
-        needs = needs_survey(self._source, preprocessing)
-        self.survey = survey(self._source, needs, band=band)
-        self.layout = CaseGeometry.of(self._source, preprocessing, self.survey.box)
+        needs = required_statistics(self._source, preprocessing)
+        self.statistics = collect_statistics(self._source, needs, band=band)
+        self.layout = CaseGeometry.of(self._source, preprocessing, self.statistics.box)
         self.parts = self.layout.parts
-        self._normalisers = normalizers(preprocessing, self.survey)
+        self._normalizers = normalizers(preprocessing, self.statistics)
         self._bounds = None
         if all(needs.extremes) and preprocessing.data.overshoots:
-            self._bounds = normalized_bounds(self.survey, self._normalisers)
+            self._bounds = normalized_bounds(self.statistics, self._normalizers)
 
     def image(self, part: int = 0) -> "PreprocessedImage":
         """What the network sees of a part; nothing is read yet."""
-        survey, layout = self.survey, self.layout
-        source, box, mask = self._source, survey.box, survey.mask
+        layout = self.layout
+        source, box, mask = self._source, self.statistics.box, self.statistics.mask
         lead = 3 - layout.preprocessing.dimension
         if lead:
             if len(source.shape) == 3:
@@ -109,7 +111,7 @@ class PreprocessedCase:
             source,
             box=box,
             mask=mask,
-            normalizers=self._normalisers,
+            normalizers=self._normalizers,
             resampler=layout.data_resampler(part, self._bounds),
             padded=layout.padded,
             inside=layout.inside,
@@ -167,7 +169,7 @@ class PreprocessedImage:
     Args:
         source: 2-D or 3-D like the network, in the plans' axes.
         box: its part that is not cropped away.
-        mask: of the box; None unless a normaliser wants it.
+        mask: of the box; None unless a normalizer wants it.
         normalizers: one a channel.
         resampler: from the box to `inside`; None where they have the same cells.
         padded: cells per axis, zeros around `inside`.
@@ -190,7 +192,7 @@ class PreprocessedImage:
         self.shape, self.spacing = padded, spacing
         self.channels, self.dtype = source.channels, np.dtype(np.float32)
         self._source, self._box, self._mask = source, box, mask
-        self._normalisers, self._resampler, self._inside = normalizers, resampler, inside
+        self._normalizers, self._resampler, self._inside = normalizers, resampler, inside
         self._chunks: dict[int, NDArray[np.float32]] = {}
         self._blocks: dict[int, NDArray[np.float32]] = {}
 
@@ -256,9 +258,9 @@ class PreprocessedImage:
         """Rows or planes of the box, normalized."""
         start = self._box[0][0]
         band = self._source.read(start + first, start + end)
-        inner = (slice(None), slice(None), *(slice(*axis) for axis in self._box[1:]))
+        inner = (slice(None), slice(None), *box_slices(self._box[1:]))
         values = np.array(band[inner], dtype=np.float32, order="C")
         mask = None if self._mask is None else self._mask[first:end]
-        for channel, normaliser in zip(values, self._normalisers, strict=True):
-            normaliser(channel, mask)
+        for channel, normalizer in zip(values, self._normalizers, strict=True):
+            normalizer(channel, mask)
         return values

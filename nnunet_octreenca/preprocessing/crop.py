@@ -15,6 +15,22 @@ def volume_shape(source: ImageSource) -> tuple[int, ...]:
     return (1, *source.shape) if len(source.shape) == 2 else tuple(source.shape)
 
 
+def nonzero_mask(values: NDArray, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Which cells are not zero in some channel; holes are not filled.
+
+    Args:
+        values: (channels, *spatial).
+        out: (*spatial), where the mask is written; a new array if left out.
+
+    >>> nonzero_mask(np.array([[0, 1, 0], [0, 1, 2]]))
+    array([False,  True,  True])
+    """
+    mask = np.not_equal(values[0], 0, out=out)
+    for channel in values[1:]:
+        mask |= channel != 0
+    return mask
+
+
 def nonzero_box(values: NDArray) -> Box | None:
     """First cell and end per axis of what is not zero in some channel.
 
@@ -44,6 +60,16 @@ def nonzero_box(values: NDArray) -> Box | None:
             return None
         box.append((int(found[0]), int(found[-1]) + 1))
     return tuple(box)
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """The box of a whole image, which is what nnU-Net keeps of one that is zero everywhere."""
+    return tuple((0, int(cells)) for cells in shape)
+
+
+def box_slices(box: Box | Sequence[Sequence[int]]) -> tuple[slice, ...]:
+    """A box as indices of an array (*spatial)."""
+    return tuple(slice(*ends) for ends in box)
 
 
 def placed(box: Box | None, lead: int, first: int) -> list[Box]:
@@ -94,7 +120,7 @@ def box_from_the_borders(source: ImageSource, band: int) -> Box:
         found += last
         if last:
             break
-    return around(found) if found else tuple((0, cells) for cells in shape)
+    return around(found) if found else whole_box(shape)
 
 
 def filled_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -91,7 +91,7 @@ class CaseGeometry:
         Args:
             source: in the plans' axes.
             preprocessing: of the model.
-            box: what a survey found.
+            box: the nonzero box.
 
         Raises:
             InputError: a 2-D image for a 3-D network, or one with no cells left.
@@ -176,6 +176,17 @@ def spacings(
                 "the configuration 2d"
             )
         spacing = (_NO_SPACING, *spacing)
-    target = preprocessing.spacing
-    # A 2-D network takes the planes as they are.
-    return spacing, (spacing[0], *target) if len(target) == 2 else target
+    return spacing, target_spacing(spacing, preprocessing.spacing)
+
+
+def target_spacing(spacing: Sequence[float], target: Sequence[float]) -> tuple[float, ...]:
+    """mm per axis (z, y, x) that the network sees: of a 2-D one, the planes keep their distance.
+
+    Args:
+        spacing: mm per axis of the image.
+        target: mm per axis of the network, 2 or 3.
+
+    >>> target_spacing((3.0, 0.8, 0.8), (1.0, 1.0))
+    (3.0, 1.0, 1.0)
+    """
+    return (spacing[0], *target) if len(target) < len(spacing) else tuple(target)

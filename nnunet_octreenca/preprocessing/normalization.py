@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
-from nnunet_octreenca.preprocessing.statistics import ImageStatistics, Statistics
+from nnunet_octreenca.preprocessing.statistics import ChannelStatistics, ImageStatistics
 
 # The smallest deviation that nnU-Net divides by.
 _SMALLEST = 1e-8
@@ -55,20 +55,22 @@ class Normalizer:
         return values
 
 
-def normalizers(preprocessing: PreprocessingPlan, survey: ImageStatistics) -> list[Normalizer]:
-    """The normaliser of each channel of an image.
+def normalizers(preprocessing: PreprocessingPlan, statistics: ImageStatistics) -> list[Normalizer]:
+    """The normalizer of each channel of an image.
 
     Raises:
         InputError: values that a scheme does not take.
         PlansError: the plans lack the intensities of CTNormalization.
     """
     return [
-        _normalizer(preprocessing, channel, statistics)
-        for channel, statistics in enumerate(survey.statistics)
+        _normalizer(preprocessing, channel, found)
+        for channel, found in enumerate(statistics.channels)
     ]
 
 
-def _normalizer(preprocessing: PreprocessingPlan, channel: int, found: Statistics) -> Normalizer:
+def _normalizer(
+    preprocessing: PreprocessingPlan, channel: int, found: ChannelStatistics
+) -> Normalizer:
     scheme = preprocessing.normalization_schemes[channel]
     if scheme == "ZScoreNormalization":
         assert found.mean is not None
@@ -105,21 +107,21 @@ def _normalizer(preprocessing: PreprocessingPlan, channel: int, found: Statistic
     return Normalizer()
 
 
-def _extremes(found: Statistics) -> tuple[np.float32, np.float32]:
+def _extremes(found: ChannelStatistics) -> tuple[np.float32, np.float32]:
     assert found.lowest is not None
     assert found.highest is not None
     return np.float32(found.lowest.min()), np.float32(found.highest.max())
 
 
 def normalized_bounds(
-    survey: ImageStatistics, channels: Sequence[Normalizer]
+    statistics: ImageStatistics, channels: Sequence[Normalizer]
 ) -> NDArray[np.float32]:
     """Smallest and largest value after normalization: (2, channels, slices).
 
     All schemes keep the order of values, so that the extremes stay the extremes.
     """
     bounds = []
-    for found, normaliser in zip(survey.statistics, channels, strict=True):
+    for found, normalizer in zip(statistics.channels, channels, strict=True):
         assert found.lowest is not None
         assert found.highest is not None
         everywhere = np.ones(len(found.lowest), bool)
@@ -127,8 +129,8 @@ def normalized_bounds(
         # A slice outside the mask holds no value of it: only the zeros there count.
         for extreme in pair:
             inside = np.isfinite(extreme)
-            extreme[inside] = normaliser(extreme[inside], everywhere[inside])
-        if normaliser.masked:
+            extreme[inside] = normalizer(extreme[inside], everywhere[inside])
+        if normalizer.masked:
             pair[0][found.outside] = np.minimum(pair[0], 0)[found.outside]
             pair[1][found.outside] = np.maximum(pair[1], 0)[found.outside]
         bounds.append(pair)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.preprocessing.crop import box_slices
 from nnunet_octreenca.preprocessing.geometry import CaseGeometry
 from nnunet_octreenca.preprocessing.resample import Resampler
 
@@ -70,7 +71,7 @@ class Restorer:
         labels = np.zeros([layout.shape[axis] for axis in backward], dtype)
         # A view in the plans' axes: what is written into it lies where the file wants it.
         oriented = labels.transpose(preprocessing.transpose_forward)
-        self._box = oriented[tuple(slice(*axis) for axis in layout.box)]
+        self._box = oriented[box_slices(layout.box)]
         self._labels = labels if dimension == 3 else labels[0]
         self._layout = layout
         self._open: set[int] = set(range(layout.parts))

@@ -1,4 +1,4 @@
-"""One pass over an image: its nonzero box, and what normalizing it needs to know."""
+"""Statistics of an image in one pass: its nonzero box, and what normalization needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,13 @@ from nnunet_octreenca.preprocessing.crop import (
     around,
     bands,
     box_from_the_borders,
+    box_slices,
     filled_holes,
     nonzero_box,
+    nonzero_mask,
     placed,
     volume_shape,
+    whole_box,
 )
 
 # Values that are summed at a time, as float64: 1 MiB, which stays in the cache.
@@ -25,8 +28,8 @@ _SUMMED = 1 << 17
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a survey has to find besides the box, per channel; all of it costs time.
+class RequiredStatistics:
+    """What to collect besides the nonzero box, per channel; each item costs time.
 
     Attributes:
         moments: mean and standard deviation.
@@ -42,13 +45,13 @@ class Needs:
     slices: int | None = None
 
     @property
-    def nothing(self) -> bool:
-        """Only the box is wanted."""
+    def only_the_box(self) -> bool:
+        """Whether nothing besides the box is required."""
         return not any((*self.moments, *self.extremes, *self.masked))
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ChannelStatistics:
     """Of one channel's voxels within the box, or of those of them within the mask.
 
     Attributes:
@@ -71,28 +74,30 @@ class Statistics:
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What one pass found.
+    """The statistics of an image, from one pass over it.
 
     Attributes:
         box: first cell and end per axis (z, y, x) of the smallest box around all that is not
             zero; the whole image where nothing is.
-        statistics: one a channel.
+        channels: one entry a channel.
         mask: (z, y, x) of the box: not zero in some channel, holes filled; None where no channel
             is normalized within it. It takes 1 byte a voxel of the image, and 5 while its holes
             are filled.
     """
 
     box: Box
-    statistics: tuple[Statistics, ...]
+    channels: tuple[ChannelStatistics, ...]
     mask: NDArray[np.bool_] | None
 
 
-def survey(source: ImageSource, needs: Needs, *, band: int) -> ImageStatistics:
-    """Look once at every voxel, or only at the borders where that is enough.
+def collect_statistics(
+    source: ImageSource, required: RequiredStatistics, *, band: int
+) -> ImageStatistics:
+    """Read an image once, or only its borders where that is enough.
 
     Args:
         source: in the plans' axes.
-        needs: what to find besides the box.
+        required: what to collect besides the box.
         band: rows (2-D) or planes (3-D) that are read at a time.
 
     Raises:
@@ -102,20 +107,24 @@ def survey(source: ImageSource, needs: Needs, *, band: int) -> ImageStatistics:
     if min(shape) < 1 or source.channels < 1:
         raise InputError(f"an image of {source.channels} channels of {source.shape} cells is empty")
     exact = np.issubdtype(source.dtype, np.integer) or source.dtype == np.bool_
-    if exact and needs.nothing:
+    if exact and required.only_the_box:
         nowhere = np.zeros(1, bool)
         box = box_from_the_borders(source, band)
-        blank = Statistics(prod(end - first for first, end in box), None, None, None, None, nowhere)
+        blank = ChannelStatistics(
+            prod(end - first for first, end in box), None, None, None, None, nowhere
+        )
         return ImageStatistics(box, (blank,) * source.channels, None)
-    return _full_survey(source, needs, band, exact)
+    return _read_all(source, required, band, exact)
 
 
-def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> ImageStatistics:
+def _read_all(
+    source: ImageSource, required: RequiredStatistics, band: int, exact: bool
+) -> ImageStatistics:
     shape = volume_shape(source)
-    mask = np.zeros(shape, bool) if any(needs.masked) else None
+    mask = np.zeros(shape, bool) if any(required.masked) else None
     channels = [
-        _Channel(shape, needs.slices, moments, extremes or not exact)
-        for moments, extremes in zip(needs.moments, needs.extremes, strict=True)
+        _Channel(shape, required.slices, moments, extremes or not exact)
+        for moments, extremes in zip(required.moments, required.extremes, strict=True)
     ]
     boxes: list[Box] = []
     wrong, where = 0, ""
@@ -123,7 +132,7 @@ def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> I
         local = nonzero_box(values)
         if local is None:
             continue
-        within = (slice(None), *(slice(*axis) for axis in local))
+        within = (slice(None), *box_slices(local))
         inner = values[within]
         if not exact:
             bad = inner.size - int(np.isfinite(inner).sum()) if _suspicious(inner) else 0
@@ -136,24 +145,24 @@ def _full_survey(source: ImageSource, needs: Needs, band: int, exact: bool) -> I
         boxes.append(box)
         inside = None
         if mask is not None:
-            inside = mask[tuple(slice(*axis) for axis in box)]
-            np.any(inner, axis=0, out=inside)
-        for channel, values_here, masked in zip(channels, inner, needs.masked, strict=True):
+            inside = mask[box_slices(box)]
+            nonzero_mask(inner, out=inside)
+        for channel, values_here, masked in zip(channels, inner, required.masked, strict=True):
             channel.add(values_here, box, inside if masked else None)
     if wrong:
         raise InputError(
             f"the image has {wrong} voxels that are NaN or infinite, the first in {where}. Repair "
             "the file (e.g. replace them by the background's value) and predict it again"
         )
-    box = around(boxes) if boxes else tuple((0, cells) for cells in shape)
+    box = around(boxes) if boxes else whole_box(shape)
     filled = None
     if mask is not None:
-        filled = filled_holes(mask[tuple(slice(*axis) for axis in box)])
-    statistics = tuple(
+        filled = filled_holes(mask[box_slices(box)])
+    finished = tuple(
         channel.finish(box, filled if masked else None)
-        for channel, masked in zip(channels, needs.masked, strict=True)
+        for channel, masked in zip(channels, required.masked, strict=True)
     )
-    return ImageStatistics(box, statistics, filled)
+    return ImageStatistics(box, finished, filled)
 
 
 def _suspicious(values: NDArray) -> bool:
@@ -210,7 +219,7 @@ class _Channel:
         self._mean += shift * count / total
         self._count = total
 
-    def finish(self, box: Box, mask: NDArray[np.bool_] | None) -> Statistics:
+    def finish(self, box: Box, mask: NDArray[np.bool_] | None) -> ChannelStatistics:
         """Add the zeros of the final box, or of the filled mask, that no band brought."""
         at = slice(None) if self._slices is None else slice(*box[self._slices])
         covered = self._covered[at]
@@ -225,7 +234,7 @@ class _Channel:
         if self._moments and count > self._count:
             self._combine(count - self._count, 0.0, 0.0)
         std = float(np.sqrt(self._squares / count)) if count else 0.0
-        return Statistics(
+        return ChannelStatistics(
             count,
             self._mean if self._moments else None,
             std if self._moments else None,

@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.errors import EnvironmentMismatchError
-from nnunet_octreenca.integration import register, version
+from nnunet_octreenca.integration import nnunet_version, register
 
 LOOK_UP = """
 import json, sys
@@ -136,14 +136,14 @@ def test_read_only_nnunet_gets_the_other_way(monkeypatch, capsys):
 
 @pytest.mark.parametrize("installed", ["2.5.1", "2.7"])
 def test_old_nnunet_is_refused(monkeypatch, capsys, installed):
-    monkeypatch.setattr(version, "version", lambda name: installed)
+    monkeypatch.setattr(nnunet_version, "version", lambda name: installed)
     with pytest.raises(EnvironmentMismatchError, match=f"{installed} is too old.*2.8"):
-        version.nnunet_version()
+        nnunet_version.nnunet_version()
     assert main(["register", "--check"]) == 1
     assert capsys.readouterr().err.startswith(f"ERROR: nnU-Net {installed} is too old")
 
 
 @pytest.mark.parametrize("installed", ["2.8", "2.8.1", "2.10.0", "3.0"])
 def test_new_nnunet_is_welcome(monkeypatch, installed):
-    monkeypatch.setattr(version, "version", lambda name: installed)
-    assert version.nnunet_version() == installed
+    monkeypatch.setattr(nnunet_version, "version", lambda name: installed)
+    assert nnunet_version.nnunet_version() == installed

@@ -33,15 +33,56 @@ def test_splines_are_those_of_skimage(order, kernel):
         np.testing.assert_allclose(matrix(columns, 1)[0], expected.T, **tolerance)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear"])
-def test_torchs_modes(mode):
-    for cells_in, cells_out in [*SIZES, (2, 47), (2, 83), (6, 41)]:
+TORCH_SIZES = [*SIZES, (2, 47), (2, 83), (6, 41)]
+
+
+def torchs(values, cells_out, mode):
+    given = torch.from_numpy(values)[None, :, :, None, None]
+    return interpolate(given, (cells_out, 1, 1), mode=mode)[0, :, :, 0, 0].numpy()
+
+
+@pytest.mark.parametrize(("mode", "shift"), [("nearest", 0), ("nearest-exact", 0.5)])
+def test_torchs_nearest_modes(mode, shift):
+    """torch's cell, or on the border between two, as closely as float32 tells, one of both.
+
+    There torch's kernels disagree among themselves, as they do below.
+    """
+    for cells_in, cells_out in TORCH_SIZES:
         values = lines(cells_in)
-        given = torch.from_numpy(values)[None, :, :, None, None]
-        name = "trilinear" if mode == "linear" else mode
-        expected = interpolate(given, (cells_out, 1, 1), mode=name)[0, :, :, 0, 0].numpy()
         own = AxisMatrix(cells_in, cells_out, f"torch_{mode.replace('-', '_')}")(values, 1)
+        at = (np.arange(cells_out) + shift) * (cells_in / cells_out)
+        rounding = cells_in * np.finfo(np.float32).eps
+        low, high = (
+            np.clip(np.floor(at + side).astype(int), 0, cells_in - 1)
+            for side in (-rounding, rounding)
+        )
+        border = low != high
+        expected = torchs(values, cells_out, mode)
+        np.testing.assert_array_equal(own[:, ~border], expected[:, ~border])
+        assert ((own == values[:, low]) | (own == values[:, high])).all()
+
+
+def test_torchs_linear_mode():
+    """Ours against float64 interpolation at float32 coordinates, torch's at either rounding.
+
+    torch computes coordinates in float32. Its AVX2 and AVX-512 kernels fuse product and
+    difference, its default kernels round the product first (ATEN_CPU_CAPABILITY=default shows
+    it). A product of at most `cells_in` moves by half a unit in the last place, eps / 2 of it, and
+    the value by the slope times that.
+    """
+    eps = np.finfo(np.float32).eps
+    for cells_in, cells_out in TORCH_SIZES:
+        values = lines(cells_in)
+        centres = np.arange(cells_out, dtype=np.float32) + np.float32(0.5)
+        at = np.float32(cells_in) / np.float32(cells_out) * centres - np.float32(0.5)
+        expected = [np.interp(at, np.arange(cells_in), line) for line in values.astype(float)]
+        own = AxisMatrix(cells_in, cells_out, "torch_linear")(values, 1)
         np.testing.assert_allclose(own, expected, rtol=1e-6, atol=2e-6)
+        slope = np.abs(np.diff(values)).max(initial=0)
+        tolerance = 2e-6 + cells_in * eps / 2 * slope
+        np.testing.assert_allclose(
+            own, torchs(values, cells_out, "trilinear"), rtol=1e-6, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("kernel", ["nearest", "linear", "cubic"])

@@ -202,7 +202,7 @@ def test_descending_bands_read_little_twice():
     assert source.reads.sum() < 1.7 * 400
 
 
-def test_a_natural_image_is_surveyed_at_its_ends():
+def test_of_a_natural_image_only_the_ends_are_read():
     source = Streamed(np.full((3, 200, 30), 7, np.uint8))
     PreprocessedCase(source, StockCase([64, 64], [1, 1], schemes=RGB).preprocessing, band=10)
     assert source.reads.sum() == 20

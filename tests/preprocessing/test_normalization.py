@@ -8,7 +8,7 @@ from stock_case import INTENSITIES, StockCase
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ArraySource
 from nnunet_octreenca.preprocessing.normalization import normalized_bounds, normalizers
-from nnunet_octreenca.preprocessing.statistics import Needs, survey
+from nnunet_octreenca.preprocessing.statistics import RequiredStatistics, collect_statistics
 
 ZSCORE, CT, NONE, RESCALE, RGB = SCHEMES = [
     f"{name}Normalization" for name in ("ZScore", "CT", "No", "RescaleTo01", "RGBTo01")
@@ -30,7 +30,9 @@ def volume(rng, dtype=np.float32):
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_a_channel_is_normalised_as_by_nnunets_class(scheme, masked, dtype):
     array = volume(np.random.default_rng(1), dtype)
-    found = survey(ArraySource(array), Needs([True], [True], [masked]), band=2)
+    found = collect_statistics(
+        ArraySource(array), RequiredStatistics([True], [True], [masked]), band=2
+    )
     (normalize,) = normalizers(prepared(scheme, masked), found)
     own = normalize(array[0].astype(np.float32), found.mask)
     inside = np.ones(array[0].shape, bool) if found.mask is None else found.mask
@@ -52,7 +54,9 @@ def test_bounds_are_the_extremes_of_what_was_normalized(scheme, slices, masked):
     array = volume(rng)
     array[:, 2] = 0  # a slice without a voxel of the mask
     masked = masked and scheme == ZSCORE
-    found = survey(ArraySource(array), Needs([True], [True], [masked], slices), band=2)
+    found = collect_statistics(
+        ArraySource(array), RequiredStatistics([True], [True], [masked], slices), band=2
+    )
     (normalize,) = channels = normalizers(prepared(scheme, masked), found)
     bounds = normalized_bounds(found, channels)
     values = normalize(array[0], found.mask)
@@ -65,13 +69,17 @@ def test_bounds_are_the_extremes_of_what_was_normalized(scheme, slices, masked):
 def test_colours_have_8_bits(value):
     array = np.full((1, 4, 5), 200, np.int16)
     array[0, 1, 1] = value
-    found = survey(ArraySource(array), Needs([False], [True], [False]), band=2)
+    found = collect_statistics(
+        ArraySource(array), RequiredStatistics([False], [True], [False]), band=2
+    )
     with pytest.raises(InputError, match=r"channel 0 holds values from (-1|200)\.0 to (200|256)"):
         normalizers(prepared(RGB), found)
 
 
 def test_ct_needs_the_data_sets_intensities():
     preprocessing = replace(prepared(CT), intensities=({"mean": 3.0},))
-    found = survey(ArraySource(np.ones((1, 4, 5))), Needs([False], [True], [False]), band=2)
+    found = collect_statistics(
+        ArraySource(np.ones((1, 4, 5))), RequiredStatistics([False], [True], [False]), band=2
+    )
     with pytest.raises(PlansError, match="lack 'percentile_00_5' of channel 0"):
         normalizers(preprocessing, found)

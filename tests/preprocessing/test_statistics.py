@@ -6,12 +6,12 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ArraySource
-from nnunet_octreenca.preprocessing.statistics import Needs, survey
+from nnunet_octreenca.preprocessing.statistics import RequiredStatistics, collect_statistics
 
 
 def needs(channels, slices=None, masked=False):
     yes = [True] * channels
-    return Needs(yes, yes, [masked] * channels, slices)
+    return RequiredStatistics(yes, yes, [masked] * channels, slices)
 
 
 def image(rng, shape, dtype):
@@ -35,12 +35,12 @@ def test_statistics_are_those_of_nnunets_crop(slices, masked, dtype):
     array = image(rng, (2, 14, 11, 13), dtype)
     cropped, inside, box = crop_to_nonzero(array)
     for band in (1, 4, 20):
-        found = survey(ArraySource(array), needs(2, slices, masked), band=band)
+        found = collect_statistics(ArraySource(array), needs(2, slices, masked), band=band)
         assert found.box == tuple((first, end) for first, end in box)
         if masked:
             np.testing.assert_array_equal(found.mask, inside[0] >= 0)
         for channel, values in enumerate(cropped.astype(np.float32).astype(np.float64)):
-            statistics = found.statistics[channel]
+            statistics = found.channels[channel]
             chosen = values[inside[0] >= 0] if masked else values.ravel()
             assert statistics.count == chosen.size
             assert statistics.mean == pytest.approx(chosen.mean(), rel=1e-12)
@@ -58,9 +58,9 @@ def test_statistics_are_those_of_nnunets_crop(slices, masked, dtype):
 def test_a_2d_image_of_interleaved_colours():
     array = np.random.default_rng(4).integers(0, 255, (30, 40, 3)).astype(np.uint8)
     array[:, :4] = 0
-    found = survey(ArraySource(array.transpose(2, 0, 1)), needs(3), band=7)
+    found = collect_statistics(ArraySource(array.transpose(2, 0, 1)), needs(3), band=7)
     assert found.box == ((0, 1), (0, 30), (4, 40))
-    for channel, statistics in enumerate(found.statistics):
+    for channel, statistics in enumerate(found.channels):
         values = array[:, 4:, channel].astype(np.float64)
         assert statistics.mean == pytest.approx(values.mean(), rel=1e-12)
         assert statistics.std == pytest.approx(values.std(), rel=1e-12)
@@ -70,17 +70,19 @@ def test_a_2d_image_of_interleaved_colours():
 def test_a_large_mean_does_not_swallow_a_small_deviation():
     """Plain sums of squares in float64 would be left with no digit of it."""
     array = 1e6 + np.random.default_rng(5).integers(0, 2, (1, 40, 50, 60)) / 16
-    found = survey(ArraySource(array.astype(np.float32)), needs(1), band=3).statistics[0]
+    found = collect_statistics(ArraySource(array.astype(np.float32)), needs(1), band=3).channels[0]
     assert found.std == pytest.approx(array.std(), rel=1e-9)
     assert found.mean == pytest.approx(array.mean(), rel=1e-14)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_image_of_zeros_is_kept_whole(masked):
-    found = survey(ArraySource(np.zeros((1, 4, 5, 6), np.float32)), needs(1, 0, masked), band=3)
+    found = collect_statistics(
+        ArraySource(np.zeros((1, 4, 5, 6), np.float32)), needs(1, 0, masked), band=3
+    )
     assert found.box == ((0, 4), (0, 5), (0, 6))
-    assert found.statistics[0].count == (0 if masked else 120)
-    assert (found.statistics[0].mean, found.statistics[0].std) == (0, 0)
+    assert found.channels[0].count == (0 if masked else 120)
+    assert (found.channels[0].mean, found.channels[0].std) == (0, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
@@ -93,16 +95,18 @@ def test_values_that_are_not_finite_are_counted(dtype):
         "the image has 4 voxels that are NaN or infinite, the first in rows or planes 8 to 11"
     )
     with pytest.raises(InputError, match=re.escape(sentence)):
-        survey(ArraySource(array), Needs([False] * 2, [False] * 2, [False] * 2), band=4)
+        collect_statistics(
+            ArraySource(array), RequiredStatistics([False] * 2, [False] * 2, [False] * 2), band=4
+        )
 
 
 def test_what_float32_cannot_hold_is_infinite():
     array = np.ones((1, 5, 6))
     array[0, 2, 2] = 1e300
     with pytest.raises(InputError, match="has 1 voxels"):
-        survey(ArraySource(array), needs(1), band=5)
+        collect_statistics(ArraySource(array), needs(1), band=5)
 
 
 def test_an_image_without_cells():
     with pytest.raises(InputError, match=r"1 channels of \(0, 5\) cells is empty"):
-        survey(ArraySource(np.ones((1, 0, 5))), needs(1), band=5)
+        collect_statistics(ArraySource(np.ones((1, 0, 5))), needs(1), band=5)
