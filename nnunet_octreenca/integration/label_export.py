@@ -3,7 +3,7 @@
 nnU-Net copies the logits of all classes to a worker process and takes the largest there: 2 bytes
 a class and cell, several times over. Of plain labels whose shape stays as it is nobody needs
 them: the label map is made in bands where the logits are, by nnU-Net's own function, and travels
-instead, one byte a cell. The export goes on as ever (configuration_manager lets it through).
+instead, one byte a cell. There it is written by export_worker.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_octreenca.integration.configuration_manager import LeanConfigurationManager
-from nnunet_octreenca.integration.label_prediction import LabelPrediction
+from nnunet_octreenca.integration.configuration_manager import OctreeNCAConfigurationManager
 
 _PROPERTIES = "octreenca_properties"  # of the case that a predictor is at, while labels suffice
 _BAND = 1 << 22  # cells whose labels are worked out at a time
@@ -34,14 +34,14 @@ def labels_suffice(
         predictor: nnU-Net's, about to predict and export `cases`, no probabilities asked for.
         cases: what it iterates over; iterate over what this gives instead.
     """
-    lean = (
-        type(predictor.configuration_manager) is LeanConfigurationManager
+    plain = (
+        type(predictor.configuration_manager) is OctreeNCAConfigurationManager
         and type(predictor.label_manager) is LabelManager
         and not predictor.label_manager.has_regions
         # nnU-Net ends these when it is through, if it finds them.
         and not isinstance(cases, MultiThreadedAugmenter)
     )
-    if not lean:
+    if not plain:
         yield cases
         return
     try:
@@ -56,8 +56,8 @@ def _noted(predictor: nnUNetPredictor, cases: Iterable[dict[str, Any]]) -> Itera
         yield case
 
 
-def labels_instead(predictor: nnUNetPredictor, logits: Tensor) -> Tensor | LabelPrediction:
-    """The label map of a case, or its logits where somebody may need them.
+def labels_instead(predictor: nnUNetPredictor, logits: Tensor) -> Tensor:
+    """The label map (z, y, x) of a case, or its logits where they may be needed.
 
     Args:
         predictor: that computed them.
@@ -68,7 +68,7 @@ def labels_instead(predictor: nnUNetPredictor, logits: Tensor) -> Tensor | Label
         return logits
     if tuple(logits.shape[1:]) != tuple(properties["shape_after_cropping_and_before_resampling"]):
         return logits  # they are to be resampled first
-    return LabelPrediction(label_map(predictor.label_manager, logits), logits.shape[0])
+    return torch.from_numpy(label_map(predictor.label_manager, logits))
 
 
 def label_map(manager: LabelManager, logits: Tensor) -> NDArray[np.uint8 | np.uint16]:

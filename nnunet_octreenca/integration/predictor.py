@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.integration import export_worker
 from nnunet_octreenca.integration.label_export import labels_instead, labels_suffice
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
@@ -167,6 +169,11 @@ def install() -> None:
 
         return predict_logits_from_preprocessed_data
 
+    for export in (
+        export_worker.export_prediction_from_logits,
+        export_worker.convert_predicted_logits_to_segmentation_with_correct_shape,
+    ):
+        setattr(predict_from_raw_data, export.__name__, export)
     _wrap("predict_sliding_window_return_logits", whole_image)
     _wrap("predict_from_data_iterator", for_export)
     _wrap("predict_logits_from_preprocessed_data", exported)

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.integration import error_reporting, predictor
-from nnunet_octreenca.integration.configuration_manager import make_lean
+from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
@@ -109,7 +109,7 @@ class OctreeNCATrainer(nnUNetTrainer):
     ) -> nn.Module:
         """OctreeNCA of a configuration; also called for prediction.
 
-        The configuration manager becomes a `LeanConfigurationManager`, which takes our
+        The configuration manager becomes an `OctreeNCAConfigurationManager`, which takes our
         preprocessor into nnU-Net's workers.
 
         Raises:
@@ -120,7 +120,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             configuration_name="in use",
             plans_name=plans_manager.plans_name,
         )
-        make_lean(configuration_manager)
+        use_own_preprocessor(configuration_manager)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return get_network_from_plans(

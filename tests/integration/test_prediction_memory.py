@@ -24,7 +24,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from PIL import Image
 
 from nnunet_octreenca import OctreeNCA
-from nnunet_octreenca.integration.configuration_manager import LeanConfigurationManager, make_lean
+from nnunet_octreenca.integration.configuration_manager import (
+    OctreeNCAConfigurationManager,
+    use_own_preprocessor,
+)
 from nnunet_octreenca.integration.preprocessor import OctreeNCAPreprocessor
 from nnunet_octreenca.integration.register import TRAINER_SHIMS
 from nnunet_octreenca.planning import extend_plans
@@ -128,7 +131,7 @@ def predictor_of(model, lean=True, folds=(0,), use_mirroring=False, **options):
         use_mirroring=use_mirroring, device=torch.device("cpu"), allow_tqdm=False, **options
     )
     predictor.initialize_from_trained_model_folder(str(model), folds)
-    assert type(predictor.configuration_manager) is LeanConfigurationManager
+    assert type(predictor.configuration_manager) is OctreeNCAConfigurationManager
     if not lean:
         predictor.configuration_manager.__class__ = ConfigurationManager
     return predictor
@@ -322,7 +325,7 @@ def test_validation_during_training(model, volume, tmp_path):
     for lean in (True, False):
         predictor = predictor_of(folder, lean)
         manager = pickle.loads(pickle.dumps(predictor.configuration_manager))
-        assert type(manager) is (LeanConfigurationManager if lean else ConfigurationManager)
+        assert type(manager) is (OctreeNCAConfigurationManager if lean else ConfigurationManager)
         files = ([str(volume / "a_0000.nii.gz")], None)
         both = (predictor.plans_manager, manager, predictor.dataset_json)
         data, _, properties = manager.preprocessor_class(verbose=False).run_case(*files, *both)
@@ -356,7 +359,7 @@ def test_only_nnunets_own_parts_are_replaced(model):
         pass
 
     foreign = SomebodyElses(manager.configuration)
-    make_lean(foreign)
+    use_own_preprocessor(foreign)
     assert type(foreign) is SomebodyElses
 
 
