@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.inference import export_prediction
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,55 +20,69 @@ Properties = Mapping[str, Any]  # of a case, as nnU-Net's preprocessor and reade
 
 
 def export_prediction_from_logits(
-    prediction: NDArray | Tensor,
-    properties: Properties,
+    predicted_array_or_file: NDArray | Tensor,
+    properties_dict: Properties,
     configuration_manager: ConfigurationManager,
     plans_manager: PlansManager,
-    dataset_json: dict[str, Any],
+    dataset_json_dict_or_file: dict[str, Any],
     output_file_truncated: str,
-    *options: Any,
+    *arguments: Any,
+    **options: Any,
 ) -> None:
-    """Write one case.
+    """Write one case. The parameters are nnU-Net's.
 
     Args:
-        prediction: label map (z, y, x), or logits (heads, z, y, x).
-        properties: of the case.
-        configuration_manager, plans_manager, dataset_json: of the model.
+        predicted_array_or_file: label map (z, y, x), or logits (heads, z, y, x).
+        properties_dict: of the case.
+        configuration_manager, plans_manager, dataset_json_dict_or_file: of the model.
         output_file_truncated: the file's path without its ending.
-        options: nnU-Net's others; a label map comes with `save_probabilities` false.
+        arguments, options: nnU-Net's others, for logits only.
     """
-    if prediction.ndim != 3:
+    if predicted_array_or_file.ndim != 3:
         export_prediction.export_prediction_from_logits(
-            prediction,
-            properties,
+            predicted_array_or_file,
+            properties_dict,
             configuration_manager,
             plans_manager,
-            dataset_json,
+            dataset_json_dict_or_file,
             output_file_truncated,
-            *options,
+            *arguments,
+            **options,
         )
         return
-    writer = plans_manager.image_reader_writer_class()
-    file = output_file_truncated + dataset_json["file_ending"]
-    writer.write_seg(restored(np.asarray(prediction), plans_manager, properties), file, properties)
+    labels = restored(np.asarray(predicted_array_or_file), plans_manager, properties_dict)
+    file = output_file_truncated + dataset_json_dict_or_file["file_ending"]
+    plans_manager.image_reader_writer_class().write_seg(labels, file, properties_dict)
 
 
 def convert_predicted_logits_to_segmentation_with_correct_shape(
-    prediction: NDArray | Tensor, plans_manager: PlansManager, *arguments: Any
+    predicted_logits: NDArray | Tensor,
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    label_manager: LabelManager,
+    properties_dict: Properties,
+    *arguments: Any,
+    **options: Any,
 ) -> Any:
-    """Return one case's label map in the image's own grid.
+    """Return one case's label map in the image's own grid. The parameters are nnU-Net's.
 
     Args:
-        prediction: label map (z, y, x), or logits (heads, z, y, x).
-        plans_manager: of the model.
-        arguments: nnU-Net's others: configuration and label manager, properties, whether
-            probabilities are returned too.
+        predicted_logits: label map (z, y, x), or logits (heads, z, y, x).
+        plans_manager, configuration_manager, label_manager: of the model.
+        properties_dict: of the case.
+        arguments, options: nnU-Net's others, for logits only.
     """
-    if prediction.ndim != 3:
+    if predicted_logits.ndim != 3:
         return export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape(
-            prediction, plans_manager, *arguments
+            predicted_logits,
+            plans_manager,
+            configuration_manager,
+            label_manager,
+            properties_dict,
+            *arguments,
+            **options,
         )
-    return restored(np.asarray(prediction), plans_manager, arguments[2])
+    return restored(np.asarray(predicted_logits), plans_manager, properties_dict)
 
 
 def restored(labels: NDArray, plans_manager: PlansManager, properties: Properties) -> NDArray:
