@@ -53,7 +53,7 @@ def fails_with(capsys, arguments: list[str], *words: str) -> None:
 @pytest.mark.parametrize("name", ["7", "Dataset007_Seven", "no such"])
 def test_unknown_data_set(capsys, name):
     fails_with(
-        capsys, ["extend_plans", "-d", name], "there is not a data set with the name or numb"
+        capsys, ["extend_plans", "-d", name], "there is no data set with the name or numb"
     )
 
 
@@ -88,7 +88,7 @@ def test_damaged_plans(capsys, dataset):
         (["-gpu_memory_target", "0"], ["-gpu_memory_target (0.0)"]),
         (["-gpu_memory_target", "0.000001"], ["larger -gpu_memory_target"]),
         (["--batch_size", "0"], ["--batch_size (0)"]),
-        (["--preset", "dermatology"], ["no preset is called 'dermatology'", "radiology"]),
+        (["--preset", "dermatology"], ["there is no preset 'dermatology'", "radiology"]),
         (["-overwrite_plans_name", "a__b"], ["must not hold '__'"]),
         (["-overwrite_plans_name", "nnUNetPlans"], ["replace the plans"]),
     ],
