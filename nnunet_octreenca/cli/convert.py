@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nnunet_octreenca.datasets.classes import Classes
     from nnunet_octreenca.datasets.raw_dataset import Converted
 
-HELP = "make nnU-Net data sets of MSD prostate, PESO, CholecSeg8k, slides or frames"
+HELP = "convert MSD prostate, PESO, CholecSeg8k, slides or frames into nnU-Net data sets"
 EXAMPLE = """\
 examples:
   nnunet_octreenca convert prostate -i Task05_Prostate -d 105
@@ -20,8 +20,8 @@ examples:
   nnunet_octreenca convert slides -i FOLDER -d 108 --class tumour=1 --mpp 0.5 --in-place
   nnunet_octreenca convert frames -i FOLDER -d 109 --class vessel=255 --dimension 2
 
-FOLDER holds `images` and `masks`, whose files have the same names. `convert KIND --help` has more.
-An interrupted command goes on where it stopped when it is given again.
+FOLDER contains `images` and `masks`, with matching file names. See `convert KIND --help`.
+Re-run an interrupted command to resume.
 """
 
 _NAMES = {
@@ -39,30 +39,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def kind(name: str, text: str) -> argparse.ArgumentParser:
         one = kinds.add_parser(name, help=text, description=text)
-        one.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="what to convert")
+        one.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="folder to convert")
         where = one.add_mutually_exclusive_group(required=True)
         where.add_argument("-d", metavar="DATASET", help="data set number or name, in nnUNet_raw")
-        where.add_argument("-o", type=Path, metavar="FOLDER", help="the data set's folder instead")
-        one.add_argument(
-            "--name", default=_NAMES[name], help=f"follows the number (default: {_NAMES[name]})"
+        where.add_argument(
+            "-o",
+            type=Path,
+            metavar="FOLDER",
+            help="write the data set to this folder instead of nnUNet_raw",
         )
         one.add_argument(
-            "--overwrite", action="store_true", help="remove a data set that is there already"
+            "--name",
+            default=_NAMES[name],
+            help=f"data set name, after the number (default: {_NAMES[name]})",
         )
+        one.add_argument("--overwrite", action="store_true", help="replace an existing data set")
         return one
 
     prostate = kind("prostate", "MSD Task05_Prostate: MRI, T2 and ADC, two zones")
     prostate.add_argument(
-        "--channels", choices=("t2", "both"), default="t2", help="default: t2, as in the paper"
+        "--channels",
+        choices=("t2", "both"),
+        default="t2",
+        help="MRI sequences to use (default: t2, as in the paper)",
     )
     prostate.add_argument(
         "--zones",
         choices=("merge", "keep"),
         default="merge",
-        help="one label for the prostate (default), or its two zones",
+        help="merge both zones into one prostate label (default), or keep them",
     )
 
-    peso = kind("peso", "PESO: slides of prostate tissue, epithelium")
+    peso = kind("peso", "PESO: whole-slide images of prostate tissue, epithelium")
     _add_slide_arguments(peso, level=1, test=0.2)
 
     cholec = kind("cholecseg8k", "CholecSeg8k: laparoscopic video, organs and instruments")
@@ -70,25 +78,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         choices=("paper", "all"),
         default="paper",
-        help="five organs, all else background (default), or all twelve classes. The paper does "
-        "not say how it merged its five; they are abdominal wall, liver, gastrointestinal tract, "
-        "fat and gallbladder here",
+        help="five organs and background (default), or all twelve classes. The paper does "
+        "not name its five classes; here they are abdominal wall, liver, gastrointestinal tract, "
+        "fat and gallbladder",
     )
     _add_class(cholec, "instead of --classes")
     _add_frame_arguments(cholec, size="432x240", test=0.2)
     cholec.add_argument(
         "--temporal-split",
         metavar="TRAIN/TEST",
-        help="of a single clip: its frames to train and to test with, such as 561-608/617-632",
+        help="for a single clip: frames for training and for testing, such as 561-608/617-632",
     )
 
-    slides = kind("slides", "a folder of slides with masks (TIFF, PNG, or QuPath's GeoJSON)")
-    _add_class(slides, "again for each class; of GeoJSON the name counts", required=True)
+    slides = kind("slides", "slides with masks (TIFF, PNG, or QuPath's GeoJSON)")
+    _add_class(
+        slides,
+        "repeat for each class; for GeoJSON masks, NAME selects the annotations",
+        required=True,
+    )
     _add_values(slides)
     _add_slide_arguments(slides, level=None, test=0.0)
 
-    frames = kind("frames", "a folder of frames of videos, or of pictures, with masks")
-    _add_class(frames, "again for each class", required=True)
+    frames = kind("frames", "video frames or pictures with masks")
+    _add_class(frames, "repeat for each class", required=True)
     _add_values(frames)
     _add_frame_arguments(frames, size=None, test=0.0)
 
@@ -101,7 +113,7 @@ def _add_class(parser: argparse.ArgumentParser, text: str, required: bool = Fals
         default=[],
         required=required,
         metavar="NAME=VALUE[,VALUE]",
-        help=f"a class and its values in the masks; {text}",
+        help=f"class name and its mask values; {text}",
     )
 
 
@@ -110,10 +122,12 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
         "--background",
         default="0",
         metavar="VALUE[,VALUE]",
-        help="values of the masks that are no class (default: 0)",
+        help="mask values of the background (default: 0)",
     )
     parser.add_argument(
-        "--ignore", metavar="VALUE[,VALUE]", help="values of what is not annotated (default: none)"
+        "--ignore",
+        metavar="VALUE[,VALUE]",
+        help="mask values of unannotated pixels (default: none)",
     )
 
 
@@ -121,33 +135,40 @@ def _add_slide_arguments(
     parser: argparse.ArgumentParser, *, level: int | None, test: float
 ) -> None:
     parser.add_argument(
-        "--level", type=int, default=level, help=f"of the slides' pyramid (default: {level or 0})"
+        "--level", type=int, default=level, help=f"pyramid level to read (default: {level or 0})"
     )
     parser.add_argument(
-        "--mpp", type=float, help="microns per pixel, instead of --level; within 10 %%"
+        "--mpp",
+        type=float,
+        help="resolution to read, in microns per pixel, instead of --level (tolerance: 10 %%)",
     )
-    parser.add_argument("--patch-size", type=int, default=320, help="pixels (default: 320)")
     parser.add_argument(
-        "--patches", type=int, default=100, help="of each training slide (default: 100)"
+        "--patch-size", type=int, default=320, help="side of a patch in pixels (default: 320)"
+    )
+    parser.add_argument(
+        "--patches", type=int, default=100, help="patches per training slide (default: 100)"
     )
     parser.add_argument(
         "--in-place",
         action="store_true",
-        help="make no patches: train straight from the slides, with OctreeNCASlideTrainer",
+        help="train from the slides themselves (OctreeNCASlideTrainer) instead of patches",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="with --in-place: a key of the plans' octreenca block, e.g. num_epochs=100",
+        help="with --in-place: set a key of the plans' octreenca block, e.g. num_epochs=100 "
+        "(repeatable)",
     )
-    parser.add_argument("--batch-size", type=int, help="with --in-place (default: 3)")
+    parser.add_argument(
+        "--batch-size", type=int, help="with --in-place: patches per training step (default: 3)"
+    )
     parser.add_argument(
         "--link",
         choices=("symlink", "copy"),
         default="symlink",
-        help="how the test slides come into imagesTs (default: symlink)",
+        help="how to place test slides in imagesTs (default: symlink)",
     )
     _add_split_arguments(parser, test, "slides")
 
@@ -158,16 +179,19 @@ def _add_frame_arguments(parser: argparse.ArgumentParser, *, size: str | None, t
         type=int,
         choices=(2, 3),
         default=3,
-        help="3: clips as volumes (frame, y, x), the default; 2: single frames",
+        help="3: clips as volumes of axes (frame, y, x) (default); 2: single frames",
     )
     parser.add_argument(
         "--size",
         default=size,
         metavar="WxH",
-        help=f"pixels to bring the frames to, or original (default: {size or 'original'})",
+        help=f"resize frames to this size in pixels, or 'original' (default: {size or 'original'})",
     )
     parser.add_argument(
-        "--clip-length", type=int, default=80, help="frames of a volume at most (default: 80)"
+        "--clip-length",
+        type=int,
+        default=80,
+        help="maximum number of frames per volume (default: 80)",
     )
     _add_split_arguments(parser, test, "videos")
 
@@ -177,16 +201,19 @@ def _add_split_arguments(parser: argparse.ArgumentParser, test: float, what: str
         "--test",
         type=float,
         default=test,
-        metavar="PART",
-        help=f"part of the {what} that is held out for testing (default: {test:g})",
+        metavar="FRACTION",
+        help=f"fraction of the {what} held out for testing (default: {test:g})",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of what is held out, the folds and patches"
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of the held-out set, folds and patches (default: 0)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, and say what was written and what to type next."""
+    """Convert, then print what was written and the next commands."""
     from nnunet_octreenca.datasets.raw_dataset import target_folder
 
     target = arguments.o or target_folder(arguments.d, arguments.name)

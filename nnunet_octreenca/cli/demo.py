@@ -18,16 +18,16 @@ from nnunet_octreenca.cli.child_process import (
 from nnunet_octreenca.cli.demo_progress import Screen, TrainingProgress
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 
-HELP = "run the whole pipeline on a small data set that it makes, beside stock nnU-Net"
+HELP = "train, predict and compare OctreeNCA and stock nnU-Net on generated data"
 EXAMPLE = """\
 examples:
   nnunet_octreenca demo
   nnunet_octreenca demo -o /tmp/demo --minutes 5 -device cuda
 
-Makes phantoms, plans, preprocesses, trains OctreeNCA and stock nnU-Net for --minutes each,
-predicts cases that neither has seen, and compares: report.json, overlay.png. nnU-Net's own
-commands do the work, all inside the folder; no registration is needed and none is made.
-Takes about 7 minutes on two cores.
+Generates phantoms, plans, preprocesses, trains OctreeNCA and stock nnU-Net for --minutes each,
+predicts held-out cases and compares the two in report.json and overlay.png. It runs nnU-Net's own
+commands, writes only to the output folder and needs no registration. Takes about 7 minutes on two
+cores.
 """
 
 DATASET_ID, DATASET = "999", "Dataset999_Phantoms"
@@ -48,10 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("octreenca_demo"),
         metavar="FOLDER",
-        help="new folder for everything (default: ./octreenca_demo)",
+        help="new folder for all output (default: ./octreenca_demo)",
     )
     parser.add_argument(
-        "--minutes", type=float, default=2.0, help="training time of each network (default: 2)"
+        "--minutes",
+        type=float,
+        default=2.0,
+        help="training time of each network in minutes (default: 2)",
     )
     parser.add_argument(
         "-device",

@@ -7,14 +7,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
-HELP = "tell versions, engines, devices and registration, and why something is missing"
+HELP = "report versions, engines, devices and registration, and why anything is unavailable"
 EXAMPLE = """\
 examples:
   nnunet_octreenca doctor
-  nnunet_octreenca doctor --json > report.json    to put beside a bug report
-  nnunet_octreenca doctor --compile sm_90         compile every CUDA kernel, without a GPU
+  nnunet_octreenca doctor --json > report.json    attach this to a bug report
+  nnunet_octreenca doctor --compile sm_90         compile all CUDA kernels; no GPU needed
 
-exit code: 0 if OctreeNCA can train and predict here, 1 if not
+exit code: 0 if OctreeNCA can train and predict on this machine, 1 if not
 """
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_octreenca.errors import PlansError
 
-HELP = "write OctreeNCA's plans beside an existing plans file"
+HELP = "derive OctreeNCA's plans from an existing plans file"
 EXAMPLE = """\
 examples:
   nnunet_octreenca extend_plans -d 4
@@ -33,21 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=8.0,
         metavar="GB",
-        help="memory that a training step may take, in GiB; the context is cropped, then shrunk "
+        help="memory budget of a training step in GiB; the context is cropped, then shrunk "
         "to fit (default: 8)",
     )
     parser.add_argument(
         "--batch_size", type=int, default=3, help="samples per training step (default: 3)"
     )
     parser.add_argument(
-        "--preset", help="one of the paper's set-ups instead: radiology, pathology, surgery"
+        "--preset", help="use one of the paper's configurations: radiology, pathology, surgery"
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a key of the plans' octreenca block, e.g. num_epochs=100 (may be given again)",
+        help="set a key of the plans' octreenca block, e.g. num_epochs=100 (repeatable)",
     )
 
 

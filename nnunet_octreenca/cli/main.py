@@ -12,7 +12,7 @@ from nnunet_octreenca.integration.error_reporting import debugging
 COMMANDS = (register, convert, extend_plans, predict, demo, doctor)
 
 EPILOG = """\
-nnU-Net's own commands do what they always do:
+typical use, with nnU-Net's own commands:
   nnunet_octreenca register                 once per environment
   nnUNetv2_plan_and_preprocess -d 4 -c 3d_fullres
   nnunet_octreenca extend_plans -d 4
@@ -21,7 +21,7 @@ nnU-Net's own commands do what they always do:
 slides, videos and volumes of any size:
   nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT
 
-exit codes: 0 done, 1 an error (one sentence says which), 2 wrong arguments, 3 some cases failed
+exit codes: 0 success, 1 error (explained in one sentence), 2 wrong arguments, 3 some cases failed
 (predict), 130 interrupted
 """
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="nnunet_octreenca",
-        description="OctreeNCA for nnU-Net v2: whole images in one pass.",
+        description="OctreeNCA for nnU-Net v2: segment whole images in one pass.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

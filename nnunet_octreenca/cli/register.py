@@ -2,12 +2,12 @@
 
 import argparse
 
-HELP = "make OctreeNCA's trainers and planner known to nnU-Net"
+HELP = "register OctreeNCA's trainers and planner with nnU-Net"
 EXAMPLE = """\
 examples:
   nnunet_octreenca register            once, and after every update of nnU-Net
   nnunet_octreenca register --check    exit code 0 if registered, 1 if not
-  nnunet_octreenca register --undo     leave nnU-Net as it was
+  nnunet_octreenca register --undo     restore nnU-Net to its original state
 """
 
 
@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--undo", action="store_true", help="remove the registration")
-    what.add_argument("--check", action="store_true", help="only tell whether it is there")
+    what.add_argument(
+        "--check", action="store_true", help="only report whether OctreeNCA is registered"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -291,7 +291,7 @@ def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypa
         (["--memory", "1M"], "may be used (--memory)"),
         (["--memory", "lots"], "write 4G"),
         (["--formats", "mp4"], "mp4 is not a format for a picture"),
-        (["--formats", "png", "plain.png"], "same name"),
+        (["--formats", "png", "plain.png"], "same file name"),
         (["--mpp", "0.5"], "microns"),
         (["-f", "7"], "fold_7"),
         (["--band", "0"], "--band 0"),
