@@ -5,13 +5,15 @@
     python benchmarks/cpu_engine.py --case "forward 2-D, 2048 x 2048" --rounds 9
 
 Ratios are medians of rounds in which A and B take turns, two threads, after a warm-up. The
-process starts itself anew with PyTorch's allocator tuned: with glibc's defaults PyTorch faults
+process restarts itself with PyTorch's allocator tuned: with glibc's defaults PyTorch faults
 in every temporary page by page and is 2 to 4 times slower, which would flatter us.
 
-`ratio` is PyTorch's time over ours (for "kernels" rows: of two sets of kernels), `percent_of_peak`
-the multiplications and additions that the automaton needs for the cells that fire, over what the
-processor does in registers in the same run. `bytes_per_cell` is the growth of the resident peak
-in a process of its own, beside the image (forward) or the state and the gradient handed in
+`ratio` is PyTorch's time over ours (for "kernels" rows: of two sets of kernels), `cpu_ratio` the
+same of the processor time that all threads used, which other programs disturb less.
+`percent_of_peak` relates the multiplications and additions that the automaton needs for the cells
+that fire to what the processor does in registers in the same run, by processor time.
+`labels_that_differ` is a percentage of the voxels. `bytes_per_cell` is the growth of the resident
+peak of a separate process, without the image (forward) or the state and the incoming gradient
 (training). A row whose hardware is not there says so in `missing`.
 """
 
@@ -26,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 TUNED = {
     "MALLOC_MMAP_MAX_": "0",
@@ -136,31 +138,50 @@ class Layerwise:
         return (state[:, network.input_channels] > 0).to(torch.uint8)
 
 
-def alternate(rounds: int, *tasks: Callable[[], Any]) -> list[float]:
+class Seconds(NamedTuple):
+    """Median times of a task: by the clock, and of the processor summed over all threads."""
+
+    wall: float
+    cpu: float
+
+
+def alternate(rounds: int, *tasks: Callable[[], Any]) -> list[Seconds]:
     """Median seconds of every task, taking turns."""
-    times: list[list[float]] = [[] for _ in tasks]
+    times: list[list[Seconds]] = [[] for _ in tasks]
     for task in tasks:
         task()
     for _ in range(rounds):
         for own, task in zip(times, tasks, strict=True):
-            begun = time.perf_counter()
+            begun = Seconds(time.perf_counter(), time.process_time())
             task()
-            own.append(time.perf_counter() - begun)
-    return [statistics.median(own) for own in times]
+            own.append(Seconds(time.perf_counter() - begun.wall, time.process_time() - begun.cpu))
+    return [
+        Seconds(*(statistics.median(column) for column in zip(*own, strict=True))) for own in times
+    ]
 
 
 def peak(kernels: str, threads: int) -> float:
-    """Floating point operations a second, in registers."""
+    """Floating point operations per second of one thread's processor time, in registers."""
     from nnunet_octreenca.ops.native import cpu_module
 
     module: Any = cpu_module()
     module.burn(kernels, threads, 1_000_000)
     rates = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         operations = module.burn(kernels, threads, 20_000_000)
-        rates.append(operations / (time.perf_counter() - begun))
+        rates.append(operations / (time.process_time() - begun))
     return max(rates)
+
+
+def compared(ours: Seconds, theirs: Seconds) -> dict[str, float]:
+    """What a row says of two tasks: how many times as fast `ours` is."""
+    return {
+        "ratio": theirs.wall / ours.wall,
+        "cpu_ratio": theirs.cpu / ours.cpu,
+        "seconds": ours.wall,
+        "cpu_seconds": ours.cpu,
+    }
 
 
 def row(case: str, goal: float | None, ratio: float | None = None, **more: Any) -> dict[str, Any]:
@@ -171,7 +192,7 @@ def row(case: str, goal: float | None, ratio: float | None = None, **more: Any) 
     if goal is not None and value is not None:
         met = value <= goal if size is not None else value >= goal
     known = {"bytes_per_cell": None, "percent_of_peak": None, **more}
-    rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in known.items()}
+    rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in known.items()}
     return {
         "case": case,
         "ratio": None if ratio is None else round(ratio, 2),
@@ -202,23 +223,16 @@ def forward_rows(name: str, rounds: int, threads: int) -> list[dict[str, Any]]:
             lambda: eager.labels(image),
             lambda: last.labels(image),
         )
-        share = 100 * operations / ours / peak(kernels, threads)
-        rows.append(
-            row(f"forward {name}", 11.0, theirs / ours, percent_of_peak=share, seconds=ours)
-        )
+        share = 100 * operations / ours.cpu / peak(kernels, threads)
+        rows.append(row(f"forward {name}", 11.0, percent_of_peak=share, **compared(ours, theirs)))
         compiled = Layerwise(network, channels_last=True, compiled=True)
         ours, theirs = alternate(
             rounds, lambda: network.segment(image), lambda: compiled.labels(image)
         )
         goal = 6.5 if len(shape) == 2 else None
         form = "torch.compile" if theirs < best else "channels_last"
-        rows.append(
-            row(
-                f"forward {name}, against PyTorch's best form ({form})",
-                goal,
-                min(theirs, best) / ours,
-            )
-        )
+        case = f"forward {name}, against PyTorch's best form ({form})"
+        rows.append(row(case, goal, **compared(ours, min(theirs, best))))
         goal = 18.0 if len(shape) == 2 else 15.0
         case = f"forward {name}, bfloat16 products"
         if module.native_bf16(kernels):
@@ -227,7 +241,7 @@ def forward_rows(name: str, rounds: int, threads: int) -> list[dict[str, Any]]:
                 lambda: network.segment(image, multiply="bfloat16"),
                 lambda: eager.labels(image),
             )
-            rows.append(row(case, goal, theirs / fast, seconds=fast))
+            rows.append(row(case, goal, **compared(fast, theirs)))
         else:
             rows.append(row(case, goal, missing="this processor has no AVX512_BF16"))
     return rows
@@ -259,12 +273,12 @@ def training_rows(name: str, rounds: int, threads: int) -> list[dict[str, Any]]:
     fast, slow = alternate(rounds, ours, theirs)
     # Forward once; backward recomputes it and needs twice as much.
     operations = 0.5 * 10 * state[0, 0].numel() * step_operations(len(shape), n_in) * 4
-    share = 100 * operations / fast / peak(cpu_kernels(), threads)
-    return [row(f"training step, {name}", goal, slow / fast, percent_of_peak=share, seconds=fast)]
+    share = 100 * operations / fast.cpu / peak(cpu_kernels(), threads)
+    return [row(f"training step, {name}", goal, percent_of_peak=share, **compared(fast, slow))]
 
 
-def kernel_rows(rounds: int, threads: int) -> list[dict[str, Any]]:
-    """One set of kernels against another."""
+def kernel_rows(rounds: int) -> list[dict[str, Any]]:
+    """One set of kernels against another: speed, and voxels whose labels differ."""
     import torch
 
     from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
@@ -275,21 +289,33 @@ def kernel_rows(rounds: int, threads: int) -> list[dict[str, Any]]:
     network = make_network(shape, n_in).eval()
     image = torch.rand(1, n_in, *shape)
 
-    def run(kernels: str) -> None:
+    def run(kernels: str, multiply: str = "float32") -> Any:
         os.environ[KERNELS_VARIABLE] = kernels
-        network.segment(image)
+        labels = network.segment(image, multiply=multiply)
         del os.environ[KERNELS_VARIABLE]
+        return labels
 
     rows = []
     case, goal = "AVX2 kernels against AVX-512, speed", 0.88
     if "avx512" in names:
         wide, narrow = alternate(rounds, lambda: run("avx512"), lambda: run("avx2"))
-        rows.append(row(case, goal, wide / narrow))
+        rows.append(row(case, goal, **compared(narrow, wide)))
     else:
         rows.append(row(case, goal, missing="this processor has no AVX-512"))
     if names[0] != "plain":
         best, plain = alternate(rounds, lambda: run(names[0]), lambda: run("plain"))
-        rows.append(row(f"{names[0]} kernels against plain ones, speed", None, plain / best))
+        rows.append(
+            row(f"{names[0]} kernels against plain ones, speed", None, **compared(best, plain))
+        )
+    exact = run("plain")
+    for kernels in names:
+        if kernels != "plain":
+            differ = 100 * float((run(kernels) != exact).float().mean())
+            case = f"{kernels} kernels against plain ones, labels"
+            rows.append(row(case, None, labels_that_differ=differ))
+    if module.native_bf16(names[0]):
+        differ = 100 * float((run(names[0], "bfloat16") != exact).float().mean())
+        rows.append(row("bfloat16 products, labels", None, labels_that_differ=differ))
     return rows
 
 
@@ -408,13 +434,17 @@ def main() -> None:
             for one in new:
                 size, share = one["bytes_per_cell"], one["percent_of_peak"]
                 value = f"{one['ratio']} x" if size is None else f"{size} bytes a cell"
+                if "cpu_ratio" in one:
+                    value = f"{one['ratio']} x (CPU {one['cpu_ratio']} x)"
+                if "labels_that_differ" in one:
+                    value = f"{one['labels_that_differ']} % differ"
                 if "missing" in one:
                     value = one["missing"]
                 peak_text = "" if share is None else f"{share:.0f} % of peak"
                 verdict = {None: "", True: "met", False: "MISSED"}[one["met"]]
                 goal = "" if one["goal"] is None else f"goal {one['goal']}"
                 print(
-                    f"{one['case']:66} {value:>22} {peak_text:14} {goal:10} {verdict}", flush=True
+                    f"{one['case']:66} {value:>26} {peak_text:14} {goal:10} {verdict}", flush=True
                 )
 
     for case in arguments.case or cases:
@@ -424,7 +454,7 @@ def main() -> None:
         elif kind == "training":
             add(training_rows(name, arguments.rounds, arguments.threads))
         elif kind == "kernels":
-            add(kernel_rows(arguments.rounds, arguments.threads))
+            add(kernel_rows(arguments.rounds))
         elif sys.platform == "linux":
             add(memory_rows())
     if arguments.json:
@@ -432,7 +462,7 @@ def main() -> None:
             "processor": processor(),
             "threads": arguments.threads,
             "kernels": cpu_kernels(),
-            "peak_gflops": round(peak(cpu_kernels(), arguments.threads) / 1e9, 1),
+            "peak_gflops_per_thread": round(peak(cpu_kernels(), arguments.threads) / 1e9, 1),
             "torch": torch.__version__,
             "rows": rows,
         }
