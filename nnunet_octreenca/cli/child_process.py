@@ -16,7 +16,8 @@ from typing import NamedTuple, NoReturn
 from nnunet_octreenca.errors import EnvironmentMismatchError, OctreeNCAError
 
 # The kernel counts what a process held before it became another program. A small one in between
-# keeps our own memory out of the command's; it ends as the command ends.
+# keeps our own memory out of the command's; it ends as the command ends. (psutil can only sample
+# a running process and would miss peaks.)
 _LAUNCHER = """
 import os, signal, sys
 report, *command = sys.argv[1:]

@@ -10,7 +10,11 @@ from torch.nn import functional
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum over all processes; each one's gradient is the sum of what all of them hold."""
+    """Sum over all processes; each one's gradient is the sum of what all of them hold.
+
+    torch.distributed.nn.functional.all_reduce does the same, but warns that it is deprecated in
+    favour of a private module.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ class WeightAverage:
     """Exponential moving average of a module's state.
 
     The decay of update number i is min(decay, i / (i + 10)): the average forgets the random
-    start quickly and is as long as `decay` says from then on.
+    start quickly and is as long as `decay` says from then on. torch's AveragedModel gives the same
+    averages but holds a copy of the whole module, needs this schedule as a function of ours, and
+    has other keys in its state.
 
     Args:
         module: whose state is averaged; the average begins as a copy of it.
