@@ -1,1 +1,1 @@
-"""All that leans on nnU-Net's internals, and nothing else does (read against 2.8.1)."""
+"""The only package that touches nnU-Net's internals (written against 2.8.1)."""

@@ -1,4 +1,4 @@
-"""The way into nnU-Net's workers: a configuration manager that names our preprocessor.
+"""A configuration manager that hands our preprocessor to nnU-Net's worker processes.
 
 nnU-Net asks its configuration manager for the preprocessor, and pickles it to every process that
 needs one.
@@ -11,17 +11,17 @@ from nnunet_octreenca.integration.preprocessor import OctreeNCAPreprocessor
 
 
 class OctreeNCAConfigurationManager(ConfigurationManager):
-    """nnU-Net's, with our preprocessor for the default one."""
+    """nnU-Net's configuration manager with our preprocessor in place of the default."""
 
     @property
     def preprocessor_class(self) -> type[DefaultPreprocessor]:
-        """Ours for nnU-Net's default; any other is left alone."""
+        """Ours instead of nnU-Net's default; any other preprocessor is kept."""
         if self.preprocessor_name in ("DefaultPreprocessor", OctreeNCAPreprocessor.__name__):
             return OctreeNCAPreprocessor  # whether or not it is registered
         return super().preprocessor_class
 
 
 def use_own_preprocessor(configuration_manager: ConfigurationManager) -> None:
-    """Change the class of nnU-Net's own; a subclass of anybody else's stays what it is."""
+    """Change the class of a stock manager in place; third-party subclasses are left alone."""
     if type(configuration_manager) is ConfigurationManager:
         configuration_manager.__class__ = OctreeNCAConfigurationManager

@@ -1,4 +1,4 @@
-"""Our errors end nnU-Net's commands with one sentence, not with a traceback."""
+"""End nnU-Net's commands with one sentence, not a traceback, on our own errors."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ def debugging() -> bool:
 
 
 def print_sentence(error: BaseException) -> None:
-    """The error's sentence on stderr."""
+    """Print the error's sentence to stderr."""
     print(f"\nERROR: {error}", file=sys.stderr)
 
 
 def install() -> None:
-    """Let uncaught `OctreeNCAError`s print their sentence; all others are left as they were."""
+    """Print uncaught `OctreeNCAError`s as one sentence; other exceptions keep their traceback."""
     if getattr(sys.excepthook, "octreenca", False):
         return
     before = sys.excepthook

@@ -1,4 +1,4 @@
-"""What nnU-Net's export processes run: a label map is written, logits go nnU-Net's way.
+"""What nnU-Net's export processes run: label maps are written, logits are left to nnU-Net.
 
 `predictor.install` puts these two functions in the place of nnU-Net's, which it sends to its
 export processes by name. A label map is an integer array (z, y, x); logits have a fourth axis.
@@ -86,7 +86,7 @@ def convert_predicted_logits_to_segmentation_with_correct_shape(
 
 
 def restored(labels: NDArray, plans_manager: PlansManager, properties: Properties) -> NDArray:
-    """A label map in the image's own grid and axes; what was cropped away is background.
+    """Restore a label map to the image's own grid and axes; what was cropped away is background.
 
     Args:
         labels: (z, y, x) of the nonzero box, in the plans' axes.

@@ -1,4 +1,4 @@
-"""Foreground locations for oversampling: nnU-Net's very samples with less memory.
+"""Foreground locations for oversampling: the samples nnU-Net would draw, in less memory.
 
 nnU-Net lists the coordinates of all foreground pixels (32 bytes each), sorts and copies them, and
 then picks one in a hundred: up to 96 bytes a pixel. Here labels are counted in bands, the picks
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_BAND = 1 << 22  # pixels looked at at a time
+_BAND = 1 << 22  # pixels per band
 
 
 def sample_foreground_locations(
@@ -66,7 +66,7 @@ def sample_foreground_locations(
 
 
 def _bands(seg: NDArray) -> Iterator[tuple[int, int, NDArray]]:
-    """z, first row and labels of rows of one plane, in the order of the pixels."""
+    """Bands of one plane at a time, in pixel order: z, first row, labels."""
     rows = max(1, _BAND // max(1, seg.shape[3]))
     for z in range(seg.shape[1]):
         for y in range(0, seg.shape[2], rows):
@@ -74,14 +74,14 @@ def _bands(seg: NDArray) -> Iterator[tuple[int, int, NDArray]]:
 
 
 def _counts(seg: NDArray, labels: Sequence[int]) -> dict[int, NDArray[np.int64]]:
-    """Pixels of each label in each band."""
+    """Count each label's pixels in each band."""
     bands = [[np.count_nonzero(band == label) for label in labels] for _, _, band in _bands(seg)]
     table = np.array(bands, dtype=np.int64).reshape(len(bands), len(labels))
     return dict(zip(labels, table.T, strict=True))
 
 
 def _draw(random: np.random.RandomState, total: int, wanted: int) -> NDArray[np.int64]:
-    """`random.choice(total, wanted, replace=False)`, which permutes 8 bytes a pixel, in 4."""
+    """`random.choice(total, wanted, replace=False)` with a permutation of 4 bytes per pixel, not 8."""
     order = np.arange(total, dtype=np.uint32 if total <= 1 << 32 else np.int64)
     random.shuffle(order)
     return order[:wanted].astype(np.int64)
@@ -90,7 +90,7 @@ def _draw(random: np.random.RandomState, total: int, wanted: int) -> NDArray[np.
 def _locations(
     seg: NDArray, label: int, counts: NDArray[np.int64], ranks: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Where a label's pixels of these ranks lie, (n, 4), in the order of the ranks given."""
+    """Locations (n, 4) of a label's pixels, given their ranks, in the order of the ranks."""
     order = np.argsort(ranks)
     ascending = ranks[order]
     ends = np.cumsum(counts)

@@ -1,4 +1,4 @@
-"""Natural images of any size, read once: no limit of Pillow's, one float32 array.
+"""Natural images of any size, read once into one float32 array, without Pillow's size limit.
 
 nnU-Net reads PNG, BMP and TIFF through scikit-image. Pillow, which reads the first two, refuses
 images of more than 179 megapixels, for a small file can promise a huge image. Here the limit is
@@ -25,7 +25,7 @@ _BITS = {"RGB": 24, "RGBA": 32}  # of a pixel in a PNG; of other modes at least 
 
 
 def check_promise(path: str) -> None:
-    """Look at the header of a PNG or BMP before any memory is taken for it.
+    """Check the header of a PNG or BMP before any memory is allocated for it.
 
     Raises:
         InputError: the file is too short for the image that its header promises, or the machine
@@ -61,7 +61,7 @@ def check_promise(path: str) -> None:
 
 
 def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """What `NaturalImage2DIO.read_images` returns, channel after channel in memory.
+    """Return what `NaturalImage2DIO.read_images` returns, in channel-first memory order.
 
     nnU-Net's array has the three colours of a pixel side by side, and is copied when it becomes
     a tensor. Beside the array only the files' own pixels are held.
@@ -85,7 +85,7 @@ def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict
 
 
 class OctreeNCANaturalImage2DIO(NaturalImage2DIO):
-    """nnU-Net's reader of natural images for pictures of any size, the same numbers.
+    """nnU-Net's reader of natural images, for pictures of any size and with identical values.
 
     For all of nnU-Net's commands, once `nnunet_octreenca register` has made it known:
     `"overwrite_image_reader_writer": "OctreeNCANaturalImage2DIO"` in dataset.json.
@@ -112,7 +112,7 @@ def _pixels(path: str) -> NDArray[Any]:
 
 
 def _alike(images: list[NDArray[Any]]) -> bool:
-    """Whether all are grey, RGB or RGBA, and of one shape."""
+    """Whether all images are grey, RGB or RGBA and share one shape."""
     shape = images[0].shape
     natural = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
     return natural and all(image.shape == shape for image in images)

@@ -1,4 +1,4 @@
-"""Label maps instead of logits from the prediction to nnU-Net's export.
+"""Send label maps instead of logits to nnU-Net's export processes.
 
 nnU-Net copies the logits of all classes to a worker process and takes the largest there: 2 bytes
 a class and cell, several times over. Of plain labels whose shape stays as it is nobody needs
@@ -72,7 +72,7 @@ def labels_instead(predictor: nnUNetPredictor, logits: Tensor) -> Tensor:
 
 
 def label_map(manager: LabelManager, logits: Tensor) -> NDArray[np.uint8 | np.uint16]:
-    """What nnU-Net's export makes of logits (heads, z, y, x), in bands: (z, y, x)."""
+    """Compute nnU-Net's label map (z, y, x) of logits (heads, z, y, x), band by band."""
     dtype = np.uint8 if len(manager.foreground_labels) < 255 else np.uint16
     labels = np.empty(logits.shape[1:], dtype=dtype)
     values = logits.numpy()

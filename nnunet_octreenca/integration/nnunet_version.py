@@ -1,4 +1,4 @@
-"""Is the nnU-Net that is installed one we were written for?"""
+"""Check that the installed nnU-Net is supported."""
 
 import re
 from importlib.metadata import PackageNotFoundError, version

@@ -55,12 +55,12 @@ class OctreeNCAPlanner(ExperimentPlanner):
         )
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """The stock plans' where the data are the same."""
+        """Use the stock plans' identifier where the preprocessed data are the same."""
         name = STOCK_PLANS_NAME if self._stock_data else self.plans_identifier
         return f"{name}_{configuration_name}"
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Extend the plans that nnU-Net worked out, then save them as it does."""
+        """Extend the plans that nnU-Net computed, then save them as it does."""
         recursive_fix_for_json_export(plans)
         plans.update(
             _extended(
@@ -89,7 +89,7 @@ def _extended(
 
 
 def dataset_name(dataset: str) -> str:
-    """The folder name (Dataset004_Hippocampus) of a data set's number or name.
+    """Resolve a data set's number or name to its folder name (Dataset004_Hippocampus).
 
     Raises:
         EnvironmentMismatchError: nnU-Net's folders are not set.
@@ -109,7 +109,7 @@ def dataset_name(dataset: str) -> str:
     if len(found) != 1:
         raise InputError(
             f"{'several data sets have' if found else 'there is no data set with'} the name or "
-            f"number {dataset!r}{': ' + ', '.join(found) if found else ''}. It is looked for in "
+            f"number {dataset!r}{': ' + ', '.join(found) if found else ''}. It was looked for in "
             f"{nnUNet_raw} and {nnUNet_preprocessed}"
         )
     return found[0]
@@ -122,7 +122,7 @@ def extend_plans_file(
     plans_name: str = PLANS_NAME,
     **options: Any,
 ) -> Path:
-    """Write OctreeNCA's plans beside a data set's existing ones.
+    """Write OctreeNCA's plans next to a data set's existing ones.
 
     Args:
         dataset: number or name.
@@ -158,7 +158,7 @@ def extend_plans_file(
 
 
 def _own_configurations(target: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """Configurations that users added to plans of ours; nnU-Net's planner keeps them too."""
+    """Configurations that users added to our plans; nnU-Net's planner keeps them too."""
     if not target.is_file():
         return {}
     old: dict[str, Any] = read_json(target, "remove it").get("configurations", {})

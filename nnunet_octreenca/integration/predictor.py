@@ -1,9 +1,9 @@
-"""nnU-Net's predictor, taught to send OctreeNCA through one pass over the whole image.
+"""Make nnU-Net's predictor segment with OctreeNCA in one pass over the whole image.
 
 Prediction (`nnUNetv2_predict`, its Python class, `predict_from_modelfolder`) and the trainer's
 validation all pass through `nnUNetPredictor.predict_sliding_window_return_logits`. A wrapper
-around that one method looks at the network: ours go one way, all others go nnU-Net's. What is
-predicted for export only is handed over as labels (label_export).
+around that method checks the network: ours are run in one pass, all others by nnU-Net. Predictions
+that are only exported are passed on as label maps (label_export).
 """
 
 import os
@@ -43,7 +43,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def inference_seed(settings: Settings) -> int:
-    """The seed of the fire draws: the environment variable's, else the plans'.
+    """The seed of the fire draws: from the environment variable if set, else from the plans.
 
     Raises:
         EnvironmentMismatchError: the variable is not a whole number.
@@ -87,7 +87,7 @@ def _check_folder(folder: str, ending: str) -> None:
         raise InputError(f"the input folder {folder} does not exist")
     if not any(Path(folder).glob(f"*_0000{ending}")):
         raise InputError(
-            f"the input folder {folder} holds no image called *_0000{ending}, which is what this "
+            f"the input folder {folder} contains no image named *_0000{ending}, which is what this "
             f"model reads. Name the images CASE_0000{ending}, with a file for each channel"
         )
 

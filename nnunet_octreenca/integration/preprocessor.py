@@ -47,7 +47,7 @@ _OUTSIDE = -1  # nnU-Net's label of what lies outside the nonzero region
 
 
 class OctreeNCAPreprocessor(DefaultPreprocessor):
-    """What DefaultPreprocessor does with files, in less memory.
+    """DefaultPreprocessor for files, with a smaller memory peak.
 
     The data, properties and, of cases with a segmentation, the segmentation are the same bit for
     bit. A case without one gets zeros for a segmentation unless a normalization asks for the
@@ -98,7 +98,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """`run_case_npy` on arrays that are ours to change."""
+        """`run_case_npy` on arrays that may be modified in place."""
         data = data.astype(np.float32, copy=False)
         if seg is not None and data.shape[1:] != seg.shape[1:]:
             # Says so in nnU-Net's words.
@@ -151,12 +151,12 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
 
 
 def _zeros(shape: tuple[int, ...]) -> NDArray[np.int8]:
-    """A segmentation of zeros that takes no memory."""
+    """An all-zero segmentation that occupies no memory."""
     return np.broadcast_to(np.int8(0), (1, *shape))
 
 
 def _cropped(data: NDArray, seg: NDArray | None, masked: bool) -> tuple[NDArray, NDArray, Box]:
-    """nnU-Net's `crop_to_nonzero`; the mask is made only where it is used.
+    """nnU-Net's `crop_to_nonzero`; the mask is computed only where it is used.
 
     Beyond the box all is zero, so that its mask has the holes that the whole image's has.
     """

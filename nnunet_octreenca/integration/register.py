@@ -1,4 +1,4 @@
-"""Registration: nnU-Net finds classes by name in its own folders, so shims go there.
+"""Registration: nnU-Net looks classes up by name in its own folders, so we place shims there.
 
 This is the third of the ways that nnU-Net's documentation describes. Where nnunetv2 is
 read-only, `nnUNet_extTrainer` does the same for trainers.
@@ -18,7 +18,7 @@ CLASS_SHIMS = _HERE / "class_shims"
 
 
 class Shim(NamedTuple):
-    """A file of ours and where nnU-Net looks for it."""
+    """One of our files and where nnU-Net looks for it."""
 
     source: Path
     target: Path
@@ -33,7 +33,7 @@ class Shim(NamedTuple):
 
 
 def nnunet_folder() -> Path:
-    """Where the nnunetv2 package lies.
+    """Folder of the installed nnunetv2 package.
 
     Raises:
         EnvironmentMismatchError: nnU-Net is missing or too old.
@@ -48,7 +48,7 @@ def nnunet_folder() -> Path:
 
 
 def shims() -> list[Shim]:
-    """All shims and their places."""
+    """All shims and their destinations."""
     nnunet = nnunet_folder()
     return [
         Shim(
@@ -67,7 +67,7 @@ def shims() -> list[Shim]:
 
 
 def register() -> list[Shim]:
-    """Write the shims into nnunetv2; twice does no harm.
+    """Write the shims into nnunetv2; repeating it is harmless.
 
     Raises:
         EnvironmentMismatchError: nnunetv2's folder cannot be written; the message holds the
@@ -81,8 +81,8 @@ def register() -> list[Shim]:
     except OSError as error:
         unregister_what_is_possible(written)
         raise EnvironmentMismatchError(
-            f"nnU-Net's folder cannot be written ({error}). Set this in the environment instead; "
-            f"it makes the trainers known (for plans use `nnunet_octreenca extend_plans`):\n"
+            f"nnU-Net's folder cannot be written ({error}). Set this environment variable "
+            f"instead to make the trainers known (for plans use `nnunet_octreenca extend_plans`):\n"
             f"{external_trainer_line()}"
         ) from error
     return written
@@ -103,14 +103,14 @@ def unregister() -> list[Shim]:
             shim.target.unlink()
     except OSError as error:
         raise EnvironmentMismatchError(
-            f"{shim.target} cannot be removed ({error}); remove it with the rights of whoever "
+            f"{shim.target} cannot be removed ({error}); remove it as the user who "
             f"installed nnU-Net"
         ) from error
     return there
 
 
 def unregister_what_is_possible(written: list[Shim]) -> None:
-    """Leave no half registration behind a failed one."""
+    """Remove a partial registration when writing fails."""
     for shim in written:
         try:
             shim.target.unlink(missing_ok=True)

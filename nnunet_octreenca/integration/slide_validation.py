@@ -1,4 +1,4 @@
-"""Whole slides segmented after training and scored; summary.json as nnU-Net writes it."""
+"""Segment and score whole slides after training; summary.json in nnU-Net's format."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -84,7 +84,7 @@ def _segmented(
     seed: int,
     device: torch.device | str,
 ) -> NDArray[np.uint8]:
-    """Labels of a whole slide, (rows, columns), streamed."""
+    """Segment a whole slide by streaming: labels (rows, columns)."""
     image = WholeSlide(case, context)
     passes = len(mirrorings(mirror_axes))
     plan = plan_memory(
@@ -144,7 +144,7 @@ def score(
     labels: Sequence[int],
     ignore_label: int | None,
 ) -> dict[int, dict[str, float]]:
-    """nnU-Net's metrics of a slide for every label, counted band by band."""
+    """Compute nnU-Net's metrics of a slide for every label, band by band."""
     most = 256
     counts = np.zeros((most, most), np.int64)  # reference by prediction
     reference = SlideRegions(case.label)
@@ -175,7 +175,7 @@ def score(
 
 
 def summarise(results: Sequence[dict[str, Any]], labels: Sequence[int]) -> dict[str, Any]:
-    """Means over cases and labels, as `compute_metrics_on_folder` has them."""
+    """Means over cases and labels, as in nnU-Net's `compute_metrics_on_folder`."""
 
     def mean(values: list[float]) -> float:
         there = [value for value in values if not np.isnan(value)]

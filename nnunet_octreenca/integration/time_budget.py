@@ -1,4 +1,4 @@
-"""Training for a given number of minutes, OctreeNCA and stock nnU-Net alike.
+"""Training for a given number of minutes, for OctreeNCA and stock nnU-Net.
 
 For comparisons on one machine: the learning rate follows the clock instead of the epochs, so
 that both schedules are complete when the time is over. The minutes are given in the
@@ -40,7 +40,7 @@ def budget_seconds() -> float:
 
 
 class TimeBudget:
-    """Replaces a trainer's count of epochs by the clock. Mixed in before the trainer.
+    """Mixin, listed before the trainer, that ends a training by the clock instead of by epochs.
 
     The trainer's `initialize` and data loaders count towards the budget, as the user waits for
     them too.
@@ -59,13 +59,13 @@ class TimeBudget:
 
     @property
     def progress(self) -> float:
-        """Part of the budget that is over, 0 to 1."""
+        """Fraction of the budget spent, 0 to 1."""
         if self.started is None:
             return 0.0
         return min((monotonic() - self.started) / budget_seconds(), 1.0)
 
     def run_training(self) -> None:
-        """nnU-Net's loop, which ends with the time instead of the epochs.
+        """nnU-Net's training loop, ended by the clock instead of by epochs.
 
         Raises:
             TrainingError: a training is to be continued; its time cannot be.
@@ -73,7 +73,7 @@ class TimeBudget:
         budget_seconds()
         if self.current_epoch > 0:
             raise TrainingError(
-                "a training with a time budget cannot be continued: start it anew without --c"
+                "a training with a time budget cannot be continued; restart it without --c"
             )
         # nnU-Net's 250 iterations may not end within the budget of a slow machine.
         self.num_iterations_per_epoch = min(self.num_iterations_per_epoch, EPOCH_ITERATIONS)
@@ -109,7 +109,7 @@ class TimeBudget:
         )
 
     def follow_the_clock(self) -> None:
-        """Set the learning rate of the moment."""
+        """Set the current learning rate."""
         raise NotImplementedError
 
 
@@ -117,7 +117,7 @@ class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
     """OctreeNCATrainer for `nnUNet_octreenca_minutes` minutes."""
 
     def follow_the_clock(self) -> None:
-        """OctreeNCATrainer asks `progress` at every iteration itself."""
+        """Do nothing: OctreeNCATrainer reads `progress` at every iteration."""
 
 
 class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
@@ -130,7 +130,7 @@ class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
             group["lr"] = rate
 
     def on_train_epoch_start(self) -> None:
-        """nnU-Net steps its scheduler by the epoch; the clock sets the rate again."""
+        """Let nnU-Net step its scheduler, then set the rate by the clock."""
         self.num_epochs = max(self.num_epochs, self.current_epoch + 1)
         super().on_train_epoch_start()
         self.follow_the_clock()

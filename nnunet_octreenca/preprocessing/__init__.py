@@ -1,1 +1,1 @@
-"""nnU-Net's preprocessing, band by band: crop, normalize, resample, and the way back."""
+"""nnU-Net's preprocessing band by band: crop, normalize, resample, and the inverse for labels."""

@@ -26,7 +26,7 @@ TILE = 16
 
 
 class AxisMatrix:
-    """Cells of one axis at another resolution.
+    """Resampling of one axis to another resolution.
 
     Args:
         cells_in: cells of the source.
@@ -124,7 +124,7 @@ def _positions(cells_in: int, cells_out: int) -> NDArray[np.float64]:
 
 
 def _torch_positions(cells_in: int, cells_out: int, fused: bool) -> NDArray[np.float32]:
-    """The same as torch counts them, in float32.
+    """The same coordinates with torch's float32 rounding.
 
     Its build fuses product and difference for the nearest cell, which decides where a target cell
     lies just between two, and rounds both for the linear weights.
@@ -139,7 +139,7 @@ def _torch_positions(cells_in: int, cells_out: int, fused: bool) -> NDArray[np.f
 def _weights(
     cells_in: int, cells_out: int, kernel: Kernel
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Per target cell the first source cell of its window, and the window's weights."""
+    """For each target cell, the first source cell of its window and the window's weights."""
     if kernel == "cubic":
         return _cubic(cells_in, cells_out)
     if kernel == "torch_linear":
@@ -155,7 +155,7 @@ def _weights(
 
 @lru_cache(maxsize=8)
 def _prefilter(cells: int) -> NDArray[np.float64]:
-    """From `cells` samples to the spline's coefficients, some of them beyond either border."""
+    """Matrix from `cells` samples to spline coefficients, including some beyond either border."""
     from scipy.ndimage import spline_filter1d
 
     samples = np.pad(np.eye(cells), ((_SCIPY_PADDING,) * 2, (0, 0)), mode="edge")
@@ -187,7 +187,7 @@ def _cubic(cells_in: int, cells_out: int) -> tuple[NDArray[np.intp], NDArray[np.
 def _dense(
     starts: NDArray[np.intp], weights: NDArray[np.float64]
 ) -> tuple[int, NDArray[np.float32]]:
-    """Some rows of the matrix, and the source cell of their first column."""
+    """Rows of the matrix, and the source cell of their first column."""
     rows, columns = np.nonzero(weights)
     sources = starts[rows] + columns
     first, end = int(sources.min()), int(sources.max()) + 1

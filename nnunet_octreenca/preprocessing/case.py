@@ -1,4 +1,4 @@
-"""An image as the network wants it: cropped, normalized, resampled, padded, band by band."""
+"""An image as network input, band by band: cropped, normalized, resampled and padded."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,7 @@ from nnunet_octreenca.preprocessing.statistics import RequiredStatistics, collec
 def required_statistics(
     source: ImageSource, preprocessing: PreprocessingPlan
 ) -> RequiredStatistics:
-    """The statistics that preprocessing needs before the first band.
+    """Statistics that preprocessing requires before the first band.
 
     The nonzero box is always among them. If nothing else is (`only_the_box`), reading the borders
     of an image of integers is enough.
@@ -56,7 +56,7 @@ def required_statistics(
 
 
 class PreprocessedCase:
-    """An image on its way to the network, and its labels on their way back.
+    """An image prepared for the network, and the inverse for its labels.
 
     A 3-D network, or a 2-D one and a 2-D image, sees one part, a 2-D network one part for each
     plane of the box around a volume::
@@ -99,7 +99,7 @@ class PreprocessedCase:
             self._bounds = normalized_bounds(self.statistics, self._normalizers)
 
     def image(self, part: int = 0) -> "PreprocessedImage":
-        """What the network sees of a part; nothing is read yet."""
+        """Network input of a part; nothing is read yet."""
         layout = self.layout
         source, box, mask = self._source, self.statistics.box, self.statistics.mask
         lead = 3 - layout.preprocessing.dimension
@@ -119,11 +119,11 @@ class PreprocessedCase:
         )
 
     def images(self) -> Iterator["PreprocessedImage"]:
-        """All parts, one after the other."""
+        """Iterate over all parts."""
         return (self.image(part) for part in range(self.parts))
 
     def restorer(self) -> Restorer:
-        """What puts the labels of all parts back into the image's own grid and axes."""
+        """Restores the labels of all parts to the image's own grid and axes."""
         return Restorer(self.layout, dimension=self._dimension)
 
 
@@ -139,7 +139,7 @@ def _check(preprocessing: PreprocessingPlan) -> None:
 
 
 class _Plane:
-    """One plane of a volume, read when it is wanted."""
+    """One plane of a volume, read on demand."""
 
     def __init__(self, source: ImageSource, plane: int) -> None:
         self._source, self._at = source, plane
@@ -158,7 +158,7 @@ class _Plane:
 
 
 class PreprocessedImage:
-    """An `ImageSource` of what nnU-Net's preprocessor makes of an image.
+    """An `ImageSource` of a preprocessed image, equal to nnU-Net's preprocessor's output.
 
     Every band holds the same bits, whoever reads it how. Resampling works in blocks of 64 rows or
     8 planes, each made of the rows or planes of the source that it needs (for an order-3 spline
@@ -216,7 +216,7 @@ class PreprocessedImage:
         return band
 
     def close(self) -> None:
-        """Forget what is held; the file stays open."""
+        """Drop cached rows; the file stays open."""
         self._chunks.clear()
         self._blocks.clear()
         if isinstance(self._source, _Plane):

@@ -1,4 +1,4 @@
-"""Where an image is not zero: nnU-Net crops everything else away before it looks."""
+"""The nonzero region of an image, to which nnU-Net crops before anything else."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,12 +11,12 @@ Box = tuple[tuple[int, int], ...]
 
 
 def volume_shape(source: ImageSource) -> tuple[int, ...]:
-    """(z, y, x) of an image; of a 2-D one z is 1, as nnU-Net reads it."""
+    """(z, y, x) of an image; z is 1 for a 2-D image, as nnU-Net reads it."""
     return (1, *source.shape) if len(source.shape) == 2 else tuple(source.shape)
 
 
 def nonzero_mask(values: NDArray, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """Which cells are not zero in some channel; holes are not filled.
+    """Mask of the cells that are nonzero in any channel; holes are not filled.
 
     Args:
         values: (channels, *spatial).
@@ -32,7 +32,7 @@ def nonzero_mask(values: NDArray, out: NDArray[np.bool_] | None = None) -> NDArr
 
 
 def nonzero_box(values: NDArray) -> Box | None:
-    """First cell and end per axis of what is not zero in some channel.
+    """Bounds per axis of the cells that are nonzero in any channel.
 
     Args:
         values: (channels, *spatial).
@@ -63,7 +63,7 @@ def nonzero_box(values: NDArray) -> Box | None:
 
 
 def whole_box(shape: Sequence[int]) -> Box:
-    """The box of a whole image, which is what nnU-Net keeps of one that is zero everywhere."""
+    """The box of the whole image, which nnU-Net keeps where all is zero."""
     return tuple((0, int(cells)) for cells in shape)
 
 
@@ -73,7 +73,7 @@ def box_slices(box: Box | Sequence[Sequence[int]]) -> tuple[slice, ...]:
 
 
 def placed(box: Box | None, lead: int, first: int) -> list[Box]:
-    """A band's box as one of the image, if there is one."""
+    """Translate a band's box, if any, to image coordinates."""
     if box is None:
         return []
     begin, end = box[lead]
@@ -81,7 +81,7 @@ def placed(box: Box | None, lead: int, first: int) -> list[Box]:
 
 
 def around(boxes: Sequence[Box]) -> Box:
-    """The smallest box around all boxes."""
+    """The smallest box that contains all boxes."""
     return tuple(
         (min(first for first, _ in axis), max(end for _, end in axis))
         for axis in zip(*boxes, strict=True)
@@ -102,7 +102,7 @@ def bands(source: ImageSource, starts: Iterable[int], band: int) -> Iterator[tup
 
 
 def box_from_the_borders(source: ImageSource, band: int) -> Box:
-    """The box, read from both ends of the image until nothing in between can widen it."""
+    """Find the box by reading from both ends until nothing in between can widen it."""
     shape = volume_shape(source)
     lead = 3 - len(source.shape)
     starts = range(0, source.shape[0], band)
@@ -124,7 +124,7 @@ def box_from_the_borders(source: ImageSource, band: int) -> Box:
 
 
 def filled_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask (z, y, x) and all that it encloses.
+    """Fill the mask's holes: (z, y, x).
 
     A plane or two can enclose nothing: every cell lies on the border of the volume.
     """

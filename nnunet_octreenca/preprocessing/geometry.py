@@ -1,4 +1,4 @@
-"""Where a case's cells lie: in the file, in the box around it, resampled, amid zeros."""
+"""Geometry of a case: in the file, cropped, resampled and padded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class CaseGeometry:
 
     @classmethod
     def of(cls, source: ImageSource, preprocessing: PreprocessingPlan, box: Box) -> "CaseGeometry":
-        """Work it out.
+        """Compute the geometry.
 
         Args:
             source: in the plans' axes.
@@ -109,28 +109,28 @@ class CaseGeometry:
 
     @property
     def cropped(self) -> tuple[int, ...]:
-        """Cells of the box."""
+        """Shape of the box."""
         return tuple(end - first for first, end in self.box)
 
     @property
     def resamples(self) -> bool:
-        """Whether the network sees another grid than the box's."""
+        """Whether the network's grid differs from the box's."""
         return self.resampled != self.cropped
 
     @property
     def parts(self) -> int:
-        """How many images the network sees: a volume's planes if it is 2-D, else one."""
+        """Number of network inputs: a volume's planes for a 2-D network, else one."""
         return self.cropped[0] if self.preprocessing.dimension == 2 else 1
 
     @property
     def inside(self) -> tuple[slice, ...]:
-        """Where the resampled box lies in what the network sees; the odd zero comes last."""
+        """Position of the resampled box in the padded input; an odd zero comes last."""
         inner = self.resampled[3 - self.preprocessing.dimension :]
         starts = [(all_ - own) // 2 for all_, own in zip(self.padded, inner, strict=True)]
         return tuple(slice(at, at + own) for at, own in zip(starts, inner, strict=True))
 
     def data_resampler(self, part: int, bounds: NDArray[np.float32] | None) -> Resampler | None:
-        """From the box to what the network sees, None where they are the same.
+        """Resampling from the box to the network's grid; None where they are equal.
 
         Args:
             part: which of the `parts`.
@@ -150,7 +150,7 @@ class CaseGeometry:
         return Resampler(self.cropped[lead:], self.resampled[lead:], kernels[lead:], within, bounds)
 
     def logits_resampler(self) -> Resampler | None:
-        """From what the network saw back to the box, None where they are the same."""
+        """Resampling from the network's grid back to the box; None where they are equal."""
         if not self.resamples:
             return None
         preprocessing = self.preprocessing
@@ -180,7 +180,7 @@ def spacings(
 
 
 def target_spacing(spacing: Sequence[float], target: Sequence[float]) -> tuple[float, ...]:
-    """mm per axis (z, y, x) that the network sees: of a 2-D one, the planes keep their distance.
+    """Target spacing (z, y, x) in mm; a 2-D configuration keeps the distance between planes.
 
     Args:
         spacing: mm per axis of the image.

@@ -1,4 +1,4 @@
-"""nnU-Net's normalization of a channel, as numbers found beforehand."""
+"""nnU-Net's normalization of a channel, from precomputed statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _SMALLEST = 1e-8
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Clip, subtract, divide.
+    """Clip to a range, subtract an offset, divide by a scale.
 
     Attributes:
         clip: the smallest and largest value kept.

@@ -1,4 +1,4 @@
-"""What plans say about preparing an image, as plain values."""
+"""The preprocessing settings of a plans file, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SCHEMES = (
 
 @dataclass(frozen=True)
 class PreprocessingPlan:
-    """What nnU-Net does to an image before the network, and to its logits afterwards.
+    """What nnU-Net does to an image before the network and to its logits afterwards.
 
     Axes are in the order of the plans, that is after `transpose_forward`.
 
@@ -55,7 +55,7 @@ class PreprocessingPlan:
 
     @property
     def largest_label(self) -> int:
-        """The highest label that a segmentation can hold."""
+        """The highest label of a segmentation."""
         return max(self.regions_class_order or (self.num_classes - 1,))
 
     @classmethod
@@ -101,7 +101,7 @@ class PreprocessingPlan:
         for scheme in schemes:
             if scheme not in SCHEMES:
                 raise PlansError(
-                    f"the plans' normalization {scheme!r} is not known here; it must be one of "
+                    f"the plans' normalization {scheme!r} is not supported; it must be one of "
                     f"{', '.join(SCHEMES)}"
                 )
         # Old plans name the statistics by modality.
@@ -142,7 +142,7 @@ def _rule(configuration: Mapping[str, Any], part: str) -> ResamplingRule:
 
 
 def _heads(dataset_json: Mapping[str, Any]) -> tuple[int, tuple[int, ...] | None]:
-    """How many logits nnU-Net gives the network, and the regions' labels."""
+    """The number of logits that nnU-Net gives the network, and the regions' labels."""
     labels = {key: value for key, value in dataset_json["labels"].items() if key != "ignore"}
     lists = {
         key: tuple(value) if isinstance(value, Sequence) else (value,)

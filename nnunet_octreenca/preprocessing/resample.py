@@ -1,4 +1,4 @@
-"""nnU-Net's resampling of whole images, in blocks that do not depend on who asks for them."""
+"""nnU-Net's resampling of whole images, in blocks independent of the bands requested."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _CLIP = -1
 
 @dataclass(frozen=True)
 class ResamplingRule:
-    """One of nnU-Net's resampling functions with its arguments.
+    """A resampling function of nnU-Net's with its arguments.
 
     Attributes:
         function: nnU-Net's name.
@@ -63,7 +63,7 @@ class ResamplingRule:
         """
         if function not in _ARGUMENTS:
             raise PlansError(
-                f"the plans' resampling function {function!r} is not known here; it must be one of "
+                f"the plans' resampling function {function!r} is not supported; it must be one of "
                 f"{', '.join(_ARGUMENTS)}"
             )
         unknown = sorted(set(arguments) - _ARGUMENTS[function] - {"is_seg"})
@@ -108,16 +108,16 @@ class ResamplingRule:
 
     @property
     def resamples(self) -> bool:
-        """Whether the function does anything."""
+        """Whether the function resamples at all."""
         return self.function != "no_resampling_hack"
 
     @property
     def overshoots(self) -> bool:
-        """Whether values beyond the image's own can arise, which skimage then clips."""
+        """Whether the result can exceed the image's range, which skimage clips."""
         return "cubic" in (self.kernel, self.kernel_in_plane)
 
     def separate_axis(self, spacing: Sequence[float], target: Sequence[float]) -> int | None:
-        """The axis that is resampled apart from the planes across it, if any.
+        """The axis resampled separately from its planes, if any.
 
         Args:
             spacing: mm per axis of the image.
@@ -160,7 +160,7 @@ def _known(kernels: Mapping[Any, Kernel], name: str, value: object, function: st
 def resampled_shape(
     shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
 ) -> tuple[int, ...]:
-    """Cells per axis at the target spacing, rounded as nnU-Net does.
+    """Cells per axis at the target spacing, rounded as in nnU-Net.
 
     Raises:
         InputError: an axis would have no cells.
@@ -172,7 +172,7 @@ def resampled_shape(
     if min(cells) < 1:
         raise InputError(
             f"an image of {tuple(shape)} cells of {tuple(spacing)} mm has no cells left at the "
-            f"model's {tuple(target)} mm; look whether the file's spacing is right"
+            f"model's {tuple(target)} mm; check the file's spacing"
         )
     return cells
 
@@ -224,12 +224,12 @@ class Resampler:
         return first, min(first + self.block_rows, self.target[0])
 
     def needs(self, block: int) -> tuple[int, int]:
-        """The first chunk that a block needs, and the one after the last."""
+        """The range of chunks that a block requires."""
         first, end = self._matrices[0].window(*self.rows(block))
         return first // self.chunk_rows, -(-end // self.chunk_rows)
 
     def chunk(self, index: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What is done to a chunk once, (channels, rows, ...), before blocks are made of it."""
+        """Preprocess a chunk (channels, rows, ...) once, before blocks are computed from it."""
         return self._apply(self._before, np.ascontiguousarray(values), index * self.chunk_rows)
 
     def block(self, index: int, chunks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

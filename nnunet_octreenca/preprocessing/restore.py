@@ -1,4 +1,4 @@
-"""Labels in the image's own grid, from the network's logits band by band."""
+"""Restores labels to the image's own grid, from the network's logits band by band."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from nnunet_octreenca.preprocessing.resample import Resampler
 def labels_of_logits(
     logits: NDArray[np.float32], regions_class_order: Sequence[int] | None, dtype: np.dtype
 ) -> NDArray:
-    """nnU-Net's labels of logits.
+    """Labels from logits, by nnU-Net's rules.
 
     Args:
         logits: (num_classes, *spatial).
@@ -43,7 +43,7 @@ def labels_of_logits(
 
 
 class Restorer:
-    """The labels of a whole image, filled in part by part.
+    """The labels of a whole image, filled part by part.
 
     The array of labels is all that grows with the image: 1 byte a cell, 2 above 255 labels. What
     was cropped away is background.
@@ -64,7 +64,7 @@ class Restorer:
         if preprocessing.largest_label > 32767:
             raise PlansError(
                 f"the data set's label {preprocessing.largest_label} is above 32767, the highest "
-                "that can be written; number its labels anew"
+                "that can be written; renumber its labels"
             )
         dtype = np.uint8 if preprocessing.largest_label <= 255 else np.int16
         backward = preprocessing.transpose_backward
@@ -78,7 +78,7 @@ class Restorer:
         self.needs_logits = layout.resamples
 
     def part(self, part: int = 0) -> "PartRestorer":
-        """What takes the bands of a part."""
+        """The receiver of a part's bands."""
         layout = self._layout
         target = self._box if layout.preprocessing.dimension == 3 else self._box[part]
         return PartRestorer(layout, target, done=lambda: self._open.discard(part))
@@ -95,7 +95,7 @@ class Restorer:
 
 
 class PartRestorer:
-    """Takes what the network says of one part, rows or planes in ascending order.
+    """Receives the network's output for one part, rows or planes in ascending order.
 
     Bands may be of any height and may end anywhere: the labels are the same. Made by
     `Restorer.part`.
@@ -115,7 +115,7 @@ class PartRestorer:
         self._filled = self._block = 0
 
     def add_logits(self, logits: NDArray[np.float32]) -> None:
-        """Take the next band.
+        """Add the next band.
 
         Args:
             logits: (num_classes, rows or planes, ...) as wide as the prepared image.
@@ -131,7 +131,7 @@ class PartRestorer:
         self._finish()
 
     def add_labels(self, labels: NDArray) -> None:
-        """Take the next band as labels, where the network's grid is the image's own.
+        """Add the next band as labels, where the network's grid is the image's own.
 
         Args:
             labels: (rows or planes, ...) as wide as the prepared image.
@@ -170,7 +170,7 @@ class PartRestorer:
             self._done()
 
     def _resample(self, resampler: Resampler, logits: NDArray[np.float32]) -> None:
-        """Gather rows to chunks; make all blocks that the chunks so far allow."""
+        """Collect rows into chunks and compute every block whose chunks are complete."""
         used = 0
         while used < logits.shape[1]:
             index, at = divmod(self._filled, resampler.chunk_rows)

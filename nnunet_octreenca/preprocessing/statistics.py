@@ -1,4 +1,4 @@
-"""Statistics of an image in one pass: its nonzero box, and what normalization needs."""
+"""Statistics of an image in one pass: nonzero box and what normalization requires."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _SUMMED = 1 << 17
 
 @dataclass(frozen=True)
 class RequiredStatistics:
-    """What to collect besides the nonzero box, per channel; each item costs time.
+    """What to collect besides the nonzero box, per channel; each item takes time.
 
     Attributes:
         moments: mean and standard deviation.
@@ -52,7 +52,7 @@ class RequiredStatistics:
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Of one channel's voxels within the box, or of those of them within the mask.
+    """Statistics of one channel's voxels within the box, or within the mask.
 
     Attributes:
         count: voxels.
@@ -93,7 +93,7 @@ class ImageStatistics:
 def collect_statistics(
     source: ImageSource, required: RequiredStatistics, *, band: int
 ) -> ImageStatistics:
-    """Read an image once, or only its borders where that is enough.
+    """Read an image once, or only its borders where that suffices.
 
     Args:
         source: in the plans' axes.
@@ -152,7 +152,7 @@ def _read_all(
     if wrong:
         raise InputError(
             f"the image has {wrong} voxels that are NaN or infinite, the first in {where}. Repair "
-            "the file (e.g. replace them by the background's value) and predict it again"
+            "the file (e.g. replace them with the background value) and re-run"
         )
     box = around(boxes) if boxes else whole_box(shape)
     filled = None
@@ -166,12 +166,12 @@ def _read_all(
 
 
 def _suspicious(values: NDArray) -> bool:
-    """Whether NaN or infinity is among the values: both reach the extremes."""
+    """Whether any value is NaN or infinite; either would show in the extremes."""
     return not (np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
 class _Channel:
-    """Sums of one channel, band by band, merged as Chan et al. do (1983)."""
+    """Running sums of one channel, merged band by band (Chan et al. 1983)."""
 
     def __init__(
         self, shape: Sequence[int], slices: int | None, moments: bool, extremes: bool
@@ -184,7 +184,7 @@ class _Channel:
         self._count, self._mean, self._squares = 0, 0.0, 0.0
 
     def add(self, values: NDArray, box: Box, inside: NDArray[np.bool_] | None) -> None:
-        """Take in the voxels (z, y, x) of a box, all or those `inside`."""
+        """Add the voxels (z, y, x) of a box, all or only those `inside`."""
         at = slice(None) if self._slices is None else slice(*box[self._slices])
         across = self._across
         if inside is None:
@@ -220,7 +220,7 @@ class _Channel:
         self._count = total
 
     def finish(self, box: Box, mask: NDArray[np.bool_] | None) -> ChannelStatistics:
-        """Add the zeros of the final box, or of the filled mask, that no band brought."""
+        """Add the zeros of the final box or filled mask that no band contained."""
         at = slice(None) if self._slices is None else slice(*box[self._slices])
         covered = self._covered[at]
         cells = prod(end - first for first, end in box) // len(covered)

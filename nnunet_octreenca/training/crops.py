@@ -1,4 +1,4 @@
-"""Where the finest levels are cropped in a training step."""
+"""Crops of the finest levels in a training step."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""Learning-rate schedules."""
 
 
 def learning_rate(
@@ -10,7 +10,7 @@ def learning_rate(
     poly_exponent: float,
     lr_decay: float,
 ) -> float:
-    """Learning rate at a moment of the training.
+    """Learning rate at a given progress of the training.
 
     Args:
         progress: part of the training that is over, 0 to 1, iterations counted.

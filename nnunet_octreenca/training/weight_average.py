@@ -1,4 +1,4 @@
-"""EMA of the weights, one update an iteration."""
+"""Exponential moving average (EMA) of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take the module's present state into the average."""
+        """Update the average with the module's current state."""
         decay = min(self.decay, self.updates / (self.updates + 10))
         self.updates += 1
         for key, value in module.state_dict().items():
@@ -36,7 +36,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Within, the module carries the average; afterwards what it had before."""
+        """Context in which the module holds the average; its own state is restored afterwards."""
         raw = {key: value.detach().clone() for key, value in module.state_dict().items()}
         module.load_state_dict(self.average)
         try:
@@ -45,12 +45,12 @@ class WeightAverage:
             module.load_state_dict(raw)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint, on the CPU; `load_state_dict` takes it."""
+        """State for a checkpoint, on the CPU, for `load_state_dict`."""
         average = {key: value.cpu() for key, value in self.average.items()}
         return {"updates": self.updates, "average": average}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Continue an average."""
+        """Restore a saved average."""
         updates, average = state["updates"], state["average"]
         assert isinstance(updates, int)
         assert isinstance(average, dict)

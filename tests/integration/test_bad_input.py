@@ -161,7 +161,7 @@ class TestStockCommands:
     def test_empty_folder(self, trained, tmp_path):
         (tmp_path / "in").mkdir()
         done = self.predict(trained, tmp_path / "in", tmp_path / "out")
-        assert "holds no image called *_0000.nii.gz" in sentence(done.stderr)
+        assert "contains no image named *_0000.nii.gz" in sentence(done.stderr)
 
     def test_channels_of_another_model(self, trained, tmp_path):
         source = tmp_path / "in"
