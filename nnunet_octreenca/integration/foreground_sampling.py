@@ -81,7 +81,7 @@ def _counts(seg: NDArray, labels: Sequence[int]) -> dict[int, NDArray[np.int64]]
 
 
 def _draw(random: np.random.RandomState, total: int, wanted: int) -> NDArray[np.int64]:
-    """`random.choice(total, wanted, replace=False)` with a permutation of 4 bytes per pixel, not 8."""
+    """`random.choice(total, wanted, replace=False)` with 4 bytes per pixel instead of 8."""
     order = np.arange(total, dtype=np.uint32 if total <= 1 << 32 else np.int64)
     random.shuffle(order)
     return order[:wanted].astype(np.int64)
