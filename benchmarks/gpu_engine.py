@@ -35,8 +35,8 @@ from cuda_ladder import RUNGS, Kernel1Level
 from torch import Tensor
 
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.octree import Crop, image_pyramid, level_shapes
-from nnunet_octreenca.ops import cuda_device, cuda_engine, cuda_level
+from nnunet_octreenca.octree import Crop, level_shapes
+from nnunet_octreenca.ops import FireDraws, cuda_device, cuda_engine, cuda_level, cuda_octree
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -121,16 +121,11 @@ def tensor_rate(bench: Bench) -> float:
 def kernel_1_labels(network: OctreeNCA, image: Tensor, seed: int = 0) -> Tensor:
     """The whole octree with rung 1 of the ladder; logits, then labels, as its caller would."""
     values = torch.empty(image.shape[0], network.num_classes, *image.shape[2:], device=image.device)
-    with mock.patch.object(cuda_engine, "LevelLaunches", Kernel1Level), torch.no_grad():
+    with mock.patch.object(cuda_octree, "LevelLaunches", Kernel1Level), torch.no_grad():
         cuda_engine.octree(
-            image_pyramid(image, network.factors),
-            network._weights(),
-            network.steps,
-            network.factors,
-            fire_rate=network.fire_rate,
-            seed=seed,
-            logits=network.logits,
-            background=True,
+            image,
+            network.automaton(),
+            seed,
             values=values,
             state="float32",
             fused=1,
@@ -223,7 +218,7 @@ def ladder(bench: Bench) -> list[Row]:
                 continue
             run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
                 device, weights, precision, False, shape=shape, batch=1,
-                fire_rate=0.5, seed=0, level=0, origin=(0,) * len(shape),
+                draws=FireDraws(0.5, 0, 0, (0,) * len(shape)),
             )  # fmt: skip
             kind = torch.float16 if precision == "half" else torch.float32
             a = torch.rand(1, *shape, 16, device=bench.device, dtype=kind)

@@ -34,7 +34,7 @@ class Case(NamedTuple):
     crop: tuple[tuple[int, ...], int] | None = None
     mirror_axes: tuple[int, ...] = ()
     engine: str = "torch"
-    units: int = 0  # of a band
+    band_rows: int = 0
     steps: tuple[int, ...] = ()  # another number than planned, to measure memory in less time
 
 
@@ -57,16 +57,23 @@ CASES = {
         "inference", (1536, 1536), input_channels=3, num_classes=2, engine="cpu"
     ),
     "streamed slide, C++": Case(
-        "stream", (512, 30000), 3, 2, engine="cpu", units=32, steps=(6, 4, 4, 4, 4)
+        "stream", (512, 30000), 3, 2, engine="cpu", band_rows=32, steps=(6, 4, 4, 4, 4)
     ),
     "streamed slide, logits of two": Case(
-        "stream", (512, 12000), 3, 2, batch_size=2, engine="cpu", units=32, steps=(6, 4, 4, 4, 4)
+        "stream",
+        (512, 12000),
+        3,
+        2,
+        batch_size=2,
+        engine="cpu",
+        band_rows=32,
+        steps=(6, 4, 4, 4, 4),
     ),
     "streamed volume, C++": Case(
-        "stream", (64, 320, 320), engine="cpu", units=8, steps=(4, 2, 2, 2, 2)
+        "stream", (64, 320, 320), engine="cpu", band_rows=8, steps=(4, 2, 2, 2, 2)
     ),
     "streamed slide": Case(
-        "stream", (256, 6000), 3, 2, engine="torch", units=64, steps=(3, 2, 2, 2, 2)
+        "stream", (256, 6000), 3, 2, engine="torch", band_rows=64, steps=(3, 2, 2, 2, 2)
     ),
     "40 classes, mirrored": Case("inference", (48, 64, 64), num_classes=40, mirror_axes=(0, 1)),
 }
@@ -99,12 +106,11 @@ def predicted_bytes(case: Case) -> int:
         "engine": case.engine,
     }
     if case.task == "inference":
-        del network["steps"]
         return inference_bytes(case.shape, **network)
     if case.task == "stream":
         alone = case.batch_size == 1 or case.batch_size == 3
         return stream_bytes(
-            case.shape, **network, units=case.units, passes=1 if alone else case.batch_size,
+            case.shape, **network, band_rows=case.band_rows, passes=1 if alone else case.batch_size,
             labels=alone,
         ).host  # fmt: skip
     crop = Crop(*case.crop) if case.crop else None
@@ -156,7 +162,9 @@ def work(case: Case, shape: tuple[int, ...]) -> None:
         return
     if case.task == "stream":
         seeds = range(1 if case.batch_size == 3 else case.batch_size)
-        ensemble = Ensemble([Member(network.eval(), seed) for seed in seeds], units=case.units)
+        ensemble = Ensemble(
+            [Member(network.eval(), seed) for seed in seeds], band_rows=case.band_rows
+        )
         for _ in ensemble.run(Procedural(case.input_channels, shape)):
             pass
         return

@@ -149,6 +149,14 @@ std::vector<std::string> py_kernels() {
   return names;
 }
 
+std::int64_t py_ring_slots(const std::vector<std::int64_t>& shape, int steps) {
+  if (shape.size() != 2 && shape.size() != 3) refuse("shape must have two or three axes");
+  if (steps < 0) refuse("steps must be at least 0");
+  return ring_slots(shape.size() == 2 ? Shape{2, 1, shape[0], shape[1]}
+                                      : Shape{3, shape[0], shape[1], shape[2]},
+                    steps);
+}
+
 double py_burn(const std::string& kernels, int threads, std::int64_t iterations) {
   const Options options = options_of(kernels, threads, "auto", false);
   std::vector<double> operations(static_cast<std::size_t>(threads), 0.0);
@@ -192,6 +200,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("native_bf16", [](const std::string& kernels) {
     return options_of(kernels, 1, "auto", false).kernels->native_bf16;
   }, py::arg("kernels"), "Whether the processor multiplies bfloat16 itself.");
+  m.def("lanes", [](const std::string& kernels) {
+    return options_of(kernels, 1, "auto", false).kernels->single.lanes;
+  }, py::arg("kernels"), "Floats of a vector; a state's channels are padded to whole vectors.");
+  m.def("ring_slots", &py_ring_slots, py::arg("shape"), py::arg("steps"),
+        "Rows (2-D) or planes (3-D) of a level that a wavefront keeps.");
   m.def("burn", &py_burn, py::arg("kernels"), py::arg("threads"), py::arg("iterations"),
         "Multiply and add in registers; returns the number of floating point operations.");
 }

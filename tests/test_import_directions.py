@@ -11,7 +11,8 @@ PACKAGE = Path(nnunet_octreenca.__file__).parent
 # A folder imports from its own row's folders before it and from every row above. Modules beside
 # the folders (errors, files, ...) may be imported anywhere, and import one another only.
 ROWS = [
-    ["octree", "ops"],
+    ["octree"],
+    ["ops"],
     ["network"],
     ["planning", "training"],
     ["images", "labels"],

@@ -22,11 +22,12 @@ from style import (
     save,
 )
 
-from nnunet_octreenca.inference.stream import Units, spans, windows_of
+from nnunet_octreenca.bands import Rows, spans
+from nnunet_octreenca.inference.stream import windows_of
 from nnunet_octreenca.octree import level_shapes
 
 ROWS, COLUMNS = 2048, 1400
-BAND = Units(768, 1024)
+BAND = Rows(768, 1024)
 FACTORS, STEPS = [(2, 2)] * 4, [10, 10, 10, 10, 20]
 TOP, HEIGHT = 0.85, 3.0  # inches
 WIDE, GAP = 1.0, 0.42

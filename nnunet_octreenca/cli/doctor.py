@@ -123,7 +123,7 @@ def _cuda_engine() -> dict[str, Any]:
 
     from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
     from nnunet_octreenca.ops.cuda_compiler import cache_folder, nvrtc
-    from nnunet_octreenca.ops.cuda_engine import unsupported_reason
+    from nnunet_octreenca.ops.cuda_engine import gpu_problem
     from nnunet_octreenca.ops.native import ENGINE_VARIABLE, wanted_engine
 
     try:
@@ -143,9 +143,8 @@ def _cuda_engine() -> dict[str, Any]:
         return _row("CUDA engine", "note", f"off: {ENGINE_VARIABLE}=torch; steps run in PyTorch")
     problems = []
     for index in range(torch.cuda.device_count()):
-        problem = unsupported_reason(
-            index, 2, 16, 3, 64
-        )  # compiles the paper's network for pathology
+        # Compiles the paper's network for pathology.
+        problem = gpu_problem(index, 2, 16, 3, 64)
         if problem is not None:
             problems.append(f"device {index}: {problem}")
     if problems:

@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(
         f"{len(cases)} case{'s' * (len(cases) != 1)}, {model.trainer} {model.configuration}, "
         f"{_counted(len(model.networks), 'fold')}, {_counted(len(job.seeds), 'seed')}, engine "
-        f"{model.networks[0].engine()}"
+        f"{model.networks[0].engine().name}"
     )
     try:
         for case in cases:
@@ -184,7 +184,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
         tissue=arguments.tissue,
         half=arguments.precision == "float16",
         memory=memory,
-        units=arguments.band,
+        band_rows=arguments.band,
         overwrite=arguments.overwrite,
         device=device,
     )

@@ -10,17 +10,16 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.bands import Rows, aligned, split_rows
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.stream import (
     OctreeStream,
+    Pixels,
     Read,
     Result,
-    Units,
-    aligned,
-    bands,
+    Values,
     label_dtype,
     open_stream,
     read_ahead,
@@ -30,7 +29,7 @@ from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
-# Called with the stage, "read" or "segment", and how many more units are through it.
+# Called with the stage, "read" or "segment", and how many more rows are through it.
 Progress = Callable[[str, int], object]
 
 
@@ -47,9 +46,9 @@ class Ensemble:
     Args:
         members: at least one; all of the same channels and classes.
         mirror_axes: spatial axes of the networks to mirror; None or empty for none.
-        units: rows (2-D) or planes (3-D) of a band.
+        band_rows: rows (2-D) or planes (3-D) of a band.
         state: "float32", or "float16" for states in half the memory; the environment's if None.
-        labels: `run` gives labels, (units, *axes) uint8 or int16; else logits, (num_classes, units,
+        labels: `run` gives labels, (rows, *axes) uint8 or int16; else logits, (num_classes, rows,
             *axes) float32.
     """
 
@@ -58,13 +57,13 @@ class Ensemble:
         members: Sequence[Member],
         *,
         mirror_axes: Sequence[int] | None = None,
-        units: int = 256,
+        band_rows: int = 256,
         state: str | None = None,
         labels: bool = True,
     ) -> None:
         self.members = tuple(members)
         self.mirrorings = mirrorings(mirror_axes)
-        self.units = units
+        self.band_rows = band_rows
         self.state = state
         self.labels = labels
 
@@ -89,7 +88,7 @@ class Ensemble:
                 in favour of it. What is computed is as without.
 
         Yields:
-            (first unit, labels or logits), in order and without gaps.
+            (first row, labels or logits), in order and without gaps.
 
         Raises:
             InputError: what the image raises, or logits that are not finite.
@@ -118,24 +117,24 @@ class Ensemble:
         tissue: bool,
     ) -> Iterator[Result]:
         end = image.shape[0]
-        units = aligned(self.units, passes[0].stream.factor)
+        band_rows = aligned(self.band_rows, passes[0].stream.factor)
         seen = TissueMap(passes[0].stream.factor) if tissue else None
-        self._pool(passes, bands(0, end, units), seen, progress)
+        self._pool(passes, split_rows(0, end, band_rows), seen, progress)
         shared.clear()
         for part in passes:
             part.stream.prepare()
-        wanted = seen.ranges(bands(0, end, units)) if seen else [Units(0, end)]
+        wanted = seen.ranges(split_rows(0, end, band_rows)) if seen else [Rows(0, end)]
         done = 0
-        for stretch in [*wanted, Units(end, end)]:
+        for stretch in [*wanted, Rows(end, end)]:
             if stretch.first > done:  # nothing but glass
                 yield done, self._background(passes[0].stream, stretch.first - done)
                 progress("segment", stretch.first - done)
             if stretch.first == end:
                 return
             results = (
-                passes[0].stream.run(stretch, shared, units)
+                passes[0].stream.run(stretch, shared, band_rows)
                 if alone
-                else self._means(passes, stretch, units)
+                else self._means(passes, stretch, band_rows)
             )
             for first, values in results:
                 yield first, values
@@ -145,7 +144,7 @@ class Ensemble:
     def _pool(
         self,
         passes: list["_Pass"],
-        ranges: list[Units],
+        ranges: list[Rows],
         seen: TissueMap | None,
         progress: Progress,
     ) -> None:
@@ -162,11 +161,11 @@ class Ensemble:
                     seen.add(rows)
                 progress("read", band.end - band.first)
 
-    def _means(self, passes: list["_Pass"], stretch: Units, units: int) -> Iterator[Result]:
-        for band in bands(*stretch, units):
-            total = passes[0].take(band, stretch, units)
+    def _means(self, passes: list["_Pass"], stretch: Rows, band_rows: int) -> Iterator[Result]:
+        for band in split_rows(*stretch, band_rows):
+            total = passes[0].take(band, stretch, band_rows)
             for part in passes[1:]:
-                total += part.take(band, stretch, units)
+                total += part.take(band, stretch, band_rows)
             total /= len(passes)
             if not np.isfinite(total).all():
                 raise InputError(
@@ -177,8 +176,8 @@ class Ensemble:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
 
-    def _background(self, stream: OctreeStream, units: int) -> NDArray:
-        shape = (units, *stream.shape[1:])
+    def _background(self, stream: OctreeStream, rows: int) -> Values:
+        shape = (rows, *stream.shape[1:])
         heads = stream.network.num_classes
         if self.labels:
             return np.zeros(shape, label_dtype(heads))
@@ -188,7 +187,7 @@ class Ensemble:
         return values
 
 
-def _silent(stage: str, units: int) -> None:
+def _silent(stage: str, rows: int) -> None:
     pass
 
 
@@ -199,9 +198,9 @@ class _Shared:
         self._read = read
         self._count = count
         self._lock = Lock()
-        self._held: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
+        self._held: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
 
-    def __call__(self, first: int, end: int) -> NDArray:
+    def __call__(self, first: int, end: int) -> Pixels:
         key = (first, end)
         with self._lock:
             rows = self._held.pop(key, None)
@@ -236,11 +235,11 @@ class _Pass:
         self._end = image.shape[0]
         self._shared = shared
         self._results: Generator[Result, None, None] | None = None
-        self._stretch: Units | None = None
-        self._left: list[NDArray] = []
+        self._stretch: Rows | None = None
+        self._left: list[Values] = []
 
-    def read(self, first: int, end: int) -> NDArray:
-        """Units of the mirrored copy."""
+    def read(self, first: int, end: int) -> Pixels:
+        """Rows of the mirrored copy."""
         if 0 in self.axes:
             first, end = self._end - end, self._end - first
         rows = self._shared(first, end)
@@ -251,21 +250,21 @@ class _Pass:
         if self._results is not None:
             self._results.close()
 
-    def take(self, band: Units, stretch: Units, units: int) -> NDArray:
-        """The band's logits, (num_classes, units, *axes), mirrored back; bands come in order."""
+    def take(self, band: Rows, stretch: Rows, band_rows: int) -> Values:
+        """The band's logits, (num_classes, rows, *axes), mirrored back; bands come in order."""
         if 0 in self.axes:
-            # Its units come from the end: every band is a range of its own.
-            mirrored = Units(self._end - band.end, self._end - band.first)
-            parts = [values for _, values in self.stream.run(mirrored, self.read, units)]
+            # Its rows come from the end: every band is a range of its own.
+            mirrored = Rows(self._end - band.end, self._end - band.first)
+            parts = [values for _, values in self.stream.run(mirrored, self.read, band_rows)]
         else:
             if self._stretch != stretch:
                 self._stretch, self._left = stretch, []
-                self._results = self.stream.run(stretch, self.read, units)
+                self._results = self.stream.run(stretch, self.read, band_rows)
             parts = self._next(band.end - band.first)
         logits = np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
         return np.flip(logits, tuple(axis + 1 for axis in self.axes)) if self.axes else logits
 
-    def _next(self, count: int) -> list[NDArray]:
+    def _next(self, count: int) -> list[Values]:
         assert self._results is not None
         parts, have = self._left, sum(part.shape[1] for part in self._left)
         while have < count:

@@ -7,9 +7,11 @@ from math import prod
 
 import torch
 
+from nnunet_octreenca.bands import aligned, spans
 from nnunet_octreenca.errors import InputError, OutOfMemoryError
-from nnunet_octreenca.inference.stream import aligned, spans
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.ops import Engine
+from nnunet_octreenca.ops.engine import BandEngine
 from nnunet_octreenca.planning import StreamBytes, stream_bytes
 from nnunet_octreenca.resources import available_memory, resident_memory
 
@@ -35,7 +37,7 @@ class MemoryPlan:
     """How one image is segmented.
 
     Attributes:
-        units: rows (2-D) or planes (3-D) of a band.
+        band_rows: rows (2-D) or planes (3-D) of a band.
         whole: the band is the image.
         half: states in float16.
         host: bytes the process will hold at its peak, with what it holds now.
@@ -43,7 +45,7 @@ class MemoryPlan:
         limit: what it was fitted to.
     """
 
-    units: int
+    band_rows: int
     whole: bool
     half: bool
     host: int
@@ -52,7 +54,7 @@ class MemoryPlan:
 
     def sentence(self) -> str:
         """The line that is printed."""
-        how = "whole image in memory" if self.whole else f"streamed in bands of {self.units}"
+        how = "whole image in memory" if self.whole else f"streamed in bands of {self.band_rows}"
         states = "float16 states" if self.half else "float32"
         gpu = f" and {self.device / GIB:.2f} GiB on the GPU" if self.device else ""
         return (
@@ -101,7 +103,7 @@ def plan_memory(
     labels: bool = True,
     half: bool = False,
     beside: int = 0,
-    units: int | None = None,
+    band_rows: int | None = None,
 ) -> MemoryPlan:
     """The fastest way that fits.
 
@@ -117,7 +119,7 @@ def plan_memory(
         labels: results are labels and not logits.
         half: states in float16.
         beside: bytes that are held for the image and the result, beside what is held now.
-        units: rows or planes of a band, where the caller insists.
+        band_rows: rows or planes of a band, where the caller insists.
 
     Raises:
         OutOfMemoryError: nothing fits; the sentence says how much is needed at least.
@@ -135,8 +137,8 @@ def plan_memory(
             input_channels=network.input_channels,
             num_classes=network.num_classes,
             fire_rate=network.fire_rate,
-            units=count,
-            engine=engine,
+            band_rows=count,
+            engine=engine.name,
             half=half,
             passes=passes,
             labels=labels and passes == 1,
@@ -144,7 +146,7 @@ def plan_memory(
 
     held = resident_memory() + beside
     smallest = None
-    for count in [units] if units else _candidates(shape, step, engine):
+    for count in [band_rows] if band_rows else _candidates(shape, step, engine):
         found = needed(count)
         plan = MemoryPlan(
             min(count, shape[0]), count >= shape[0], half, held + found.host, found.device, limit
@@ -154,8 +156,8 @@ def plan_memory(
         smallest = plan
     assert smallest is not None
     advice = "Close other programs, or give more with --memory"
-    if engine != "torch" and not half:
-        less = needed(smallest.units, True)
+    if engine.low_precision and not half:
+        less = needed(smallest.band_rows, True)
         if held + less.host <= limit.host and less.device <= limit.device:
             advice += ", or take --precision float16, which fits and changes some cells' labels"
     needs, have = f"{smallest.host / GIB:.2f} GiB", limit.host
@@ -163,15 +165,16 @@ def plan_memory(
         needs, have = f"{smallest.device / GIB:.2f} GiB of the GPU", limit.device
     raise OutOfMemoryError(
         f"an image of {' x '.join(map(str, shape))} cells needs {needs} even in bands of "
-        f"{smallest.units}, and {have / GIB:.2f} GiB may be used ({limit.source}). {advice}"
+        f"{smallest.band_rows}, and {have / GIB:.2f} GiB may be used ({limit.source}). {advice}"
     )
 
 
-def _candidates(shape: Sequence[int], step: int, engine: str) -> list[int]:
+def _candidates(shape: Sequence[int], step: int, engine: Engine) -> list[int]:
     """Bands to try, the best first."""
     usual = aligned(max(_BAND_CELLS // prod(shape[1:]), 1), step)
-    counts = [shape[0]] if engine != "cpu" or usual >= shape[0] else []
-    count = usual if engine == "cpu" else aligned(shape[0] // 2, step)
+    free = isinstance(engine, BandEngine)  # bands cost no time
+    counts = [shape[0]] if not free or usual >= shape[0] else []
+    count = usual if free else aligned(shape[0] // 2, step)
     while count < shape[0]:
         counts.append(count)
         if count == step:

@@ -143,11 +143,12 @@ def _out_of_memory(
     needed = inference_bytes(
         shape,
         factors=network.factors,
+        steps=network.steps,
         channels=network.channels,
         hidden=network.hidden,
         input_channels=network.input_channels,
         num_classes=network.num_classes,
-        engine=network.engine(),
+        engine=network.engine().name,
     )
     return OutOfMemoryError(
         f"an image of {tuple(shape)} cells needs some {needed / (1 << 30):.1f} GiB on {device}, "

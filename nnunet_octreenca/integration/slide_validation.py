@@ -92,7 +92,7 @@ def _segmented(
         beside=int(np.prod(case.shape)),
     )  # fmt: skip
     predicted = np.empty(image.shape, np.uint8)
-    ensemble = Ensemble([Member(network, seed)], mirror_axes=mirror_axes, units=plan.units)
+    ensemble = Ensemble([Member(network, seed)], mirror_axes=mirror_axes, band_rows=plan.band_rows)
     try:
         for first, labels in ensemble.run(image):
             predicted[first : first + len(labels)] = labels

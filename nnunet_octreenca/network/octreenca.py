@@ -1,7 +1,6 @@
 """OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,8 @@ from torch import Tensor, nn
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
-from nnunet_octreenca.ops import cpu_engine, cuda_engine, engine_of, nca_steps_channels_last
+from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
+from nnunet_octreenca.ops.engine import OctreeEngine
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -128,7 +128,7 @@ class OctreeNCA(nn.Module):
         seed = self.seed if seed is None else seed
         if crop is None and self._is_inference(image):
             values = image.new_empty(image.shape[0], self.num_classes, *image.shape[2:])
-            self._run_octree(image, seed, values=values)
+            self._octree_engine().octree(image, self.automaton(), seed, values=values)
             return values
         batch, spatial = image.shape[0], image.shape[2:]
         if origins is None:
@@ -175,11 +175,11 @@ class OctreeNCA(nn.Module):
 
     def _descend(self, images: Sequence[Tensor], boxes: list[Window], seed: int) -> Tensor:
         """From the coarsest level to the finest; the images are the levels' or their windows'."""
-        state = None
+        state: Tensor | None = None
         for level in reversed(range(len(self.steps))):
             state = nca_steps_channels_last(
                 self._enter(level, images[level], boxes, state),
-                self.levels[level].weights(),  # type: ignore[operator]
+                self.level_weights(level),
                 self.steps[level],
                 fire_rate=self.fire_rate,
                 seed=seed,
@@ -233,14 +233,22 @@ class OctreeNCA(nn.Module):
                 shape = (image.shape[0], *image.shape[2:])
                 labels = torch.empty(shape, dtype=dtype, device=image.device)
                 seed = self.seed if seed is None else seed
-                self._run_octree(image, seed, labels=labels, multiply=multiply, state=state)
+                self._octree_engine().octree(
+                    image,
+                    self.automaton(),
+                    seed,
+                    labels=labels,
+                    multiply=multiply,
+                    state=state,
+                )
                 return labels
             if (multiply or "float32", state or "float32") != ("float32", "float32"):
                 raise ValueError(
                     f"multiply={multiply!r} and state={state!r} need the C++ engine or the "
                     f"CUDA engine, and a float32 image"
                 )
-            return self(image, seed).argmax(1).to(dtype)
+            logits: Tensor = self(image, seed)
+            return logits.argmax(1).to(dtype)
 
     def _checked(self, image: Tensor) -> Tensor:
         if image.ndim != self.dimension + 2 or image.shape[1] != self.input_channels:
@@ -259,7 +267,7 @@ class OctreeNCA(nn.Module):
         return (
             not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
             and all(t.dtype == torch.float32 and t.device == image.device for t in tensors)
-            and self.engine() != "torch"
+            and isinstance(self.engine(), OctreeEngine)
         )
 
     @property
@@ -267,27 +275,32 @@ class OctreeNCA(nn.Module):
         """Of the labels that `segment` gives."""
         return torch.uint8 if self.num_classes <= 256 else torch.int16
 
-    def engine(self) -> str:
-        """What computes on tensors where the network lies: "cpu" (C++), "cuda" or "torch"."""
-        weights = self.levels[0].weights()  # type: ignore[operator]
-        return engine_of(weights.hidden_weight, weights)
+    def engine(self) -> Engine:
+        """What computes on tensors where the network lies."""
+        weights = self.level_weights(0)
+        return engine_for(weights.hidden_weight, weights)
 
-    def _weights(self) -> list[StepWeights]:
-        return [level.weights() for level in self.levels]  # type: ignore[operator]
+    def _octree_engine(self) -> OctreeEngine:
+        engine = self.engine()
+        assert isinstance(engine, OctreeEngine)
+        return engine
 
-    def _run_octree(self, image: Tensor, seed: int, **result: Any) -> None:
-        options = {
-            "fire_rate": self.fire_rate,
-            "seed": seed,
-            "logits": self.logits,
-            "background": self.constant_background,
-            **result,
-        }
-        if self.engine() == "cpu":
-            cpu_engine.octree(image, self._weights(), self.steps, self.factors, **options)
-        else:
-            pyramid = image_pyramid(image, self.factors)
-            cuda_engine.octree(pyramid, self._weights(), self.steps, self.factors, **options)
+    def level_weights(self, level: int) -> StepWeights:
+        """The weights of a level, 0 the finest."""
+        automaton = self.levels[level]
+        assert isinstance(automaton, LevelNCA)
+        return automaton.weights()
+
+    def automaton(self) -> Automaton:
+        """All levels in the form that engines run."""
+        return Automaton(
+            [self.level_weights(level) for level in range(len(self.steps))],
+            self.steps,
+            self.factors,
+            self.fire_rate,
+            self.logits,
+            self.constant_background,
+        )
 
     def _enter(
         self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None

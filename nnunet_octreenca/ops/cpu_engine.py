@@ -7,60 +7,95 @@ is computed stands in `cpu/`.
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_octreenca.ops.fire import fire_threshold
-from nnunet_octreenca.ops.native import cpu_engine_wanted, cpu_kernels, cpu_module, precision
+from nnunet_octreenca.ops.automaton import Automaton
+from nnunet_octreenca.ops.cpu_sizes import lanes
+from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
+from nnunet_octreenca.ops.native import (
+    cpu_engine_wanted,
+    cpu_kernels,
+    cpu_module,
+    cpu_module_problem,
+    precision,
+)
 from nnunet_octreenca.ops.weights import StepWeights
 
 _SEEDS = 1 << 64
 
 
-@torch.compiler.assume_constant_result
+name = "cpu"
+backward_needs_out = True  # its log is undone from the last state
+low_precision = True
+on_gpu = False
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _wanted() -> bool:  # the environment is looked at when a graph is compiled
     return cpu_engine_wanted()
 
 
-def supports(tensor: Tensor) -> bool:
-    """Whether the engine computes on such a tensor: float32 or float64, on the CPU."""
+def unsupported_reason(tensor: Tensor, weights: StepWeights) -> str | None:
+    """Why the engine cannot compute on such a tensor, whatever is asked for; None if it can."""
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64):
+        return (
+            f"the C++ engine computes on float32 and float64 tensors in the CPU's memory, not on "
+            f"{tensor.dtype} on {tensor.device}"
+        )
+    problem = cpu_module_problem()
+    return problem and f"the C++ module is not there ({problem})"
+
+
+def supports(tensor: Tensor, weights: StepWeights) -> bool:
+    """Whether the engine computes on such a tensor: float32 or float64, on the CPU.
+
+    Raises:
+        EnvironmentMismatchError: `OCTREENCA_ENGINE` is "cpu" and the C++ module is not there.
+    """
     return (
         tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and _wanted()
     )
 
 
-def _arrays(weights: StepWeights) -> list[np.ndarray]:
+def padded_channels(channels: int) -> int:
+    """Channels from one cell of a state to the next: C in whole vectors of the kernels."""
+    return channels + -channels % lanes()
+
+
+def trajectory_channels(channels: int, changing: int) -> int:
+    """Channels of a cell in the log that `forward` keeps: those that change."""
+    return changing
+
+
+def _arrays(weights: StepWeights) -> list[NDArray[np.floating]]:
     return [weight.detach().contiguous().numpy() for weight in weights]
 
 
 def _contiguous(tensor: Tensor) -> Tensor:
     """A copy of its own, made by our threads (cpu/bindings.cpp says why)."""
-    module: Any = cpu_module()
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-    module.copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
+    _module().copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
     return copy
 
 
-def _origins(origin: Sequence[int], batch: int, dimension: int) -> list[list[int]]:
-    # Coordinates count modulo 2^32, as in the PyTorch engine.
-    return [
-        [int(c) for c in origin[sample * dimension : (sample + 1) * dimension]]
-        for sample in range(batch)
-    ]
+def _module() -> ModuleType:
+    module = cpu_module()
+    assert module is not None
+    return module
 
 
 def forward(
     state: Tensor,
     weights: StepWeights,
     steps: int,
-    fire_rate: float,
-    seed: int,
-    level: int,
-    origin: Sequence[int],
-    keep_log: bool,
+    draws: FireDraws,
+    keep_trajectory: bool,
     *,
     schedule: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -68,8 +103,7 @@ def forward(
 
     Args:
         state: (N, *spatial, C), any strides; not changed.
-        origin: coordinates of the first cell, sample by sample: N * dimension numbers.
-        keep_log: for a backward pass.
+        keep_trajectory: keep the log, for a backward pass.
         schedule: order of the work: "wavefront", "sweep" or "auto". Changes no bit.
 
     Returns:
@@ -77,20 +111,18 @@ def forward(
         a tensor (steps, N, *spatial, C - n_in) whose unused end is never touched and so takes
         no memory; empty where none is to be kept.
     """
-    module = cpu_module()
-    assert module is not None
     out = _contiguous(state)
     changing = weights.channels - weights.input_channels
-    log = out.new_empty((steps, *out.shape[:-1], changing) if keep_log else (0,))
-    module.steps_forward(
+    log = out.new_empty((steps, *out.shape[:-1], changing) if keep_trajectory else (0,))
+    _module().steps_forward(
         out.numpy(),
         _arrays(weights),
         steps,
-        seed % _SEEDS,
-        level,
-        fire_threshold(fire_rate),
-        _origins(origin, out.shape[0], weights.dimension),
-        log.numpy() if keep_log else None,
+        draws.seed % _SEEDS,
+        draws.level,
+        draws.threshold,
+        draws.origins(weights.dimension),
+        log.numpy() if keep_trajectory else None,
         cpu_kernels(),
         torch.get_num_threads(),
         schedule,
@@ -102,37 +134,32 @@ def forward(
 def backward(
     grad_out: Tensor,
     out: Tensor,
-    log: Tensor,
+    trajectory: Tensor,
     weights: StepWeights,
-    fire_rate: float,
-    seed: int,
-    level: int,
-    origin: Sequence[int],
+    draws: FireDraws,
 ) -> tuple[Tensor, StepWeights]:
     """Gradients of `forward` with respect to the first state and the weights.
 
     Args:
         grad_out: gradient of the last state, (N, *spatial, C).
-        out, log: what `forward` returned. The steps are undone in them, so that no other state
-            is needed, and done again at the end.
+        out, trajectory: what `forward` returned. The steps are undone in them, so that no other
+            state is needed, and done again at the end.
     """
-    module = cpu_module()
-    assert module is not None
     grad = _contiguous(grad_out)
     grads = StepWeights(
         *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
     )
-    module.steps_backward(
+    _module().steps_backward(
         out.detach().numpy(),
-        log.detach().numpy(),
+        trajectory.detach().numpy(),
         grad.numpy(),
         _arrays(weights),
         [g.numpy() for g in grads],
-        log.shape[0],
-        seed % _SEEDS,
-        level,
-        fire_threshold(fire_rate),
-        _origins(origin, grad.shape[0], weights.dimension),
+        trajectory.shape[0],
+        draws.seed % _SEEDS,
+        draws.level,
+        draws.threshold,
+        draws.origins(weights.dimension),
         cpu_kernels(),
         torch.get_num_threads(),
     )
@@ -150,14 +177,9 @@ def _warn_no_bf16(kernels: str) -> None:
 
 def octree(
     image: Tensor,
-    weights: Sequence[StepWeights],
-    steps: Sequence[int],
-    factors: Sequence[Sequence[int]],
-    *,
-    fire_rate: float,
+    automaton: Automaton,
     seed: int,
-    logits: int,
-    background: bool,
+    *,
     labels: Tensor | None = None,
     values: Tensor | None = None,
     multiply: str | None = None,
@@ -172,9 +194,7 @@ def octree(
 
     Args:
         image: (N, n_in, *spatial) float32, any strides.
-        weights, steps, factors: of all levels, finest first.
-        logits: K; channels n_in to n_in + K of the state.
-        background: label 0 where no logit is above 0; `values` get a channel of zeros in front.
+        seed: of the fire draws.
         labels: (N, *spatial) uint8 or int16, contiguous, to be filled.
         values: (N, K or K + 1, *spatial) float32, contiguous, to be filled instead.
         multiply: "float32", or "bfloat16": products of bfloat16 numbers, summed in float32.
@@ -187,20 +207,15 @@ def octree(
         ValueError: a precision that there is not.
         MemoryError: the states do not fit.
     """
-    module: Any = cpu_module()
     kernels, bf16, half = _precisions(multiply, state, emulate)
-    arrays = [_arrays(level) for level in weights]
+    levels = _levels(automaton, seed)
     for sample in range(image.shape[0]):
-        module.octree_forward(
+        _module().octree_forward(
             image[sample].detach().numpy(),
-            arrays,
-            list(steps),
-            [list(row) for row in factors],
-            seed % _SEEDS,
-            fire_threshold(fire_rate),
+            *levels,
             sample,
-            logits,
-            background,
+            automaton.logits,
+            automaton.background,
             None if labels is None else labels[sample].numpy(),
             None if values is None else values[sample].numpy(),
             kernels,
@@ -211,56 +226,84 @@ def octree(
         )
 
 
+class BandStream(Protocol):
+    """All levels of one image that comes in bands (cpu/stream.hpp).
+
+    Call `pool` with all bands, `prepare`, then `begin` and `advance` for every range of rows
+    wanted. Rows are planes in 3-D.
+
+    Raises (all calls): ValueError where they come out of order or do not fit the image.
+    """
+
+    def pool(self, band: NDArray[np.float32], first: int) -> None:
+        """Take the image's next rows, (n_in, rows, *axes)."""
+
+    def prepare(self) -> None:
+        """Compute the coarsest level, once all is pooled."""
+
+    def begin(self, first: int, end: int) -> tuple[int, int]:
+        """Rows wanted; returns the range of rows of the image to hand over."""
+
+    def ready(self, image_end: int) -> int:
+        """How far the wanted rows are done with the image's rows below `image_end`."""
+
+    def advance(
+        self,
+        band: NDArray[np.float32],
+        first: int,
+        labels: NDArray[np.integer] | None,
+        values: NDArray[np.float32] | None,
+    ) -> None:
+        """Take the image's next rows; fill what becomes ready."""
+
+
 def octree_stream(
     shape: Sequence[int],
-    weights: Sequence[StepWeights],
-    steps: Sequence[int],
-    factors: Sequence[Sequence[int]],
-    *,
-    fire_rate: float,
+    automaton: Automaton,
     seed: int,
-    logits: int,
-    background: bool,
+    *,
     multiply: str | None = None,
     state: str | None = None,
-) -> Any:
+) -> BandStream:
     """All levels of one image that comes in bands (cpu/stream.hpp): the same bits as `octree`.
 
     Args: as `octree`; `shape` is the image's, without channels.
-
-    Returns:
-        The engine's object: `pool` all bands, `prepare`, then `begin` and `advance`
-        (inference.stream uses it).
 
     Raises:
         ValueError: a precision that there is not.
         MemoryError: the coarsest level does not fit.
     """
-    module: Any = cpu_module()
     kernels, bf16, half = _precisions(multiply, state, False)
-    return module.OctreeStream(
+    stream: BandStream = _module().OctreeStream(
         list(shape),
-        [_arrays(level) for level in weights],
-        list(steps),
-        [list(row) for row in factors],
-        seed % _SEEDS,
-        fire_threshold(fire_rate),
+        *_levels(automaton, seed),
         0,
-        logits,
-        background,
+        automaton.logits,
+        automaton.background,
         kernels,
         torch.get_num_threads(),
         bf16,
         half,
     )
+    return stream
+
+
+def _levels(automaton: Automaton, seed: int) -> tuple[object, ...]:
+    """Weights, steps, factors, seed and threshold as the bindings take them."""
+    return (
+        [_arrays(level) for level in automaton.weights],
+        list(automaton.steps),
+        [list(row) for row in automaton.factors],
+        seed % _SEEDS,
+        fire_threshold(automaton.fire_rate),
+    )
 
 
 def _precisions(multiply: str | None, state: str | None, emulate: bool) -> tuple[str, bool, bool]:
     """The kernels, and whether they multiply bfloat16 and keep float16."""
-    module: Any = cpu_module()
     multiply, state = precision(multiply, state)
     kernels = cpu_kernels()
-    if multiply == "bfloat16" and not emulate and not module.native_bf16(kernels):
+    if multiply == "bfloat16" and not emulate and not _module().native_bf16(kernels):
         _warn_no_bf16(kernels)
         multiply = "float32"
     return kernels, multiply == "bfloat16", state == "float16"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from nnunet_octreenca.errors import CudaError
 from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
@@ -32,6 +32,21 @@ using uint64_t = unsigned long long;
 using int64_t = long long;
 }
 """
+
+
+class Compiler(Protocol):
+    """NVRTC, as `_cuda` binds it."""
+
+    def version(self) -> tuple[int, int]:
+        """Major and minor."""
+
+    def architectures(self) -> list[int]:
+        """What it compiles for, 90 for compute capability 9.0."""
+
+    def compile(
+        self, source: str, name: str, headers: Sequence[tuple[str, str]], options: Sequence[str]
+    ) -> tuple[bytes, str]:
+        """Code for a real architecture, and the compiler's log."""
 
 
 def nvrtc_candidates() -> Iterator[list[str]]:
@@ -54,7 +69,7 @@ def nvrtc_candidates() -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=1)
-def nvrtc() -> Any:
+def nvrtc() -> Compiler:
     """The compiler.
 
     Raises:
@@ -66,7 +81,7 @@ def nvrtc() -> Any:
     problems = []
     for paths in nvrtc_candidates():
         try:
-            compiler = module.Nvrtc(paths)
+            compiler: Compiler = module.Nvrtc(paths)
             compiler.version()
             return compiler
         except (module.LibraryError, module.CompileError) as error:
@@ -144,7 +159,8 @@ def compile_uncached(name: str, source: str, architecture: int) -> bytes:
 
 
 def _headers() -> list[tuple[str, str]]:
-    module: Any = cuda_module()
+    module = cuda_module()
+    assert module is not None
     return [*sorted(module.sources().items()), ("cstdint", _CSTDINT)]
 
 

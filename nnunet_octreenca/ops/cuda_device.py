@@ -1,8 +1,9 @@
 """A GPU as the CUDA engine sees it: programs compiled for it, loaded, and started on a stream."""
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,10 +40,34 @@ class Device(Protocol):
         """Any program."""
 
 
+class BoundKernel(Protocol):
+    """A kernel as `_cuda` binds it."""
+
+    def launch(self, blocks: int, stream: int, arguments: bytes) -> None:
+        """Start it on a stream."""
+
+    def resident_blocks(self) -> int:
+        """Blocks that one multiprocessor holds at a time."""
+
+
+class BoundModule(Protocol):
+    """Compiled kernels on a device, as `_cuda` binds them."""
+
+    def kernel(self, name: str, threads: int, shared: int) -> BoundKernel:
+        """One of them, to be launched in blocks of `threads` with `shared` bytes of memory."""
+
+
+class Driver(Protocol):
+    """The CUDA driver, as `_cuda` binds it."""
+
+    def load(self, device: int, cubin: bytes) -> BoundModule:
+        """Load compiled kernels."""
+
+
 class GpuProgram:
     """A program on a GPU."""
 
-    def __init__(self, gpu: "Gpu", program: Program, kernels: dict[str, Any]) -> None:
+    def __init__(self, gpu: "Gpu", program: Program, kernels: dict[str, BoundKernel]) -> None:
         self.program = program
         self._gpu = gpu
         self._kernels = kernels
@@ -85,9 +110,10 @@ class Gpu:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.module: Any = cuda_module()
-        if self.module is None:
+        module = cuda_module()
+        if module is None:
             raise CudaError(f"the module _cuda was not built ({cuda_module_problem()})")
+        self.module = module
         properties = torch.cuda.get_device_properties(index)
         self.multiprocessors = properties.multi_processor_count
         self.architecture = best_architecture(10 * properties.major + properties.minor)
@@ -129,17 +155,19 @@ class Gpu:
 
 
 @lru_cache(maxsize=1)
-def load_driver() -> Any:
+def load_driver() -> Driver:
     """The CUDA driver.
 
     Raises:
         CudaError: it is not there, or does not start.
     """
-    module: Any = cuda_module()
+    module = cuda_module()
+    assert module is not None
     problems = []
     for name in ("libcuda.so.1", "libcuda.so"):
         try:
-            return module.Driver(name)
+            driver: Driver = module.Driver(name)
+            return driver
         except module.LibraryError as error:
             problems.append(str(error))
         except module.DriverError as error:
@@ -159,3 +187,8 @@ def device_of(tensor: Tensor) -> Device:
         CudaError: it cannot be used.
     """
     return _gpu(tensor.device.index)
+
+
+def current(tensor: Tensor) -> AbstractContextManager[object]:
+    """Where PyTorch allocates and finds its current stream: on the tensor's device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

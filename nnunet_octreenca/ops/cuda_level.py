@@ -13,7 +13,7 @@ from nnunet_octreenca.ops.cuda_program import (
     arguments,
     level_arguments,
 )
-from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.weights import StepWeights
 
 # Of kernels that give a thread a cell: enough to fill any GPU, each thread then has several.
@@ -27,10 +27,6 @@ def configuration_of(weights: StepWeights, precision: str) -> Configuration:
     return Configuration(
         weights.dimension, weights.channels, weights.input_channels, hidden, precision
     )
-
-
-def _origins(origin: Sequence[int], batch: int, dimension: int) -> list[Sequence[int]]:
-    return [origin[sample * dimension : (sample + 1) * dimension] for sample in range(batch)]
 
 
 def grid(threads: int) -> int:
@@ -51,8 +47,7 @@ class LevelLaunches:
         precision: "half", "tf32" or "plain".
         backward: for training.
         shape: cells per axis.
-        fire_rate, seed, level, origin: of the fire draws, as `nca_steps` takes them; `origin` has
-            batch * dimension numbers.
+        draws: of the samples, batch * dimension numbers in its `origin`.
     """
 
     def __init__(
@@ -64,10 +59,7 @@ class LevelLaunches:
         *,
         shape: Sequence[int],
         batch: int,
-        fire_rate: float,
-        seed: int,
-        level: int,
-        origin: Sequence[int],
+        draws: FireDraws,
     ) -> None:
         self.configuration = configuration_of(weights, precision)
         self.loaded = device.load(self.configuration, backward)
@@ -75,8 +67,8 @@ class LevelLaunches:
         self.shape = tuple(shape)
         self.batch = batch
         self.cells = torch.Size(shape).numel()
-        self._draws = (fire_threshold(fire_rate), seed, level)
-        self._origins = _origins(origin, batch, len(shape))
+        self._draws = (draws.threshold, draws.seed, draws.level)
+        self._origins = draws.origins(len(shape))
         # Kept for as long as kernels are started that read them.
         self.raw = [weight.detach().contiguous() for weight in weights]
         words = self.configuration.weight_words(backward)

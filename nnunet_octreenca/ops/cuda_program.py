@@ -6,7 +6,7 @@ arguments' layouts stand here and, as structs, in `cuda/*.cuh`; the sources chec
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -42,6 +42,16 @@ _WARPS = (4, 2, 1)
 _RESIDENT_SMALL, _RESIDENT_LARGE = 3, 2
 
 
+def padded_channels(channels: int) -> int:
+    """Channels from one cell of a state to the next: C in whole groups of 16."""
+    return -(-channels // 16) * 16
+
+
+def single_precision(architecture: int) -> str:
+    """float32: on tensor cores where they multiply TF32."""
+    return "tf32" if architecture >= 80 else "plain"
+
+
 class Configuration(NamedTuple):
     """What a program is compiled for: C, n_in and H are the network's."""
 
@@ -54,7 +64,7 @@ class Configuration(NamedTuple):
     @property
     def padded(self) -> int:
         """Channels from one cell of a state to the next: C in whole groups of 16."""
-        return -(-self.channels // 16) * 16
+        return padded_channels(self.channels)
 
     @property
     def padded_hidden(self) -> int:
@@ -126,7 +136,13 @@ def backward_layout(configuration: Configuration, architecture: int) -> TileLayo
     return _choose(configuration.dimension, architecture, shared, _WARPS)
 
 
-def _choose(dimension, architecture, shared, warps):  # type: ignore[no-untyped-def]
+def _choose(
+    dimension: int,
+    architecture: int,
+    shared: Callable[[tuple[int, int, int], int], int],
+    warps: Sequence[int],
+) -> TileLayout | None:
+    """The largest tile and most warps that leave room for a second block, else that fit."""
     limit = SHARED_BYTES.get(architecture, min(SHARED_BYTES.values()))
     for room in (limit // 2, limit):
         for count in warps:

@@ -10,6 +10,7 @@ that no two rows are shifted copies of one another; a cell's draw is mix(base + 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +60,33 @@ def fire_threshold(fire_rate: float) -> int:
     if not 0.0 <= fire_rate <= 1.0:
         raise ValueError(f"fire_rate ({fire_rate}) must be within [0, 1]")
     return round(fire_rate * CERTAIN)
+
+
+class FireDraws(NamedTuple):
+    """What the fire draws of a level depend on, but for the step.
+
+    Attributes:
+        fire_rate: probability that a cell fires, 0 to 1.
+        seed: any integer; its low 64 bits count.
+        level: level of the octree, 0 is the finest.
+        origin: coordinates in the whole level of the first cell, sample by sample: N * dimension
+            numbers, which count modulo 2^32.
+    """
+
+    fire_rate: float
+    seed: int
+    level: int
+    origin: Sequence[int]
+
+    @property
+    def threshold(self) -> int:
+        """See `fire_threshold`."""
+        return fire_threshold(self.fire_rate)
+
+    def origins(self, dimension: int) -> list[list[int]]:
+        """One origin a sample."""
+        numbers = [int(coordinate) for coordinate in self.origin]
+        return [numbers[i : i + dimension] for i in range(0, len(numbers), dimension)]
 
 
 def _signed(value: int) -> int:

@@ -48,7 +48,7 @@ def wanted_engine() -> str:
         EnvironmentMismatchError: it names no engine.
     """
     wanted = os.environ.get(ENGINE_VARIABLE, "")
-    if wanted not in ("", "torch", "cpu", "cuda"):
+    if wanted not in ("", "torch", "cpu", "cuda"):  # the names of ops.engine
         raise EnvironmentMismatchError(
             f"{ENGINE_VARIABLE} is {wanted!r}; it can be 'cpu' (C++ on CPU tensors), 'cuda' (on "
             f"CUDA tensors; neither falls back), 'torch' (PyTorch everywhere) or unset (the "

@@ -2,8 +2,9 @@
 
 The operators work on channels-last states, (N, *spatial, C), which is what every engine
 computes on and what the network carries from level to level; `nca_steps` takes PyTorch's
-(N, C, *spatial). CPU tensors go to the C++ engine, CUDA tensors to the CUDA engine, where they can
-be used (ops.native and ops.cuda_engine say when not).
+(N, C, *spatial). `ops.engine` chooses who computes. An operator's arguments are tensors and
+numbers, and each of its functions must name them all: torch.library derives the schema from the
+signature. So the four signatures below repeat one another, and an engine travels as its name.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_octreenca.ops import cpu_engine, cuda_engine, torch_engine
-from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.engine import engine_for, engine_named
+from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
 from nnunet_octreenca.ops.weights import StepWeights
 
 
@@ -34,17 +35,8 @@ def _nca_steps(
     engine: str,
 ) -> tuple[Tensor, Tensor]:
     weights = StepWeights(perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight)
-    if engine == "cpu":
-        return cpu_engine.forward(
-            state, weights, steps, fire_rate, seed, level, origin, keep_trajectory
-        )
-    if engine == "cuda":
-        return cuda_engine.forward(
-            state, weights, steps, fire_rate, seed, level, origin, keep_trajectory
-        )
-    return torch_engine.forward(
-        state.contiguous(), weights, steps, fire_rate, seed, level, origin, keep_trajectory
-    )
+    draws = FireDraws(fire_rate, seed, level, origin)
+    return engine_named(engine).forward(state, weights, steps, draws, keep_trajectory)
 
 
 @_nca_steps.register_fake
@@ -63,13 +55,7 @@ def _(
     keep_trajectory: bool,
     engine: str,
 ) -> tuple[Tensor, Tensor]:
-    # The C++ engine keeps the channels that change, of the cells that fire; the CUDA engine states
-    # with their padding.
-    channels = state.shape[-1]
-    if engine == "cpu":
-        channels = update_weight.shape[0]
-    elif engine == "cuda":
-        channels = (channels + 15) // 16 * 16
+    channels = engine_named(engine).trajectory_channels(state.shape[-1], update_weight.shape[0])
     kept = (steps, *state.shape[:-1], channels) if keep_trajectory else (0,)
     return state.new_empty(state.shape), state.new_empty(kept)
 
@@ -91,18 +77,8 @@ def _nca_steps_backward(
     engine: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     weights = StepWeights(perceive_weight, perceive_bias, hidden_weight, hidden_bias, update_weight)
-    if engine == "cpu":
-        grad, grads = cpu_engine.backward(
-            grad_out, out, trajectory, weights, fire_rate, seed, level, origin
-        )
-    elif engine == "cuda":
-        grad, grads = cuda_engine.backward(
-            grad_out, trajectory, weights, fire_rate, seed, level, origin
-        )
-    else:
-        grad, grads = torch_engine.backward(
-            grad_out.contiguous(), trajectory, weights, fire_rate, seed, level, origin
-        )
+    draws = FireDraws(fire_rate, seed, level, origin)
+    grad, grads = engine_named(engine).backward(grad_out, out, trajectory, weights, draws)
     return (grad, *grads)
 
 
@@ -132,7 +108,9 @@ def _(
     )
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+) -> None:  # ctx: autograd's FunctionCtx, which takes any attribute
     state, *weights = inputs[:6]
     arguments = inputs[6:]
     out, trajectory = output
@@ -140,7 +118,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     saved: tuple[Tensor, ...]
     if not keep_trajectory:  # the backward pass recomputes it from the first state
         saved = (state,)
-    elif engine == "cpu":  # whose log is undone from the last state
+    elif engine_named(engine).backward_needs_out:
         saved = (out, trajectory)
     else:
         saved = (trajectory,)
@@ -150,16 +128,17 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.arguments = arguments
 
 
-def _backward(ctx, grad_out, grad_trajectory):  # type: ignore[no-untyped-def]
+def _backward(
+    ctx: Any, grad_out: Tensor | None, grad_trajectory: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return (None,) * 13
-    *weights, last = ctx.saved_tensors
-    weights, saved = weights[:5], (*weights[5:], last)
+    weights, saved = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
     *arguments, keep_trajectory, engine = ctx.arguments
     if not keep_trajectory:
         saved = torch.ops.nnunet_octreenca.nca_steps(*saved, *weights, *arguments, True, engine)
     trajectory = saved[-1]
-    out = saved[0] if engine == "cpu" else grad_out.new_empty(0)
+    out = saved[0] if engine_named(engine).backward_needs_out else grad_out.new_empty(0)
     grads = torch.ops.nnunet_octreenca.nca_steps_backward(
         grad_out, out, trajectory, *weights, *arguments[1:], engine
     )
@@ -265,6 +244,7 @@ def nca_steps_channels_last(
                         f"are not within the level's {full_shape[axis]}"
                     )
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (state, *weights))
+    out: Tensor
     out, _ = torch.ops.nnunet_octreenca.nca_steps(
         state,
         *weights,
@@ -274,23 +254,9 @@ def nca_steps_channels_last(
         level,
         [coordinate for first in origins for coordinate in first],
         keep,
-        engine_of(state, weights),
+        engine_for(state, weights).name,
     )
     return out
-
-
-def engine_of(state: Tensor, weights: StepWeights) -> str:
-    """Which engine computes on such a tensor with weights of these sizes.
-
-    Returns:
-        "cpu" (C++), "cuda" or "torch".
-
-    Raises:
-        EnvironmentMismatchError: `OCTREENCA_ENGINE` names one that cannot be used.
-    """
-    if cpu_engine.supports(state):
-        return "cpu"
-    return "cuda" if cuda_engine.supports(state, weights) else "torch"
 
 
 def _signed64(value: int) -> int:
@@ -298,15 +264,20 @@ def _signed64(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _origins(origin: Sequence[Any] | None, batch: int, dimension: int) -> list[list[int]]:
+def _origins(
+    origin: Sequence[int] | Sequence[Sequence[int]] | None, batch: int, dimension: int
+) -> list[list[int]]:
     """One origin a sample."""
-    if origin is None:
-        origin = (0,) * dimension
-    rows: Sequence[Any] = origin
-    if not any(isinstance(row, Sequence) for row in rows):
-        rows = [rows] * batch
-    per_sample = [[int(c) for c in row] for row in rows]
-    if len(per_sample) != batch or any(len(row) != dimension for row in per_sample):
+    rows: list[Sequence[int]] = []
+    alone: list[int] = []
+    for entry in (0,) * dimension if origin is None else origin:
+        if isinstance(entry, Sequence):
+            rows.append(entry)
+        else:
+            alone.append(int(entry))
+    per_sample = [[int(c) for c in row] for row in rows] if rows else [alone] * batch
+    mixed = bool(rows and alone)
+    if mixed or len(per_sample) != batch or any(len(row) != dimension for row in per_sample):
         raise ValueError(
             f"origin {origin} must be {dimension} coordinates, once or for each of the "
             f"{batch} samples"

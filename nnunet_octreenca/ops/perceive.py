@@ -74,7 +74,7 @@ def perceive(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _kernel_gradient(grad: Tensor, padded: Tensor, kernel: Tensor) -> Tensor:
     """Gradient of a 2-D depthwise convolution's kernel, (C, 3, 3)."""
-    return torch.ops.aten.convolution_backward(
+    gradient: Tensor = torch.ops.aten.convolution_backward(
         grad.movedim(-1, 1),
         padded.movedim(-1, 1),
         kernel[:, None],
@@ -86,7 +86,8 @@ def _kernel_gradient(grad: Tensor, padded: Tensor, kernel: Tensor) -> Tensor:
         output_padding=[0, 0],
         groups=kernel.shape[0],
         output_mask=[False, True, False],
-    )[1][:, 0]
+    )[1]
+    return gradient[:, 0]
 
 
 def perceive_backward(grad: Tensor, state: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

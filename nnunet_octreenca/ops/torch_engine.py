@@ -5,54 +5,77 @@ in chunks, so that no hidden activation of a whole level is ever held. The backw
 recomputes them from each step's input state.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_octreenca.ops.fire import fire_mask
+from nnunet_octreenca.octree import upsample
+from nnunet_octreenca.ops.automaton import Automaton, Part
+from nnunet_octreenca.ops.fire import FireDraws, fire_mask
 from nnunet_octreenca.ops.perceive import perceive, perceive_backward
 from nnunet_octreenca.ops.weights import StepWeights
 
+name = "torch"
+backward_needs_out = False
+low_precision = False
+on_gpu = False
+
 # Cells computed at once: on a CPU the chunk's 2 C + H floats a cell stay in the L2 cache,
 # on a GPU a launch has enough to do (and 128 MiB of it at C = 16).
-_CPU_CHUNK = 4096
+CPU_CHUNK = 4096
 _GPU_CHUNK = 1 << 17
 # Rows come in multiples of this: for a last chunk of less than 16 cells MKL adds up in another
 # order, and a crop would differ from the whole in the last bit.
 _ROWS = 64
 
 
-def fired_cells(
-    state: Tensor, fire_rate: float, seed: int, level: int, step: int, origin: Sequence[int]
-) -> Tensor:
+def unsupported_reason(tensor: Tensor, weights: StepWeights) -> str | None:
+    """None: PyTorch computes on any device, in any floating type."""
+    return None
+
+
+def supports(tensor: Tensor, weights: StepWeights) -> bool:
+    """Always: what no other engine takes is computed here."""
+    return True
+
+
+def padded_channels(channels: int) -> int:
+    """Channels from one cell of a state to the next: no more than there are."""
+    return channels
+
+
+def trajectory_channels(channels: int, changing: int) -> int:
+    """Channels of a cell in the trajectory that `forward` keeps."""
+    return channels
+
+
+def fired_cells(state: Tensor, draws: FireDraws, step: int) -> Tensor:
     """Flat indices (over N and the spatial axes) of the cells that fire.
 
     Args:
         state: (N, *spatial, C).
-        origin: coordinates of the first cell, sample by sample: N * dimension numbers.
     """
-    batch, spatial = state.shape[0], state.shape[1:-1]
-    dimension = len(spatial)
+    spatial = state.shape[1:-1]
     masks = [
         fire_mask(
             spatial,
-            fire_rate=fire_rate,
-            seed=seed,
-            level=level,
+            fire_rate=draws.fire_rate,
+            seed=draws.seed,
+            level=draws.level,
             step=step,
             sample=sample,
-            origin=origin[sample * dimension : (sample + 1) * dimension],
+            origin=origin,
             device=state.device,
         )
-        for sample in range(batch)
+        for sample, origin in enumerate(draws.origins(len(spatial)))
     ]
     return torch.stack(masks).flatten().nonzero()[:, 0]
 
 
 def _chunks(cells: Tensor) -> Iterator[Tensor]:
-    return iter(cells.split(_CPU_CHUNK if cells.device.type == "cpu" else _GPU_CHUNK))
+    return iter(torch.split(cells, CPU_CHUNK if cells.device.type == "cpu" else _GPU_CHUNK))
 
 
 def _padded(cells: Tensor) -> Tensor:
@@ -133,18 +156,19 @@ def forward(
     state: Tensor,
     weights: StepWeights,
     steps: int,
-    fire_rate: float,
-    seed: int,
-    level: int,
-    origin: Sequence[int],
+    draws: FireDraws,
     keep_trajectory: bool,
 ) -> tuple[Tensor, Tensor]:
     """All steps of a level.
+
+    Args:
+        state: (N, *spatial, C), any strides; not changed.
 
     Returns:
         the state after the last step, and the input states of all steps, (steps, *state.shape),
         or an empty tensor where the trajectory is not to be kept (then two states are held).
     """
+    state = state.contiguous()
     with torch.autocast(state.device.type, enabled=False):
         if keep_trajectory:
             trajectory = state.new_empty((steps, *state.shape))
@@ -154,7 +178,7 @@ def forward(
             trajectory = state.new_empty(0)
         current, spare = state, None
         for number in range(steps):
-            cells = fired_cells(current, fire_rate, seed, level, number, origin)
+            cells = fired_cells(current, draws, number)
             if keep_trajectory and number + 1 < steps:
                 target = trajectory[number + 1]
             else:
@@ -167,28 +191,81 @@ def forward(
 
 
 def backward(
-    grad_out: Tensor,
-    trajectory: Tensor,
-    weights: StepWeights,
-    fire_rate: float,
-    seed: int,
-    level: int,
-    origin: Sequence[int],
+    grad_out: Tensor, out: Tensor, trajectory: Tensor, weights: StepWeights, draws: FireDraws
 ) -> tuple[Tensor, StepWeights]:
     """Gradients of `forward` with respect to the first state and the weights.
 
     Args:
-        grad_out: gradient of the last state, (N, *spatial, C).
+        grad_out: gradient of the last state, (N, *spatial, C), any strides.
+        out: the last state; not looked at.
         trajectory: input states of all steps, (steps, N, *spatial, C).
     """
+    grad_out = grad_out.contiguous()
     with torch.autocast(grad_out.device.type, enabled=False):
         total = StepWeights(*(torch.zeros_like(weight) for weight in weights))
         grad = grad_out
         for number in reversed(range(trajectory.shape[0])):
             state = trajectory[number]
-            cells = fired_cells(state, fire_rate, seed, level, number, origin)
+            cells = fired_cells(state, draws, number)
             grad, grads = step_backward(grad, state, weights, cells)
             for accumulated, new in zip(total, grads, strict=True):
                 accumulated.add_(new)
         # An operator may not hand back what it was given.
         return (grad_out.clone() if grad is grad_out else grad), total
+
+
+@torch.no_grad()
+def octree_windows(
+    images: list[Tensor],
+    automaton: Automaton,
+    seed: int,
+    part: Part,
+    *,
+    labels: Tensor | None = None,
+    state: str | None = None,
+) -> Tensor | None:
+    """Some levels of an octree on windows of one image, from the coarsest of these to the finest.
+
+    Args:
+        images: window of every level, finest first, (1, n_in, *spatial); emptied on the way, so
+            that its memory is free for the next level.
+        seed: of the fire draws.
+        part: where the windows lie.
+        labels: (1, *spatial) uint8 or int16, to be filled.
+        state: "float32" or None.
+
+    Returns:
+        The finest level's state, (1, *spatial, C); None where it ended in labels.
+
+    Raises:
+        ValueError: another precision.
+    """
+    if state not in (None, "float32"):
+        raise ValueError(f"state={state!r} needs the C++ engine or the CUDA engine")
+    rest = (0,) * (automaton.dimension - 1)
+    current, current_origin = part.parent, part.parent_origin
+    while images:
+        number, origin = part.finest + len(images) - 1, part.origins[len(images) - 1]
+        image = images.pop().movedim(1, -1)
+        if current is None:
+            hidden = automaton.channels - automaton.input_channels
+            others = image.new_zeros((*image.shape[:-1], hidden))
+        else:
+            others = upsample(
+                current[..., automaton.input_channels :],
+                automaton.factors[number],
+                image.shape[1:-1],
+                (origin, *rest),
+                (current_origin, *rest),
+                first_axis=1,
+            )
+        draws = FireDraws(automaton.fire_rate, seed, number, (origin, *rest))
+        current, current_origin = torch.cat([image, others], -1), origin
+        current, _ = forward(
+            current, automaton.weights[number], automaton.steps[number], draws, False
+        )
+    assert current is not None
+    if labels is None:
+        return current
+    labels.copy_(automaton.head(current).argmax(1))
+    return None

@@ -7,28 +7,80 @@ tests/planning/test_memory.py holds them to it.
 
 from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
 from nnunet_octreenca.octree import Crop, Factors, level_shapes, window_shapes
+from nnunet_octreenca.ops.cpu_sizes import ring_slots
+from nnunet_octreenca.ops.engine import engine_named
+from nnunet_octreenca.ops.torch_engine import CPU_CHUNK
 
-_FLOAT = 4
+FLOAT = 4
 # Whole states alive beside the trajectory while a level's backward pass runs: gradients of
 # output and input, perceived and its gradient, and what padding and convolution hold (oneDNN
 # keeps reordered copies of both operands).
 _BACKWARD_STATES = 8
 # Alive while a level's forward pass runs without a trajectory: two states, what perceive
 # holds, and a part of the state as it was handed in.
-_FORWARD_STATES = 5.3
+FORWARD_STATES = 5.3
 # Copies of the heads that loss, targets and their gradients hold, with an ignore label.
 _LOSS_COPIES = 7
-# One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
-_CHUNK_CELLS = 4096
 # The C++ engine, beside the log: the gradient handed in, the one handed back, and what the way
 # from a level to its parents holds.
 _CPU_BACKWARD_STATES = 2.6
-# Its kernels pad a cell's channels to whole vectors: of 8 with AVX2, at most 16.
-_CPU_LANES = 8
-# Rows of level 0 that its wave keeps, with 10 steps (cpu/steps.cpp, ring_slots).
-_CPU_RING_ROWS = 30
+
+
+class _Numbers(NamedTuple):
+    """What the models of all engines count with; of all levels, finest first."""
+
+    cells: list[int]  # computed
+    pixels: list[int]  # of the image
+    steps: Sequence[int]
+    channels: int
+    hidden: int
+    input_channels: int
+    num_classes: int
+
+    @property
+    def state(self) -> int:
+        """Bytes of a cell's state."""
+        return self.channels * FLOAT
+
+    @property
+    def image(self) -> int:
+        """Bytes of the image on all levels."""
+        return sum(self.pixels) * self.input_channels * FLOAT
+
+    @property
+    def head(self) -> int:
+        """Bytes of the finest level's logits."""
+        return self.cells[0] * self.num_classes * FLOAT
+
+
+def _training_torch(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
+    # Every step keeps its input state until the backward pass has used it.
+    pairs = zip(numbers.steps, numbers.cells, strict=True)
+    kept = sum(count * n * numbers.state for count, n in pairs)
+    working = max(numbers.cells) * numbers.state * _BACKWARD_STATES
+    # One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
+    chunk = CPU_CHUNK * (4 * numbers.channels + 3 * numbers.hidden) * FLOAT
+    # The loss is over before the last level's backward pass works.
+    return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image + chunk
+
+
+def _training_cpu(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
+    # A level keeps its last state, and of every step what the fired cells were before.
+    log = (numbers.channels - numbers.input_channels) * FLOAT * fire_rate
+    pairs = zip(numbers.steps, numbers.cells, strict=True)
+    kept = sum(round(n * (numbers.state + count * log)) for count, n in pairs)
+    largest = max(numbers.cells)
+    padded = engine_named("cpu").padded_channels(numbers.channels)
+    copies = 2 * largest // batch_size * padded * FLOAT if padded > numbers.channels else 0
+    working = round(largest * numbers.state * _CPU_BACKWARD_STATES) + copies
+    return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image
+
+
+# The planner plans for PyTorch; the CUDA engine needs less.
+_TRAINING = {"torch": _training_torch, "cuda": _training_torch, "cpu": _training_cpu}
 
 
 def training_bytes(
@@ -52,35 +104,52 @@ def training_bytes(
         factors, steps, channels, hidden, input_channels, num_classes: the network's.
         batch_size: samples per step.
         crop: of the finest levels, if any.
-        engine: "torch", which the planner plans for (the CUDA engine needs less), or "cpu".
+        engine: its name; "torch" is what the planner plans for (the CUDA engine needs less).
         fire_rate: counts for the C++ engine, which keeps only the cells that fire.
     """
-    cells = [batch_size * prod(box) for box in window_shapes(shape, factors, crop)]
-    pixels = [batch_size * prod(whole) for whole in level_shapes(shape, factors)]
-    state = channels * _FLOAT
-    if engine == "cpu":
-        # A level keeps its last state, and of every step what the fired cells were before.
-        log = (channels - input_channels) * _FLOAT * fire_rate
-        kept = sum(round(n * (state + count * log)) for count, n in zip(steps, cells, strict=True))
-        padding = -channels % _CPU_LANES
-        padded = 2 * max(cells) // batch_size * (channels + padding) * _FLOAT if padding else 0
-        working = round(max(cells) * state * _CPU_BACKWARD_STATES) + padded
-        loss = cells[0] * num_classes * _FLOAT * _LOSS_COPIES
-        return kept + max(working, loss) + sum(pixels) * input_channels * _FLOAT
-    # Every step keeps its input state until the backward pass has used it.
-    kept = sum(count * n * state for count, n in zip(steps, cells, strict=True))
-    working = max(cells) * state * _BACKWARD_STATES
-    loss = cells[0] * num_classes * _FLOAT * _LOSS_COPIES
-    image = sum(pixels) * input_channels * _FLOAT
-    chunk = _CHUNK_CELLS * (4 * channels + 3 * hidden) * _FLOAT
-    # The loss is over before the last level's backward pass works.
-    return kept + max(working, loss) + image + chunk
+    numbers = _Numbers(
+        [batch_size * prod(box) for box in window_shapes(shape, factors, crop)],
+        [batch_size * prod(whole) for whole in level_shapes(shape, factors)],
+        steps,
+        channels,
+        hidden,
+        input_channels,
+        num_classes,
+    )
+    return _TRAINING[engine](numbers, batch_size, fire_rate)
+
+
+def _inference_torch(numbers: _Numbers, shape: Sequence[int]) -> int:
+    chunk = CPU_CHUNK * (2 * numbers.channels + 2 * numbers.hidden) * FLOAT
+    states = round(numbers.cells[0] * numbers.state * FORWARD_STATES)
+    return states + numbers.image + 2 * numbers.head + chunk
+
+
+def _inference_cuda(numbers: _Numbers, shape: Sequence[int]) -> int:
+    # Two states of the finest level.
+    padded = engine_named("cuda").padded_channels(numbers.channels) * FLOAT
+    return 2 * numbers.cells[0] * padded + numbers.image + numbers.head
+
+
+def _inference_cpu(numbers: _Numbers, shape: Sequence[int]) -> int:
+    padded = engine_named("cpu").padded_channels(numbers.channels) * FLOAT
+    parents = (numbers.cells[1] if len(numbers.cells) > 1 else 0) * padded
+    rows = ring_slots(shape, numbers.steps[0])
+    if len(shape) == 2 and shape[0] >= 2 * rows:
+        # The finest level exists as some rows only, logits are written as they come.
+        return rows * shape[1] * padded + parents + numbers.head + numbers.image
+    # The finest level's state, at first beside its parents, at last beside the logits.
+    return numbers.cells[0] * padded + max(parents, numbers.head) + numbers.image
+
+
+_INFERENCE = {"torch": _inference_torch, "cuda": _inference_cuda, "cpu": _inference_cpu}
 
 
 def inference_bytes(
     shape: Sequence[int],
     *,
     factors: Factors,
+    steps: Sequence[int],
     channels: int,
     hidden: int,
     input_channels: int,
@@ -89,23 +158,8 @@ def inference_bytes(
 ) -> int:
     """Peak bytes of one pass over a whole image, logits out.
 
-    Args: as `training_bytes`, and engine "cuda"; `shape` is the image's.
+    Args: as `training_bytes`; `shape` is the image's.
     """
     pixels = [prod(whole) for whole in level_shapes(shape, factors)]
-    state = channels * _FLOAT
-    image = sum(pixels) * input_channels * _FLOAT
-    heads = 2 * pixels[0] * num_classes * _FLOAT
-    if engine == "cpu":
-        padded = (channels + -channels % _CPU_LANES) * _FLOAT
-        parents = (pixels[1] if len(pixels) > 1 else 0) * padded
-        head = heads // 2
-        if len(shape) == 2 and shape[0] >= 2 * _CPU_RING_ROWS:
-            # The finest level exists as some rows only, logits are written as they come.
-            return _CPU_RING_ROWS * shape[1] * padded + parents + head + image
-        # The finest level's state, at first beside its parents, at last beside the logits.
-        return pixels[0] * padded + max(parents, head) + image
-    if engine == "cuda":
-        # Two states of the finest level, their channels in groups of 16.
-        return 2 * pixels[0] * (channels + -channels % 16) * _FLOAT + image + heads // 2
-    chunk = _CHUNK_CELLS * (2 * channels + 2 * hidden) * _FLOAT
-    return round(pixels[0] * state * _FORWARD_STATES) + image + heads + chunk
+    numbers = _Numbers(pixels, pixels, steps, channels, hidden, input_channels, num_classes)
+    return _INFERENCE[engine](numbers, shape)

@@ -51,7 +51,7 @@ class Job:
         tissue: leave out bands without tissue.
         half: states in float16.
         memory: bytes that may be used in all; None for what is free.
-        units: rows or planes of a band; None for the planner's choice.
+        band_rows: rows or planes of a band; None for the planner's choice.
         overwrite: replace results.
         device: that the networks are on.
     """
@@ -65,7 +65,7 @@ class Job:
     tissue: bool = False
     half: bool = False
     memory: int | None = None
-    units: int | None = None
+    band_rows: int | None = None
     overwrite: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -146,7 +146,7 @@ def segment_case(
         job: what holds for all.
         case: its files.
         tell: takes the line about memory.
-        progress: told of every band (inference.ensemble); first with ("total", units).
+        progress: told of every band (inference.ensemble); first with ("total", rows).
 
     Returns:
         What the report says of it: shape, kind, memory, outputs, seconds per stage, labels' shares.
@@ -202,7 +202,7 @@ def segment_case(
         "shape": list(source.shape),
         "box": [list(axis) for axis in prepared.statistics.box],
         "passes": passes,
-        "bands_of": plan.units,
+        "bands_of": plan.band_rows,
         "whole": plan.whole,
         "planned_bytes": plan.host,
         "planned_device_bytes": plan.device,
@@ -301,7 +301,7 @@ def _plan(
         labels=gives_labels,
         half=job.half,
         beside=beside,
-        units=job.units,
+        band_rows=job.band_rows,
     )
 
 
@@ -316,7 +316,7 @@ def _segment(
     ensemble = Ensemble(
         job.members,
         mirror_axes=job.mirror_axes,
-        units=plan.units,
+        band_rows=plan.band_rows,
         state="float16" if plan.half else None,
         labels=gives_labels,
     )

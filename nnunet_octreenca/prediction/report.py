@@ -62,7 +62,7 @@ class Report:
                 "configuration": model.configuration,
             },
             "device": _device_name(job.device),
-            "engine": model.networks[0].engine(),
+            "engine": model.networks[0].engine().name,
             "threads": torch.get_num_threads(),
             "precision": "float16" if job.half else "float32",
             "seeds": list(job.seeds),
@@ -136,13 +136,13 @@ def progress_bar(
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{name}: looking", total=None, rate="")
 
-        def progress(stage: str, units: int) -> None:
+        def progress(stage: str, rows: int) -> None:
             if stage == "total":
-                bar.update(task, total=units)
+                bar.update(task, total=rows)
             elif stage == "read":
                 bar.update(task, description=f"{name}: reading")
             else:
-                bar.update(task, description=f"{name}: segmenting", advance=units)
+                bar.update(task, description=f"{name}: segmenting", advance=rows)
                 speed = bar.tasks[0].speed
                 bar.update(task, rate=f"{speed:.0f} rows/s" if speed else "")
 

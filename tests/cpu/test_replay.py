@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.ops import StepWeights, torch_engine
+from nnunet_octreenca.ops import FireDraws, StepWeights, torch_engine
 
 HERE = Path(__file__).parent
 SEED = 12345
@@ -76,8 +76,9 @@ def write_steps(writer, spatial, channels, n_in, hidden, batch, steps, rate):
     origins = [[3 * s + a for a in range(len(spatial))] for s in range(batch)]
     flat = [c for origin in origins for c in origin]
     exact = StepWeights(*(w.double() for w in weights))
-    out, kept = torch_engine.forward(state.double(), exact, steps, rate, SEED, 2, flat, True)
-    grad, grads = torch_engine.backward(grad_out.double(), kept, exact, rate, SEED, 2, flat)
+    draws = FireDraws(rate, SEED, 2, flat)
+    out, kept = torch_engine.forward(state.double(), exact, steps, draws, True)
+    grad, grads = torch_engine.backward(grad_out.double(), out, kept, exact, draws)
     writer.numbers(0)
     writer.weights(weights)
     writer.numbers(*three(spatial, 1), batch, steps, SEED, 2, round(rate * 2**32))

@@ -21,9 +21,12 @@ from nnunet_octreenca.inference.stream import WindowStream, open_stream
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import (
+    FireDraws,
+    Part,
     cuda_device,
     cuda_engine,
     cuda_level,
+    cuda_octree,
     fire_mask,
     nca_steps,
     torch_engine,
@@ -61,7 +64,7 @@ def network_on_host(devices, monkeypatch):
     """Everything that takes CPU tensors goes to the CUDA engine."""
     monkeypatch.setattr(cuda_device, "device_of", lambda tensor: devices[TENSOR_CORES])
     monkeypatch.setattr(cuda_engine, "supports", lambda tensor, weights: True)
-    monkeypatch.setattr("nnunet_octreenca.ops.cpu_engine.supports", lambda tensor: False)
+    monkeypatch.setattr("nnunet_octreenca.ops.cpu_engine.supports", lambda tensor, weights: False)
     return devices[TENSOR_CORES]
 
 
@@ -72,17 +75,17 @@ def compare(device, spatial, channels, n_in, hidden, batch, steps, rate):
     wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
     given, given_grad = state.clone(), grad_out.clone()
 
-    arguments = (rate, SEED, LEVEL, origin)
-    out, trajectory = cuda_engine.forward(state, weights, steps, *arguments, True, device=device)
+    draws = FireDraws(rate, SEED, LEVEL, origin)
+    out, trajectory = cuda_engine.forward(state, weights, steps, draws, True, device=device)
     assert torch.equal(state, given)
     assert torch.equal(out[..., :n_in], state[..., :n_in])
     assert difference(out.double(), wanted) < 3e-6
-    again, none = cuda_engine.forward(state, weights, steps, *arguments, False, device=device)
+    again, none = cuda_engine.forward(state, weights, steps, draws, False, device=device)
     assert torch.equal(again, out)
     assert none.numel() == 0
 
     results = [
-        cuda_engine.backward(grad_out, trajectory, weights, *arguments, device=device)
+        cuda_engine.backward(grad_out, out, trajectory, weights, draws, device=device)
         for _ in range(2)
     ]
     assert torch.equal(grad_out, given_grad)
@@ -126,10 +129,11 @@ def test_both_passes_equal_the_oracle_on_older_gpus(case, devices):
 def run_forward(device, state, weights, precision, steps, fused, **options):
     """All steps in launches of `fused`, from and to a state in the precision's type."""
     spatial = state.shape[1:-1]
+    origin = (5,) * (state.shape[0] * len(spatial))
+    draws = FireDraws(options.get("rate", 0.5), SEED, LEVEL, origin)
     run = cuda_level.LevelLaunches(
         device, weights, precision, False, shape=spatial, batch=state.shape[0],
-        fire_rate=options.get("rate", 0.5), seed=SEED, level=LEVEL,
-        origin=(5,) * (state.shape[0] * len(spatial)),
+        draws=draws,
     )  # fmt: skip
     kept = torch.float16 if precision == "half" else torch.float32
     current = cuda_level.padded(state.to(kept), run.configuration.padded)
@@ -158,8 +162,8 @@ def test_two_steps_a_launch_change_no_bit(spatial, precision, devices):
 )
 def test_float16_is_as_near_as_its_digits_allow(spatial, devices):
     state, weights = make(spatial, 16, 3, 64, 1)
-    origin = [5] * len(spatial)
-    wanted, _ = torch_engine.forward(state, weights, 10, 0.5, SEED, LEVEL, origin, False)
+    draws = FireDraws(0.5, SEED, LEVEL, [5] * len(spatial))
+    wanted, _ = torch_engine.forward(state, weights, 10, draws, False)
     found = run_forward(devices[TENSOR_CORES], state, weights, "half", 10, 1)
     error = difference(found.float(), wanted)
     assert 1e-6 < error < 3e-3  # ten roundings to 11 bits
@@ -191,8 +195,9 @@ def test_more_samples_than_a_launch_takes(devices):
     grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
     wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, 3, 0.5, origin)
     options = {"device": devices[TENSOR_CORES]}
-    out, kept = cuda_engine.forward(state, weights, 3, 0.5, SEED, LEVEL, origin, True, **options)
-    grad, grads = cuda_engine.backward(grad_out, kept, weights, 0.5, SEED, LEVEL, origin, **options)
+    draws = FireDraws(0.5, SEED, LEVEL, origin)
+    out, kept = cuda_engine.forward(state, weights, 3, draws, True, **options)
+    grad, grads = cuda_engine.backward(grad_out, out, kept, weights, draws, **options)
     assert difference(out.double(), wanted) < 3e-6
     assert difference(grad.double(), wanted_grad) < 1e-5
     assert difference(grads.hidden_weight.double(), wanted_grads.hidden_weight) < 1e-5
@@ -204,7 +209,9 @@ def test_the_number_of_blocks_changes_no_bit_of_a_state(devices, tmp_path):
     state, weights = make((40, 70), 16, 1, 64, 1)
     other = HostDevice(devices[TENSOR_CORES].folder, TENSOR_CORES, blocks=50)
     results = [
-        cuda_engine.forward(state, weights, 3, 0.5, 0, 0, [0, 0], False, device=device)[0]
+        cuda_engine.forward(state, weights, 3, FireDraws(0.5, 0, 0, [0, 0]), False, device=device)[
+            0
+        ]
         for device in (devices[TENSOR_CORES], other)
     ]
     assert torch.equal(*results)
@@ -222,14 +229,14 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
         "from pathlib import Path\n"
         "from host_device import HostDevice\n"
         "from oracle import make\n"
-        "from nnunet_octreenca.ops import cuda_engine\n"
+        "from nnunet_octreenca.ops import FireDraws, cuda_engine\n"
         "device = HostDevice(Path(sys.argv[1]), 90)\n"
         "results = []\n"
         "for spatial in ((37, 50), (9, 10, 11)):\n"
         "    state, weights = make(spatial, 16, 3, 64, 2)\n"
-        "    rest = (0.5, 1, 0, [0] * (2 * len(spatial)))\n"
-        "    out, kept = cuda_engine.forward(state, weights, 4, *rest, True, device=device)\n"
-        "    grad, grads = cuda_engine.backward(state, kept, weights, *rest, device=device)\n"
+        "    draws = FireDraws(0.5, 1, 0, [0] * (2 * len(spatial)))\n"
+        "    out, kept = cuda_engine.forward(state, weights, 4, draws, True, device=device)\n"
+        "    grad, grads = cuda_engine.backward(state, out, kept, weights, draws, device=device)\n"
         "    results += [out, grad, *grads]\n"
         "torch.save(results, sys.argv[2])\n"
     )
@@ -356,14 +363,15 @@ def test_no_more_than_two_states_of_the_finest_level(network_on_host, monkeypatc
         assert allowed / 2 - 10 < per_cell < allowed, state
 
     # The memory model, which errors quote: logits instead of labels, with all levels' images.
-    assert network.engine() == "cuda"
+    assert network.engine() is cuda_engine
     alive.clear()
     peak[0] = 0
     with torch.no_grad():
         values = network(image[:1])
     seen = peak[0] - 4 * 16000 + 4 * (values.numel() + image[:1].numel() * 21 // 16)
     model = inference_bytes(
-        image.shape[2:], factors=network.factors, channels=16, hidden=64, input_channels=3,
+        image.shape[2:], factors=network.factors, steps=network.steps, channels=16,
+        hidden=64, input_channels=3,
         num_classes=3, engine="cuda",
     )  # fmt: skip
     assert 0.9 < model / seen < 1.1
@@ -427,30 +435,29 @@ def test_pyramid_is_emptied_on_the_way(network_on_host):
     network, image = make_network((20, 20))
     pyramid = image_pyramid(image, network.factors)
     labels = torch.empty(2, 20, 20, dtype=torch.uint8)
-    cuda_engine.octree(
-        pyramid, network._weights(), network.steps, network.factors, fire_rate=0.5, seed=0,
-        logits=2, background=True, labels=labels,
-    )  # fmt: skip
+    cuda_octree.run_levels(
+        pyramid, network.automaton(), 0, Part(0, [0] * 3), labels, None, None, None, None
+    )
     assert pyramid == []
     assert set(itertools.chain(labels.unique().tolist())) <= {0, 1, 2}
 
 
 @pytest.mark.parametrize(
-    ("shape", "units", "state"),
+    ("shape", "band_rows", "state"),
     [
         pytest.param((61, 20), 7, "float32", marks=pytest.mark.slow),
         ((61, 20), 24, "float16"),
         pytest.param((23, 6, 5), 5, "float16", marks=pytest.mark.slow),
     ],
 )
-def test_stream_gives_the_labels_of_one_pass(network_on_host, shape, units, state):
+def test_stream_gives_the_labels_of_one_pass(network_on_host, shape, band_rows, state):
     """Windows with their margins, whatever the height of a band."""
     network, image = make_network(shape)
     image = image[:1]
     whole = network.segment(image, state=state)[0].numpy()
     stream = open_stream(network, shape, state=state)
     assert isinstance(stream, WindowStream)
-    assert np.array_equal(segmented(stream, image[0].numpy(), units), whole)
+    assert np.array_equal(segmented(stream, image[0].numpy(), band_rows), whole)
     logits = open_stream(network, shape, state="float32", labels=False)
     expected = network(image)[0].detach().numpy()
-    assert np.array_equal(segmented(logits, image[0].numpy(), units), expected)
+    assert np.array_equal(segmented(logits, image[0].numpy(), band_rows), expected)

@@ -12,7 +12,7 @@ from cuda_ladder import RUNGS, Kernel1Level
 from host_device import HostDevice
 from oracle import LEVEL, SEED, difference, make
 
-from nnunet_octreenca.ops import cuda_level, torch_engine
+from nnunet_octreenca.ops import FireDraws, cuda_level, torch_engine
 from nnunet_octreenca.ops.native import cuda_module
 
 if shutil.which("g++") is None or cuda_module() is None:
@@ -26,13 +26,13 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu_engine.py"
 def test_rungs_agree(spatial, tmp_path):
     state, weights = make(spatial, 16, 3, 64, 2)
     origin = [3] * (2 * len(spatial))
-    wanted, _ = torch_engine.forward(state, weights, 4, 0.5, SEED, LEVEL, origin, False)
+    draws = FireDraws(0.5, SEED, LEVEL, origin)
+    wanted, _ = torch_engine.forward(state, weights, 4, draws, False)
     device = HostDevice(tmp_path)
     for rung in RUNGS:
         precision = rung.precision or "plain"
         run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
-            device, weights, precision, False, shape=spatial, batch=2, fire_rate=0.5,
-            seed=SEED, level=LEVEL, origin=origin,
+            device, weights, precision, False, shape=spatial, batch=2, draws=draws,
         )  # fmt: skip
         current = state.to(torch.float16 if precision == "half" else torch.float32)
         for step in range(0, 4, rung.fused):

@@ -13,7 +13,14 @@ import pytest
 import torch
 from oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
-from nnunet_octreenca.ops import StepWeights, cuda_engine, cuda_level, nca_steps, torch_engine
+from nnunet_octreenca.ops import (
+    FireDraws,
+    StepWeights,
+    cuda_engine,
+    cuda_level,
+    nca_steps,
+    torch_engine,
+)
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE
 
 if not torch.cuda.is_available():
@@ -40,11 +47,11 @@ def test_both_passes_equal_the_oracle(case):
     origin = [1000 * a + 7 * s for s in range(batch) for a in range(len(spatial))]
     grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
     wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
-    arguments = (rate, SEED, LEVEL, origin)
-    out, kept = cuda_engine.forward(state.cuda(), on_gpu(weights), steps, *arguments, True)
+    draws = FireDraws(rate, SEED, LEVEL, origin)
+    out, kept = cuda_engine.forward(state.cuda(), on_gpu(weights), steps, draws, True)
     assert difference(out.cpu().double(), wanted) < 3e-6
     results = [
-        cuda_engine.backward(grad_out.cuda(), kept, on_gpu(weights), *arguments) for _ in range(2)
+        cuda_engine.backward(grad_out.cuda(), out, kept, on_gpu(weights), draws) for _ in range(2)
     ]
     (grad, grads), (second, seconds) = results
     assert torch.equal(grad, second)
@@ -101,13 +108,13 @@ def test_more_than_two_to_the_31_numbers(precision):
     if device.architecture < 80 and name == "tf32":
         name = "plain"
     run = cuda_level.LevelLaunches(
-        device, weights, name, False, shape=(side, side), batch=1, fire_rate=0.5, seed=SEED,
-        level=LEVEL, origin=(0, 0),
+        device, weights, name, False, shape=(side, side), batch=1,
+        draws=FireDraws(0.5, SEED, LEVEL, (0, 0)),
     )  # fmt: skip
     out = torch.empty_like(state)
     run.forward(state, out, 0, 1)
     wanted, _ = torch_engine.forward(
-        corner, weights, 1, 0.5, SEED, LEVEL, [side - crop, side - crop], False
+        corner, weights, 1, FireDraws(0.5, SEED, LEVEL, [side - crop, side - crop]), False
     )
     found = out[:, -crop + 1 :, -crop + 1 :].float()
     error = difference(found, wanted[:, 1:, 1:])
@@ -187,18 +194,17 @@ def test_torch_compile():
 SANITIZED = """\
 import torch
 from oracle import make
-from nnunet_octreenca.ops import StepWeights, cuda_engine, cuda_level
+from nnunet_octreenca.ops import FireDraws, StepWeights, cuda_engine, cuda_level
 for spatial in ((37, 50), (7, 8, 9)):
     state, weights = make(spatial, 16, 3, 64, 2)
     weights = StepWeights(*(weight.cuda() for weight in weights))
-    rest = (0.5, 0, 0, [0] * (2 * len(spatial)))
-    out, kept = cuda_engine.forward(state.cuda(), weights, 2, *rest, True)
-    cuda_engine.backward(out, kept, weights, *rest)
+    draws = FireDraws(0.5, 0, 0, [0] * (2 * len(spatial)))
+    out, kept = cuda_engine.forward(state.cuda(), weights, 2, draws, True)
+    cuda_engine.backward(out, out, kept, weights, draws)
     device = cuda_engine.cuda_device.device_of(out)
     for kind, name in ((torch.float16, "half"), (torch.float32, "tf32")):
         run = cuda_level.LevelLaunches(
-            device, weights, name, False, shape=spatial, batch=2, fire_rate=0.5, seed=0,
-            level=0, origin=rest[-1])
+            device, weights, name, False, shape=spatial, batch=2, draws=draws)
         a = state.to("cuda", kind)
         run.forward(a, torch.empty_like(a), 0, 2)
 torch.cuda.synchronize()

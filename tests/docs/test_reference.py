@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import ROOT, pages
-from nnunet_octreenca.labels.formats import FORMATS
-from nnunet_octreenca.images.open_image import ENDINGS
 
 import nnunet_octreenca
 from nnunet_octreenca.cli.main import build_parser
+from nnunet_octreenca.images.open_image import ENDINGS
+from nnunet_octreenca.labels.formats import FORMATS
 from nnunet_octreenca.planning.settings import Settings
 
 DOCS = ROOT / "docs"

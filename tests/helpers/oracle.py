@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.ops import StepWeights, torch_engine
+from nnunet_octreenca.ops import FireDraws, StepWeights, torch_engine
 
 SEED, LEVEL = 2**63 + 5, 2
 
@@ -46,12 +46,9 @@ def pad(state):
 def oracle(state, weights, grad_out, steps, rate, origin):
     """The PyTorch engine in float64: last state, gradient of the first, weights' gradients."""
     exact = StepWeights(*(weight.double() for weight in weights))
-    last, trajectory = torch_engine.forward(
-        state.double(), exact, steps, rate, SEED, LEVEL, origin, True
-    )
-    return last, *torch_engine.backward(
-        grad_out.double(), trajectory, exact, rate, SEED, LEVEL, origin
-    )
+    draws = FireDraws(rate, SEED, LEVEL, origin)
+    last, trajectory = torch_engine.forward(state.double(), exact, steps, draws, True)
+    return last, *torch_engine.backward(grad_out.double(), last, trajectory, exact, draws)
 
 
 def make_network(shape, n_in=3, classes=3, steps=(5, 4, 6), **options):

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from nnunet_octreenca.inference.stream import Units, aligned, bands
+from nnunet_octreenca.bands import Rows, aligned, split_rows
 
 
-def segmented(stream, image, units, ranges=None):
-    """Labels or logits of an image (n_in, *axes), range by range, in bands of some units."""
+def segmented(stream, image, band_rows, ranges=None):
+    """Labels or logits of an image (n_in, *axes), range by range, in bands of some rows."""
     end = image.shape[1]
-    for band in bands(0, end, aligned(units, stream.factor)):
+    for band in split_rows(0, end, aligned(band_rows, stream.factor)):
         stream.pool(image[:, band.first : band.end], band.first)
     stream.prepare()
     axis = 0 if stream.labels else 1
@@ -16,7 +16,7 @@ def segmented(stream, image, units, ranges=None):
     for wanted in ranges or [(0, end)]:
         done = wanted[0]
         for first, values in stream.run(
-            Units(*wanted), lambda a, b: np.ascontiguousarray(image[:, a:b]), units
+            Rows(*wanted), lambda a, b: np.ascontiguousarray(image[:, a:b]), band_rows
         ):
             assert first == done
             parts[first] = values

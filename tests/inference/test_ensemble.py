@@ -33,8 +33,8 @@ def joined(results, axis):
 @pytest.mark.parametrize(
     ("shape", "axes"), [((61, 20), ()), ((61, 20), (1,)), ((61, 20), (0, 1)), ((33, 6, 5), (0, 2))]
 )
-@pytest.mark.parametrize("units", [8, 24, 1000])
-def test_mean_over_networks_seeds_and_mirrored_copies(shape, axes, units):
+@pytest.mark.parametrize("band_rows", [8, 24, 1000])
+def test_mean_over_networks_seeds_and_mirrored_copies(shape, axes, band_rows):
     made, image = networks(shape, 2)
     members = [Member(made[0], 0), Member(made[1], 0), Member(made[0], 7)]
     expected = np.zeros((3, *shape), np.float32)
@@ -44,11 +44,13 @@ def test_mean_over_networks_seeds_and_mirrored_copies(shape, axes, units):
             given = torch.from_numpy(np.flip(image, flips).copy())[None]
             expected += np.flip(network(given, seed=seed)[0].numpy(), flips)
     expected /= len(members) * 2 ** len(axes)
-    ensemble = Ensemble(members, mirror_axes=axes, units=units, labels=False)
+    ensemble = Ensemble(members, mirror_axes=axes, band_rows=band_rows, labels=False)
     assert ensemble.passes == len(members) * 2 ** len(axes)
     logits = joined(ensemble.run(ArraySource(image)), 1)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    labels = joined(Ensemble(members, mirror_axes=axes, units=units).run(ArraySource(image)), 0)
+    labels = joined(
+        Ensemble(members, mirror_axes=axes, band_rows=band_rows).run(ArraySource(image)), 0
+    )
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, logits.argmax(0))
 
@@ -57,7 +59,7 @@ def test_a_mirrored_band_of_one_row_in_pytorch(monkeypatch):
     monkeypatch.setenv("OCTREENCA_ENGINE", "torch")
     (network,), image = networks((61, 20), 1)
     whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
-    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), units=60, labels=False)
+    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=60, labels=False)
     logits = joined(ensemble.run(ArraySource(image)), 1)
     np.testing.assert_allclose(logits, whole.numpy(), rtol=2e-3, atol=2e-3)
 
@@ -66,7 +68,7 @@ def test_one_network_mirrored_gives_the_predictor_s_bits():
     """The order of the sum is that of `predict_logits`, so its float16 are the same."""
     (network,), image = networks((61, 20), 1)
     whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
-    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), units=8, labels=False)
+    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=8, labels=False)
     logits = joined(ensemble.run(ArraySource(image)), 1)
     assert np.array_equal(logits.astype(np.float16), whole.numpy())
 
@@ -75,11 +77,11 @@ def test_a_single_pass_gives_labels_and_progress():
     (network,), image = networks((61, 20), 1)
     seen = {"read": 0, "segment": 0}
 
-    def progress(stage, units):
-        seen[stage] += units
+    def progress(stage, rows):
+        seen[stage] += rows
 
     labels = joined(
-        Ensemble([Member(network, 3)], units=8).run(ArraySource(image), progress=progress), 0
+        Ensemble([Member(network, 3)], band_rows=8).run(ArraySource(image), progress=progress), 0
     )
     whole = network.segment(torch.from_numpy(image)[None], seed=3)[0].numpy()
     assert np.array_equal(labels, whole)
@@ -95,7 +97,7 @@ def test_bands_without_tissue_are_left_out(seeds):
     image += rng.normal(0, 0.005, image.shape[1:]).astype(np.float32)
     image[0, 40:50, 3:14] -= 0.5
     members = [Member(network, seed) for seed in seeds]
-    ensemble = Ensemble(members, units=16)
+    ensemble = Ensemble(members, band_rows=16)
     whole = joined(ensemble.run(ArraySource(image)), 0)
     reads = []
 
@@ -131,7 +133,7 @@ def test_the_first_reading_is_done_once_in_each_direction(axes, times):
             seen.append(end - begin)
             return super().read(begin, end)
 
-    ensemble = Ensemble([Member(network, 0), Member(network, 1)], mirror_axes=axes, units=8)
+    ensemble = Ensemble([Member(network, 0), Member(network, 1)], mirror_axes=axes, band_rows=8)
     ensemble._means = lambda *arguments: iter(())  # the second reading
     list(ensemble.run(Counted(image)))
     assert sum(seen) == 61 * times

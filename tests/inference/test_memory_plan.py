@@ -12,6 +12,7 @@ from nnunet_octreenca.inference.memory_plan import (
     parse_memory,
     plan_memory,
 )
+from nnunet_octreenca.ops import engine_named
 from nnunet_octreenca.ops.native import cpu_module
 from nnunet_octreenca.planning import stream_bytes
 
@@ -48,9 +49,9 @@ def test_a_small_image_is_taken_whole_and_a_large_one_in_bands(network):
     assert plan(network, (900, 900), 8).whole
     large = plan(network, (50_000, 20_000), 8)
     assert not large.whole
-    assert large.units % 16 == 0
-    assert large.units * 20_000 <= 4_000_000
-    assert f"bands of {large.units}" in large.sentence()
+    assert large.band_rows % 16 == 0
+    assert large.band_rows * 20_000 <= 4_000_000
+    assert f"bands of {large.band_rows}" in large.sentence()
     assert "8.0 GiB, --memory" in large.sentence()
 
 
@@ -59,7 +60,7 @@ def test_less_memory_means_smaller_bands_and_at_last_an_error(network):
     roomy = plan(network, (50_000, 20_000), 8)
     needed = roomy.host / GIB
     tight = plan(network, (50_000, 20_000), needed * 0.8)
-    assert tight.units < roomy.units
+    assert tight.band_rows < roomy.band_rows
     assert tight.host <= needed * 0.8 * GIB
     with pytest.raises(OutOfMemoryError, match=r"50000 x 20000 cells needs .* bands of 16"):
         plan(network, (50_000, 20_000), 0.01)
@@ -67,8 +68,8 @@ def test_less_memory_means_smaller_bands_and_at_last_an_error(network):
 
 @needs_cpp
 def test_float16_is_never_taken_unasked_but_named(network):
-    least = plan(network, (50_000, 20_000), 8, units=16)
-    half = plan(network, (50_000, 20_000), 8, units=16, half=True)
+    least = plan(network, (50_000, 20_000), 8, band_rows=16)
+    half = plan(network, (50_000, 20_000), 8, band_rows=16, half=True)
     between = (least.host + half.host) / 2 / GIB
     with pytest.raises(OutOfMemoryError, match="--precision float16"):
         plan(network, (50_000, 20_000), between)
@@ -81,7 +82,7 @@ def test_what_lies_beside_counts(network):
 
 
 def test_a_gpu_takes_the_whole_where_it_fits_else_the_largest_band(network, monkeypatch):
-    monkeypatch.setattr(type(network), "engine", lambda self: "cuda")
+    monkeypatch.setattr(type(network), "engine", lambda self: engine_named("cuda"))
     large, shape = Memory(8 * GIB, 40 * GIB, "test"), (8_000, 8_000)
     assert plan_memory(network, shape, large).whole
     small = Memory(8 * GIB, 2 * GIB, "test")
@@ -91,7 +92,7 @@ def test_a_gpu_takes_the_whole_where_it_fits_else_the_largest_band(network, monk
     assert "on the GPU" in banded.sentence()
     twice = stream_bytes(
         shape, factors=network.factors, steps=network.steps, channels=network.channels,
-        hidden=network.hidden, input_channels=3, num_classes=3, units=2 * banded.units,
+        hidden=network.hidden, input_channels=3, num_classes=3, band_rows=2 * banded.band_rows,
         engine="cuda",
     )  # fmt: skip
     assert twice.device > small.device

@@ -9,9 +9,9 @@ from oracle import make_network
 from streams import segmented
 
 from nnunet_octreenca import OctreeNCA
+from nnunet_octreenca.bands import Rows
 from nnunet_octreenca.inference.stream import (
-    Units,
-    WaveStream,
+    WavefrontStream,
     WindowStream,
     open_stream,
     read_ahead,
@@ -51,10 +51,10 @@ def test_wave_gives_the_bits_of_one_pass(shape, factors, steps, state):
     image = torch.rand(1, 2, *shape)
     whole = network.segment(image, seed=5, state=state)[0].numpy()
     assert len(np.unique(whole)) > 1 or whole.size < 10
-    for units in (1, 24, 1000):
+    for band_rows in (1, 24, 1000):
         stream = open_stream(network, shape, seed=5, state=state)
-        assert isinstance(stream, WaveStream)
-        assert np.array_equal(segmented(stream, image[0].numpy(), units), whole)
+        assert isinstance(stream, WavefrontStream)
+        assert np.array_equal(segmented(stream, image[0].numpy(), band_rows), whole)
 
 
 @needs_cpp
@@ -83,10 +83,10 @@ def test_windows_give_the_logits_of_one_pass(shape, factors, steps, monkeypatch)
     network = network_for(shape, factors, steps)
     image = torch.rand(1, 2, *shape)
     expected = network(image, seed=5)[0].numpy()
-    for units in (5, 24):
+    for band_rows in (5, 24):
         stream = open_stream(network, shape, seed=5, labels=False)
         assert isinstance(stream, WindowStream)
-        logits = segmented(stream, image[0].numpy(), units)
+        logits = segmented(stream, image[0].numpy(), band_rows)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     labels = segmented(open_stream(network, shape, seed=5), image[0].numpy(), 24)
     assert np.array_equal(labels, logits.argmax(0))
@@ -107,13 +107,13 @@ def test_a_network_for_regions_gives_logits(engine, monkeypatch):
 def test_windows_hold_what_the_wanted_cells_come_from():
     """Level by level: every parent and every neighbour that a step could reach."""
     factors, steps = [(2, 2), (1, 2), (2, 2)], [3, 2, 4, 9]
-    windows = windows_of(Units(50, 60), (200, 9), factors, steps)
-    wanted = Units(50, 60)
+    windows = windows_of(Rows(50, 60), (200, 9), factors, steps)
+    wanted = Rows(50, 60)
     for window, count, (factor, _) in zip(windows, steps, factors, strict=False):
         assert window.first <= wanted.first - count
         assert window.end >= wanted.end + count
         assert window.first % factor == 0
-        wanted = Units(window.first // factor, -(-window.end // factor))
+        wanted = Rows(window.first // factor, -(-window.end // factor))
 
 
 def test_reading_ends_where_it_fails():
@@ -122,10 +122,10 @@ def test_reading_ends_where_it_fails():
             raise OSError("damaged")
         return np.zeros((1, end - first))
 
-    ranges = [Units(0, 1), Units(1, 2), Units(2, 3), Units(3, 4)]
+    ranges = [Rows(0, 1), Rows(1, 2), Rows(2, 3), Rows(3, 4)]
     seen = []
     with pytest.raises(OSError, match="damaged"):
-        seen.extend(units for units, _ in read_ahead(ranges, read))
+        seen.extend(band for band, _ in read_ahead(ranges, read))
     assert seen == ranges[:2]
 
 
@@ -149,5 +149,5 @@ def test_engine_refuses_calls_out_of_order():
         engine.advance(rows[:, 8:], 8, None, None)
     with pytest.raises(ValueError, match="axes"):
         engine.advance(rows, 0, np.empty((3, 9), np.uint8), None)
-    with pytest.raises(ValueError, match="no such units"):
+    with pytest.raises(ValueError, match="no such rows"):
         engine.begin(4, 41)

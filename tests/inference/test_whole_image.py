@@ -157,6 +157,7 @@ def test_out_of_memory_names_the_bytes_and_the_device(monkeypatch, dimension, er
     needed = inference_bytes(
         shape,
         factors=network.factors,
+        steps=network.steps,
         channels=16,
         hidden=64,
         input_channels=1,

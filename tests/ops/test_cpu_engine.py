@@ -12,7 +12,7 @@ from oracle import LEVEL, SEED, difference, each_case, make, oracle
 from steps_in_a_child import put_steps
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
-from nnunet_octreenca.ops import StepWeights, cpu_engine, nca_steps, torch_engine
+from nnunet_octreenca.ops import FireDraws, StepWeights, cpu_engine, nca_steps, torch_engine
 from nnunet_octreenca.ops.native import (
     ENGINE_VARIABLE,
     KERNELS_VARIABLE,
@@ -51,19 +51,18 @@ def test_both_passes_equal_the_oracle(
     origin = [1000 * a + 7 * s for s in range(batch) for a in range(len(spatial))]
     grad_out = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
     wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
+    draws = FireDraws(rate, SEED, LEVEL, origin)
     given, outs, grads = state.clone(), [], []
     for count in (1, 2, 3):
         threads(count)
         for schedule in ("wavefront", "sweep"):
-            out, log = cpu_engine.forward(
-                state, weights, steps, rate, SEED, LEVEL, origin, True, schedule=schedule
-            )
+            out, log = cpu_engine.forward(state, weights, steps, draws, True, schedule=schedule)
             outs.append(out)
         assert torch.equal(state, given)
         assert torch.equal(out[..., :n_in], state[..., :n_in])
         before = out.clone()
-        result = cpu_engine.backward(grad_out, out, log, weights, rate, SEED, LEVEL, origin)
-        again = cpu_engine.backward(grad_out, out, log, weights, rate, SEED, LEVEL, origin)
+        result = cpu_engine.backward(grad_out, out, log, weights, draws)
+        again = cpu_engine.backward(grad_out, out, log, weights, draws)
         assert torch.equal(out, before)
         grads.append(result)
         for one, other in zip(result[1], again[1], strict=True):
@@ -83,12 +82,10 @@ def test_both_passes_equal_the_oracle(
 def test_every_number_of_steps(spatial, steps, threads):
     threads(2)
     state, weights = make(spatial, 16, 1, 64, 1)
-    origin = [0] * len(spatial)
-    wanted, _ = torch_engine.forward(state, weights, steps, 0.5, 1, 0, origin, False)
+    draws = FireDraws(0.5, 1, 0, [0] * len(spatial))
+    wanted, _ = torch_engine.forward(state, weights, steps, draws, False)
     for schedule in ("wavefront", "sweep"):
-        out, _ = cpu_engine.forward(
-            state, weights, steps, 0.5, 1, 0, origin, False, schedule=schedule
-        )
+        out, _ = cpu_engine.forward(state, weights, steps, draws, False, schedule=schedule)
         assert difference(out, wanted) < 3e-6
 
 
@@ -102,7 +99,9 @@ def test_kernels_that_fuse_multiplication_and_addition_agree_bit_for_bit(spatial
             continue
         monkeypatch.setenv(KERNELS_VARIABLE, kernels)
         results.append(
-            cpu_engine.forward(state, weights, 5, 0.5, 1, 0, [0] * len(spatial), False)[0]
+            cpu_engine.forward(state, weights, 5, FireDraws(0.5, 1, 0, [0] * len(spatial)), False)[
+                0
+            ]
         )
     assert all(torch.equal(results[0], result) for result in results[1:])
 
@@ -194,7 +193,7 @@ def test_python_goes_on_while_the_engine_works(threads):
     other = threading.Thread(target=tick)
     other.start()
     begun = time.perf_counter()
-    cpu_engine.forward(state, weights, 20, 0.5, 0, 0, [0, 0], False)
+    cpu_engine.forward(state, weights, 20, FireDraws(0.5, 0, 0, [0, 0]), False)
     ended = time.perf_counter()
     done.set()
     other.join()
@@ -209,14 +208,14 @@ def test_no_thread_is_left_over(threads):
         pytest.skip("counts threads in /proc")
     state, weights = make((200, 100), 16, 1, 64, 1)
     before = len(list(tasks.iterdir()))
-    cpu_engine.forward(state, weights, 4, 0.5, 0, 0, [0, 0], False)
+    cpu_engine.forward(state, weights, 4, FireDraws(0.5, 0, 0, [0, 0]), False)
     assert len(list(tasks.iterdir())) == before
 
 
 def test_values_that_are_not_finite_spread_and_nothing_crashes():
     state, weights = make((12, 12), 16, 1, 64, 1)
     state[0, 5, 5, 0] = float("nan")
-    out, _ = cpu_engine.forward(state, weights, 2, 1.0, 0, 0, [0, 0], False)
+    out, _ = cpu_engine.forward(state, weights, 2, FireDraws(1.0, 0, 0, [0, 0]), False)
     wrong = out.isnan().any(-1)[0]
     assert wrong[3:8, 3:8].all()
     assert not wrong[:2].any()

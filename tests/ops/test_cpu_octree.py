@@ -37,10 +37,10 @@ def run(network, image, seed=3, labels=False, **options):
     """One pass of the engine."""
     if labels:
         result = torch.empty(1, *image.shape[2:], dtype=torch.uint8)
-        network._run_octree(image, seed, labels=result, **options)
+        cpu_engine.octree(image, network.automaton(), seed, labels=result, **options)
     else:
         result = torch.empty(1, network.num_classes, *image.shape[2:])
-        network._run_octree(image, seed, values=result, **options)
+        cpu_engine.octree(image, network.automaton(), seed, values=result, **options)
     return result
 
 

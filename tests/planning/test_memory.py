@@ -80,6 +80,7 @@ def test_a_crop_counts_on_its_levels_and_the_whole_image_is_kept():
 def test_inference_needs_the_same_for_any_number_of_steps_and_little_a_pixel():
     """DESIGN section 5: PyTorch OctreeNCA took its authors 269 bytes per pixel, U-Net 2,745."""
     sizes = {"factors": [(2, 2)] * 4, "channels": 16, "hidden": 64, "num_classes": 2}
+    sizes["steps"] = [10, 10, 10, 10, 20]
     whole = inference_bytes((4000, 3000), input_channels=3, **sizes)
     half = inference_bytes((2000, 3000), input_channels=3, **sizes)
     assert (whole - half) / 6e6 == pytest.approx(5.3 * 64 + 2 * 2 * 4 + 3 * 4 * 4 / 3, rel=1e-3)
@@ -97,6 +98,7 @@ def test_the_cpp_engine_keeps_what_fires_and_changes():
 
 def test_a_slide_needs_its_parents_and_some_rows_in_the_cpp_engine():
     sizes = {"factors": [(2, 2)] * 4, "channels": 16, "hidden": 64, "num_classes": 2}
+    sizes["steps"] = [10, 10, 10, 10, 20]
     whole = inference_bytes((4000, 3000), input_channels=3, engine="cpu", **sizes)
     half = inference_bytes((2000, 3000), input_channels=3, engine="cpu", **sizes)
     # A quarter of the cells are parents; two float heads; the images of all levels.
@@ -105,7 +107,7 @@ def test_a_slide_needs_its_parents_and_some_rows_in_the_cpp_engine():
 
 STREAM = {
     "factors": [(2, 2)] * 4, "steps": [10, 10, 10, 10, 20], "channels": 16, "hidden": 64,
-    "input_channels": 3, "num_classes": 2, "units": 64,
+    "input_channels": 3, "num_classes": 2, "band_rows": 64,
 }  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def test_what_makes_a_stream_larger(engine):
     def needed(**changes):
         return sum(stream_bytes((4_000, 8_000), **{**STREAM, "engine": engine, **changes}))
 
-    assert needed(units=512) > needed()
+    assert needed(band_rows=512) > needed()
     assert needed(passes=4, labels=False) > needed(labels=False) > needed()
     if engine != "torch":
         assert needed(half=True) < needed()

@@ -1,0 +1,44 @@
+"""Bands: ranges of an image's rows (2-D) or planes (3-D), along its first spatial axis.
+
+Where nothing else is said, "rows" means planes in 3-D.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Rows(NamedTuple):
+    """Rows of a level, `end` excluded."""
+
+    first: int
+    end: int
+
+
+def split_rows(first: int, end: int, band_rows: int) -> list[Rows]:
+    """Bands of `band_rows` rows, the last one what is left.
+
+    >>> split_rows(0, 10, 4)
+    [Rows(first=0, end=4), Rows(first=4, end=8), Rows(first=8, end=10)]
+    """
+    return [Rows(a, min(a + band_rows, end)) for a in range(first, end, band_rows)]
+
+
+def aligned(band_rows: int, factor: int) -> int:
+    """Rows of a band that ends between two nodes of the coarsest level; at least one node's.
+
+    >>> aligned(100, 16), aligned(3, 16)
+    (96, 16)
+    """
+    return max(band_rows // factor, 1) * factor
+
+
+def spans(factors: Sequence[Sequence[int]]) -> list[int]:
+    """Rows of the image that a row of each level covers, finest first.
+
+    >>> spans([(1, 2, 2), (2, 2, 2)])
+    [1, 1, 2]
+    """
+    result = [1]
+    for row in factors:
+        result.append(result[-1] * row[0])
+    return result

@@ -1,0 +1,220 @@
+"""Whole octrees on a GPU: every level's input, its steps, and labels or logits of the finest."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nnunet_octreenca.octree import image_pyramid
+from nnunet_octreenca.ops import cuda_device
+from nnunet_octreenca.ops.automaton import Automaton, Part
+from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid
+from nnunet_octreenca.ops.cuda_program import arguments, single_precision
+from nnunet_octreenca.ops.fire import FireDraws
+from nnunet_octreenca.ops.native import precision
+
+
+def octree(
+    image: Tensor,
+    automaton: Automaton,
+    seed: int,
+    *,
+    labels: Tensor | None = None,
+    values: Tensor | None = None,
+    multiply: str | None = None,
+    state: str | None = None,
+    fused: int | None = None,
+) -> None:
+    """All levels of a batch of images; writes labels or logits.
+
+    Beside the images of all levels two states of the finest level are held and nothing else of its
+    size: 64 bytes a cell in float16 and 128 in float32 at 16 channels.
+
+    Args:
+        image: (N, n_in, *spatial) float32.
+        seed: of the fire draws.
+        labels: (N, *spatial) uint8 or int16, contiguous, to be filled.
+        values: (N, K or K + 1, *spatial) float32, contiguous, to be filled instead.
+        multiply, state: as on the CPU ("float32", or "bfloat16" and "float16"; else the environment
+            decides). A state in float16 is multiplied in float16 too: the fast mode. Products of
+            bfloat16 with states in float32 are not made: float32 is used.
+        fused: steps a launch, 1 or 2; the engine's choice if left out.
+
+    Raises:
+        ValueError: a precision that there is not.
+        CudaError, OutOfMemoryError: the GPU refuses.
+    """
+    images = image_pyramid(image, automaton.factors)
+    part = Part(0, (0,) * len(images))
+    run_levels(images, automaton, seed, part, labels, values, multiply, state, fused)
+
+
+def octree_windows(
+    images: list[Tensor],
+    automaton: Automaton,
+    seed: int,
+    part: Part,
+    *,
+    labels: Tensor | None = None,
+    state: str | None = None,
+) -> Tensor | None:
+    """Some levels of an octree on windows of one image, from the coarsest of these to the finest.
+
+    Args: as `torch_engine.octree_windows`; `state` as `octree`.
+
+    Returns:
+        The finest level's state, (1, *spatial, C filled up to a multiple of 16); None where the
+        last step ended in labels.
+
+    Raises: as `octree`.
+    """
+    return run_levels(images, automaton, seed, part, labels, None, None, state, None)
+
+
+def run_levels(
+    pyramid: list[Tensor],
+    automaton: Automaton,
+    seed: int,
+    part: Part,
+    labels: Tensor | None,
+    values: Tensor | None,
+    multiply: str | None,
+    state: str | None,
+    fused: int | None,
+) -> Tensor | None:
+    """What `octree` and `octree_windows` do; the pyramid is emptied on the way.
+
+    So an image's coarser copies do not lie beside the finest level's states.
+    """
+    device = cuda_device.device_of(pyramid[0])
+    _, state_type = precision(multiply, state)
+    half = state_type == "float16"
+    kind = "half" if half else single_precision(device.architecture)
+    batch, factors, steps = pyramid[0].shape[0], automaton.factors, automaton.steps
+    if pyramid[0].numel() == 0:
+        return None
+    parent, parent_origin = part.parent, part.parent_origin
+    parent_shape: Sequence[int] = () if parent is None else parent.shape[1:-1]
+    rest = (0,) * (automaton.dimension - 1)
+    current: Tensor | None = None
+    with cuda_device.current(pyramid[0]):
+        while pyramid:
+            number, origin = part.finest + len(pyramid) - 1, part.origins[len(pyramid) - 1]
+            image = pyramid.pop().contiguous()
+            shape = tuple(image.shape[2:])
+            if parent is not None and parent_origin * factors[number][0] != origin:
+                parent = parent[:, origin // factors[number][0] - parent_origin :]
+                parent_shape = parent.shape[1:-1]
+            run = LevelLaunches(
+                device,
+                automaton.weights[number],
+                kind,
+                False,
+                shape=shape,
+                batch=batch,
+                draws=FireDraws(automaton.fire_rate, seed, number, (origin, *rest) * batch),
+            )
+            current = torch.empty(
+                (batch, *shape, run.configuration.padded),
+                dtype=torch.float16 if half else torch.float32,
+                device=image.device,
+            )
+            _enter(run, image, current, parent, parent_shape, factors, number)
+            del image
+            parent = None  # its memory is free for the second state
+            to_labels = number == 0 and labels is not None and steps[0] > 0
+            current = _run_steps(
+                run, current, steps[number], fused, labels if to_labels else None, automaton
+            )
+            parent, parent_shape, parent_origin = current, shape, origin
+        if labels is not None and steps[0] > 0:
+            return None
+        assert current is not None
+        if labels is not None:
+            classes = automaton.logits + automaton.background
+            heads = torch.empty((batch, classes, *shape), dtype=torch.float32, device=labels.device)
+            _leave(run, current, heads, automaton)
+            labels.copy_(heads.argmax(1))
+        elif values is not None:
+            _leave(run, current, values, automaton)
+        return current
+
+
+def _run_steps(
+    run: LevelLaunches,
+    current: Tensor,
+    steps: int,
+    fused: int | None,
+    labels: Tensor | None,
+    automaton: Automaton,
+) -> Tensor:
+    """All steps of a level between two states; the last one to labels where they are wanted."""
+    most = fused or (2 if run.configuration.dimension == 2 and 2 in run.program.forward else 1)
+    spare: Tensor | None = None
+    done = 0
+    while done < steps:
+        count = min(most, steps - done)
+        if labels is not None and done + count == steps:
+            run.forward(
+                current,
+                labels,
+                done,
+                count,
+                label_bytes=labels.element_size(),
+                logits=automaton.logits,
+                background=automaton.background,
+            )
+            return current
+        if spare is None:
+            spare = torch.empty_like(current)
+        run.forward(current, spare, done, count)
+        current, spare = spare, current
+        done += count
+    return current
+
+
+def _enter(
+    run: LevelLaunches,
+    image: Tensor,
+    state: Tensor,
+    parent: Tensor | None,
+    parent_shape: Sequence[int],
+    factors: Sequence[Sequence[int]],
+    level: int,
+) -> None:
+    factor = [*(1,) * (3 - len(run.shape)), *(factors[level] if parent is not None else (1, 1, 1))]
+    run.loaded.launch(
+        "enter",
+        grid(run.batch * run.cells),
+        arguments(
+            "EnterArguments",
+            *_three(run.shape),
+            *_three(parent_shape if parent is not None else run.shape),
+            run.batch,
+            *factor[:3],
+            0,
+            image.data_ptr(),
+            0 if parent is None else parent.data_ptr(),
+            state.data_ptr(),
+        ),
+    )
+
+
+def _leave(run: LevelLaunches, state: Tensor, values: Tensor, automaton: Automaton) -> None:
+    run.loaded.launch(
+        "leave",
+        grid(run.batch * run.cells),
+        arguments(
+            "LeaveArguments",
+            run.cells,
+            run.batch,
+            state.data_ptr(),
+            values.data_ptr(),
+            automaton.logits,
+            int(automaton.background),
+        ),
+    )
+
+
+def _three(shape: Sequence[int]) -> tuple[int, ...]:
+    return (1,) * (3 - len(shape)) + tuple(shape)
