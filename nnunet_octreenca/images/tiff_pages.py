@@ -23,7 +23,7 @@ class PageLayout:
         path: of the file; named in the errors.
 
     Attributes:
-        shape: (y, x), or (z, y, x) where there is more than one plane.
+        shape: (y, x) of a page.
         pages: index into the series' pages, (channels / samples, planes).
         samples: of a pixel of one page.
         alpha: the last sample is transparency.
@@ -54,8 +54,7 @@ class PageLayout:
         self.alpha = alpha is not None and "C" not in axes
         self.premultiplied = alpha == PREMULTIPLIED
         self.pages = _page_grid(axes, sizes, self.samples, channels, series.axes, path)
-        planes = self.pages.shape[1]
-        self.shape = (planes, rows, columns) if planes > 1 else (rows, columns)
+        self.shape = (rows, columns)
 
 
 def _page_grid(

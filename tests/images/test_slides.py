@@ -8,7 +8,7 @@ from closed import closed_afterwards
 from PIL import Image
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
-from nnunet_octreenca.images import slide_files, slides
+from nnunet_octreenca.images import slide_reader, slides, vendor_slides
 from nnunet_octreenca.images.pyramid import SlideRegions
 
 openslide = pytest.importorskip("openslide")
@@ -45,12 +45,12 @@ def vms(tmp_path):
 
 
 def tifffile_cannot(monkeypatch):
-    monkeypatch.setattr(slides, "is_tiff", lambda path: False)
+    monkeypatch.setattr(slide_reader, "is_tiff", lambda path: False)
 
 
 def test_a_vendors_format_is_read_by_openslide(vms, open_slide):
     source = open_slide(vms)
-    assert isinstance(source, slides.OpenSlideSource)
+    assert isinstance(source, slides.SlideSource)
     assert source.mpp == 0.5
     assert source.spacing == (0.0005, 0.0005)
     assert source.base_shape == (320, 480)
@@ -166,7 +166,7 @@ def test_without_openslide_tiff_is_read_and_vendors_formats_name_it(vms, tmp_pat
 
     original = slides.import_optional
     monkeypatch.setattr(slides, "import_optional", without)
-    monkeypatch.setattr(slide_files, "import_optional", without)
+    monkeypatch.setattr(slide_reader, "import_optional", without)
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
     source = slides.open_slide(tmp_path / "a.tif")
     np.testing.assert_array_equal(source.read(0, 133), np.moveaxis(RGB, -1, 0))
@@ -190,8 +190,8 @@ def test_what_openslide_knows_better_it_reads_for_a_training_too(
     tifffile.imwrite(path, RGB, photometric="rgb", tile=(64, 64))
     for vendors, kind in ((False, "_Tiff"), (True, "_OpenSlide")):
         with monkeypatch.context() as patch:
-            patch.setattr(slide_files, "openslide_knows_better", lambda path: vendors)  # noqa: B023
-            opened = slide_files.open_pyramid(path)
+            patch.setattr(slide_reader, "openslide_knows_better", lambda path: vendors)  # noqa: B023
+            opened = slide_reader.open_pyramid(path)
         assert type(opened).__name__ == kind
         opened.close()
 

@@ -8,7 +8,7 @@ from bands import check_bands
 from closed import closed_afterwards
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images import stripes, tiff
+from nnunet_octreenca.images import slides, stripes, tiff_segments
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (133, 95, 3), np.uint8)
@@ -22,7 +22,7 @@ def channels_first(image):
 
 @pytest.fixture
 def open_tiff():
-    with closed_afterwards(tiff.open_tiff) as function:
+    with closed_afterwards(slides.open_slide) as function:
         yield function
 
 
@@ -304,9 +304,9 @@ def test_ascending_bands_read_each_tile_once(tmp_path, monkeypatch, open_tiff):
     tifffile.imwrite(path, RGB, photometric="rgb", tile=(16, 16), compression="deflate")
     monkeypatch.setattr(stripes, "KEPT_BYTES", 0)
     read = []
-    original = tiff.TiffSource._bytes
+    original = tiff_segments.TiffSegments._bytes
     monkeypatch.setattr(
-        tiff.TiffSource, "_bytes", lambda *args: read.append(args[2]) or original(*args)
+        tiff_segments.TiffSegments, "_bytes", lambda *args: read.append(args[2]) or original(*args)
     )
     source = open_tiff(path)
     source.read(20, 30)
