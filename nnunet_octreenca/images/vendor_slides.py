@@ -41,7 +41,7 @@ class OpenSlideReader:
         self._path = path
         self._error = openslide.OpenSlideError
         try:
-            self._slide = openslide.OpenSlide(path)
+            self._slide: Any = openslide.OpenSlide(path)
         except self._error as error:
             raise InputError(
                 f"{path} cannot be read as a slide ({error or 'unknown format'})"
@@ -82,7 +82,9 @@ class OpenSlideReader:
         """Close the slide; a second call does nothing."""
         if self._pool is not None:
             self._pool.shutdown()
-        self._slide.close()
+        if self._slide is not None:  # a second close is an error of OpenSlide's
+            self._slide.close()
+            self._slide = None
 
 
 def _levels(slide: Any) -> list[Level]:
