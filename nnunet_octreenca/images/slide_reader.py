@@ -78,7 +78,7 @@ def open_reader(
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"the slide {path} does not exist")
     ending = path.suffix.lower()
     if ending in PICTURE_ENDINGS:
         return PictureSource(path, channels=channels, stored=stored)

@@ -48,6 +48,14 @@ class Windows:
         self.slide.close()
 
 
+def first_row(reader, path):
+    opened = reader(path)
+    try:
+        opened.rows(0, 1)
+    finally:
+        opened.close()
+
+
 READERS = pytest.mark.parametrize("reader", [Bands, Windows])
 
 
@@ -107,12 +115,8 @@ def test_it_is_said_what_is_wrong(tmp_path, reader, name, damage, said):
     if name.endswith(".mrxs"):
         pytest.importorskip("openslide")
     damage(tmp_path / name)
-    opened = []
     with pytest.raises(InputError, match=said):
-        opened.append(reader(tmp_path / name))
-        opened[0].rows(0, 1)
-    for one in opened:
-        one.close()
+        first_row(reader, tmp_path / name)
 
 
 @READERS
