@@ -280,6 +280,8 @@ def read_frame(
         raise InputError(f"{frame.image} is not an image with 8 bits per channel")
     if image.shape[2] == 1:
         image = np.repeat(image, 3, 2)
+    if image.shape[2] != 3:
+        raise InputError(f"{frame.image} has {image.shape[2]} channels; a frame is grey or RGB")
     if mask.shape[:2] != image.shape[:2]:
         raise InputError(
             f"{frame.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, but its image "

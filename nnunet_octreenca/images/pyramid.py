@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
+from nnunet_octreenca.images.slide_reader import SlideReader, open_reader, require_one_plane
 
 # A level that should be 4 times coarser is 4.0003 times coarser, for its size is whole.
 _TOLERANCE = 0.02
@@ -49,11 +49,11 @@ class SlideRegions:
         if self._opened is None:
             channels = None if self._stored else 3
             reader = open_reader(self.path, channels=channels, stored=self._stored)
-            if reader.planes > 1:
+            try:
+                require_one_plane(reader, self.path)
+            except InputError:
                 reader.close()
-                raise InputError(
-                    f"{self.path} is a stack of {reader.planes} planes; save the one to use"
-                )
+                raise
             self._opened = reader
         return self._opened
 

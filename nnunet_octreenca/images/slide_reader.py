@@ -96,13 +96,28 @@ def open_reader(
 
 
 def read_whole(path: Path | str, *, stored: bool = False) -> NDArray[Any]:
-    """A picture's or slide's finest level, (rows, columns, channels); see `open_reader`."""
+    """A picture's or slide's finest level, (rows, columns, channels); see `open_reader`.
+
+    Raises:
+        InputError: as `open_reader`, or it is a stack of planes.
+    """
     reader = open_reader(path, channels=None if stored else 3, stored=stored)
     try:
+        require_one_plane(reader, path)
         pixels = reader.region(0, 0, 0, *reader.levels[0].shape)
     finally:
         reader.close()
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+
+
+def require_one_plane(reader: SlideReader, path: Path | str) -> None:
+    """Refuse a stack.
+
+    Raises:
+        InputError: there are several planes.
+    """
+    if reader.planes > 1:
+        raise InputError(f"{path} is a stack of {reader.planes} planes; save the one to use")
 
 
 def is_tiff(path: Path) -> bool:

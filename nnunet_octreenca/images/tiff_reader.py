@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.images.downsample import area_average, covered
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, pyramid
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white
+from nnunet_octreenca.images.tiff_colours import TiffColours, cmyk_as_rgb
 from nnunet_octreenca.images.tiff_levels import largest_series, level_series
 from nnunet_octreenca.images.tiff_pages import PageLayout
 from nnunet_octreenca.images.tiff_resolution import (
@@ -26,9 +28,10 @@ class TiffReader:
 
     Args:
         path: the file.
-        channels: that the model takes. RGBA is laid over white unless it is 4; a palette is
-            turned into colours if it is 3; unnamed pages are channels if there are so many.
-        stored: samples as they are stored, for masks.
+        channels: that the model takes. RGBA is laid over white and CMYK turned into RGB unless
+            it is 4; a palette is turned into colours if it is 3; unnamed pages are channels if
+            there are so many.
+        stored: for masks: numbers of a palette, alpha and CMYK as they are stored.
         threads: that decode a window.
 
     Attributes:
@@ -54,8 +57,12 @@ class TiffReader:
             series = largest_series(self._tiff, path)
             self._series = level_series(self._tiff, series)
             self._layouts = [PageLayout(level, channels, path) for level in self._series]
+            self._colours = [
+                TiffColours(level.keyframe, path, stored=stored) for level in self._series
+            ]
             finest = microns_per_pixel(self._tiff, series)
             distance = plane_distance(self._tiff, series)
+            beside = spacing_beside(path) if self._layouts[0].pages.shape[1] > 1 else None
         except Exception as error:  # a damaged header makes tifffile raise nearly anything
             self.close()
             if isinstance(error, InputError | EnvironmentMismatchError):
@@ -66,16 +73,18 @@ class TiffReader:
         layout = self._layouts[0]
         self.levels = pyramid([one.shape for one in self._layouts], finest)
         self.planes = layout.pages.shape[1]
-        self._palette = layout.palette if channels == 3 and not stored else None
         samples = layout.samples * layout.pages.shape[0]
+        coloured = samples == 1 and channels == 3 and not stored
+        self._palette = layout.palette if coloured else None
+        self._cmyk = layout.cmyk and samples == 4 and channels != 4 and not stored
+        # As OpenSlide does in Aperio's files, where tiles of coarse levels may be missing.
+        self._finer_helps = bool(self._tiff.is_svs) and not stored and self.planes == 1
         kept = channels_kept(samples, alpha=layout.alpha and not stored, wanted=channels)
         self._blend = kept < samples
-        self.channels = kept if self._palette is None else 3
+        self.channels = 3 if self._cmyk or self._palette is not None else kept
         self.dtype = layout.dtype if self._palette is None else np.dtype(np.uint8)
         between = 1.0 if distance is None else distance / MICRONS_PER_MM
-        self.stack_spacing: tuple[float, ...] = (between, *self.levels[0].spacing)
-        if self.planes > 1:
-            self.stack_spacing = spacing_beside(path) or self.stack_spacing
+        self.stack_spacing: tuple[float, ...] = beside or (between, *self.levels[0].spacing)
 
     def rows(self, level: int) -> int:
         """Rows decoded together, as `SlideReader.rows` has it."""
@@ -87,12 +96,36 @@ class TiffReader:
         """A window, as `SlideReader.region` has it, of a plane of a stack."""
         layout, segments = self._layouts[level], self._of(level)
         samples, numbers = layout.samples, layout.pages[:, plane]
-        window = np.full((len(numbers) * samples, height, width), segments.fill, layout.dtype)
+        colours = self._colours[level]
+        window = np.empty((len(numbers) * samples, height, width), layout.dtype)
+        missing = []
         for place, number in enumerate(numbers):
-            segments.read(int(number), y, x, window[place * samples : (place + 1) * samples])
+            part = window[place * samples : (place + 1) * samples]
+            part[:] = colours.fill
+            missing = segments.read(int(number), y, x, part)
+            colours.apply(part)
         if self._blend:
             window = composite_on_white(window, premultiplied=layout.premultiplied)
-        return window if self._palette is None else self._palette[:, window[0]]
+        if self._cmyk:
+            window = cmyk_as_rgb(window)
+        if self._palette is not None:
+            window = self._palette[:, window[0]]
+        if level and self._finer_helps:
+            for top, left, rows, columns in missing:
+                window[:, top : top + rows, left : left + columns] = self._from_finer(
+                    level, y + top, x + left, rows, columns
+                )
+        return window
+
+    def _from_finer(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+        """A window averaged from the next finer level."""
+        shapes = (self.levels[level - 1].shape, self.levels[level].shape)
+        (top, bottom, rows), (left, right, columns) = (
+            covered(first, first + count, fine / coarse, fine, self.dtype)
+            for first, count, fine, coarse in zip((y, x), (height, width), *shapes, strict=True)
+        )
+        fine = self.region(level - 1, top, left, bottom - top, right - left)
+        return area_average(fine, rows, columns)
 
     def _of(self, level: int) -> TiffSegments:
         if level not in self._segments:

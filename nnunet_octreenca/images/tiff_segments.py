@@ -13,6 +13,8 @@ from nnunet_octreenca.libraries import missing_decoder
 
 _JPEG = (6, 7, 34892, 33007)  # values of the tag Compression that need the tables beside
 
+Window = tuple[int, int, int, int]  # y, x, height, width
+
 
 class TiffSegments:
     """The pages of one level.
@@ -26,7 +28,6 @@ class TiffSegments:
 
     Attributes:
         rows: that are decoded together: of a tile or a strip, 1 where nothing is encoded.
-        fill: value of what was never written.
 
     Raises:
         InputError: data that the directory names lie beyond the file's end.
@@ -40,7 +41,6 @@ class TiffSegments:
         self._level = level
         self._run = run
         page = self._page = level.keyframe
-        self.fill = page.nodata or 0
         rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self.rows: int = 1 if page.is_final else min(rows, page.imagelength)
         # Where all pages follow one another without a gap, tifffile may list the first only.
@@ -74,7 +74,7 @@ class TiffSegments:
             raise InputError(f"{self._path} lacks page {index}; is one of its files missing?")
         return page
 
-    def read(self, index: int, y: int, x: int, out: NDArray[Any]) -> None:
+    def read(self, index: int, y: int, x: int, out: NDArray[Any]) -> list[Window]:
         """Read a window of a page.
 
         Args:
@@ -82,14 +82,17 @@ class TiffSegments:
             y, x: of the window's first pixel.
             out: (samples, height, width); what was never written stays as it is.
 
+        Returns:
+            What was never written: (y, x, height, width) within `out`.
+
         Raises:
             InputError: the file is damaged there.
             EnvironmentMismatchError: imagecodecs is needed and not installed.
         """
         if self._page.is_final:
             self._read_rows(index, y, x, out)
-        else:
-            self._decode(self._page_at(index), y, x, out)
+            return []
+        return self._decode(self._page_at(index), y, x, out)
 
     def _read_rows(self, index: int, y: int, x: int, out: NDArray[Any]) -> None:
         """A window of a page that is stored as it is."""
@@ -110,7 +113,7 @@ class TiffSegments:
                 pixels[:, x : x + width], -1, 0
             )
 
-    def _decode(self, page: Any, y: int, x: int, out: NDArray[Any]) -> None:
+    def _decode(self, page: Any, y: int, x: int, out: NDArray[Any]) -> list[Window]:
         """A window of a page from the tiles or strips that it touches."""
         key = self._page
         separate, _, _, columns, contiguous = key.shaped
@@ -131,18 +134,20 @@ class TiffSegments:
                 np.moveaxis(pixels[top - row : bottom - row, left - column : right - column], -1, 0)
             )
 
-        numbers = [
-            (sample * down + row) * across + column
-            for sample in range(separate)
-            for row in range(y // self.rows, -(-(y + height) // self.rows))
-            for column in range(x // tile_width, -(-(x + width) // tile_width))
-        ]
-        # A tile of no bytes was never written.
-        jobs = [
-            (number, self._bytes(page.parent.filehandle, page.dataoffsets[number], count))
-            for number in numbers
-            if (count := page.databytecounts[number])
-        ]
+        jobs, missing = [], []
+        for row in range(y // self.rows, -(-(y + height) // self.rows)):
+            for column in range(x // tile_width, -(-(x + width) // tile_width)):
+                for sample in range(separate):
+                    number = (sample * down + row) * across + column
+                    count = page.databytecounts[number]
+                    if count:
+                        handle, offset = page.parent.filehandle, page.dataoffsets[number]
+                        jobs.append((number, self._bytes(handle, offset, count)))
+                if not count:
+                    top, left = max(row * self.rows - y, 0), max(column * tile_width - x, 0)
+                    bottom = min((row + 1) * self.rows - y, height)
+                    right = min((column + 1) * tile_width - x, width)
+                    missing.append((top, left, bottom - top, right - left))
         try:
             for _ in self._run(place, jobs):
                 pass
@@ -151,6 +156,7 @@ class TiffSegments:
                 f"{self._path} cannot be decoded in rows {y} to {y + height - 1} ({error}); it is "
                 f"damaged there"
             ) from error
+        return missing
 
     def _bytes(self, handle: Any, offset: int, count: int) -> bytes:
         if handle.closed:  # one of several files that belong together

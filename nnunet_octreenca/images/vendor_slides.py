@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.levels import Level
 from nnunet_octreenca.images.pixels import composite_slide_on_white
+from nnunet_octreenca.images.tiff_resolution import length
 from nnunet_octreenca.libraries import import_optional
 
 _ROWS = 256  # decoded together where the file does not say how high its tiles are
@@ -89,19 +90,9 @@ class OpenSlideReader:
 
 def _levels(slide: Any) -> list[Level]:
     """The pyramid, by the scale that OpenSlide works out itself."""
-    sizes: tuple[float, float] | None
-    try:
-        sizes = (
-            float(slide.properties["openslide.mpp-y"]),
-            float(slide.properties["openslide.mpp-x"]),
-        )
-    except (KeyError, ValueError):
-        sizes = None
+    y, x = (length(slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx")
     return [
-        Level(
-            (rows, columns),
-            None if sizes is None else (sizes[0] * downsample, sizes[1] * downsample),
-        )
+        Level((rows, columns), None if y is None or x is None else (y * downsample, x * downsample))
         for (columns, rows), downsample in zip(
             slide.level_dimensions, slide.level_downsamples, strict=True
         )
