@@ -19,7 +19,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.slide_files import read_mask, read_picture
+from nnunet_octreenca.images.slide_reader import read_whole
 
 CLIP_LENGTH = 80  # frames, the paper's
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -275,11 +275,13 @@ def read_frame(
     """
     from PIL import Image
 
-    image, mask = read_picture(frame.image), read_mask(frame.mask)
+    image, mask = read_whole(frame.image), read_whole(frame.mask, stored=True)
     if image.dtype != np.uint8:
         raise InputError(f"{frame.image} is not an image with 8 bits per channel")
     if image.shape[2] == 1:
         image = np.repeat(image, 3, 2)
+    if image.shape[2] != 3:
+        raise InputError(f"{frame.image} has {image.shape[2]} channels; a frame is grey or RGB")
     if mask.shape[:2] != image.shape[:2]:
         raise InputError(
             f"{frame.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, but its image "

@@ -170,7 +170,7 @@ def foreground_intensities(cases: Sequence[SlideCase]) -> dict[str, dict[str, fl
     """
     samples = []
     for case in cases:
-        slide, labels = SlideRegions(case.image), SlideRegions(case.label)
+        slide, labels = SlideRegions(case.image), SlideRegions(case.label, stored=True)
         places = [place for locations in case.locations.values() for place in locations]
         side = min(_AROUND, *case.shape)
         for place in places[:: max(1, len(places) // _SAMPLED)]:

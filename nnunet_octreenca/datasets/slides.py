@@ -27,7 +27,7 @@ from nnunet_octreenca.datasets.slide_plans import prepare_in_place, preprocessed
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.pyramid import SlideRegions
-from nnunet_octreenca.images.slide_files import SLIDE_ENDINGS
+from nnunet_octreenca.images.slide_reader import SLIDE_ENDINGS
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
 PATCH_SIZE = 320  # pixels, the paper's

@@ -10,7 +10,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_series import dicom_files, is_dicom
 from nnunet_octreenca.images.frames import frame_files, natural_order
 from nnunet_octreenca.images.open_image import ENDINGS, READABLE, is_zarr, kind_of
-from nnunet_octreenca.images.tiff import open_tiff
+from nnunet_octreenca.images.slide_reader import open_reader
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's CASE_0000
 _ALL_ENDINGS = tuple(ending for endings in ENDINGS.values() for ending in endings)
@@ -113,9 +113,9 @@ def _is_video(folder: Path) -> bool:
     files = frame_files(folder)
     if not files or kind_of(files[0]) != "TIFF":
         return bool(files)
-    first = open_tiff(files[0])
+    first = open_reader(files[0])
     first.close()
-    return len(first.shape) == 2
+    return first.planes == 1
 
 
 def _require_one_kind(path: Path, files: Sequence[Path]) -> None:

@@ -44,9 +44,8 @@ class Downsampled:
         self.spacing: tuple[float, ...] = (mpp / MICRONS_PER_MM,) * 2
         self.mpp: float | None = mpp
         self.base_shape = base_shape
-        # float32 holds 16-bit values and their averages to the nearest integer
-        self._sums = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
-        self._columns = _overlaps(0, self.shape[1], factor[1], source.shape[1], self._sums)
+        self._sums = _sums(self.dtype)
+        _, _, self._columns = covered(0, self.shape[1], factor[1], source.shape[1], self.dtype)
 
     @property
     def kept_bytes(self) -> int:
@@ -68,38 +67,48 @@ class Downsampled:
         return band
 
     def _read(self, first: int, end: int) -> NDArray:
-        fine_rows, factor = self._source.shape[0], self._factor[0]
-        top = min(floor(first * factor), fine_rows - 1)
-        bottom = min(ceil(end * factor), fine_rows)
-        fine = self._source.read(top, bottom)
-        indices, weights = _overlaps(first, end, factor, fine_rows, self._sums)
-        averaged = sum_taps(fine, indices - top, weights, axis=1)
-        averaged = sum_taps(averaged, *self._columns, axis=2)
-        if np.issubdtype(self.dtype, np.integer):
-            limits = np.iinfo(self.dtype)
-            averaged = np.rint(averaged, out=averaged).clip(limits.min, limits.max)
-        return averaged.astype(self.dtype)
+        top, bottom, rows = covered(first, end, self._factor[0], self._source.shape[0], self.dtype)
+        return area_average(self._source.read(top, bottom), rows, self._columns)
 
     def close(self) -> None:
         """Close the finer image; a second call does nothing."""
         self._source.close()
 
 
-def _overlaps(
+def _sums(dtype: np.dtype) -> np.dtype:
+    """What averages are summed in: float32 holds those of 16 bits to the nearest integer."""
+    return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+
+
+def covered(
     first: int, end: int, factor: float, limit: int, dtype: np.dtype
-) -> tuple[NDArray[np.intp], NDArray]:
-    """What each of the pixels first to end - 1 covers of a finer axis of `limit` cells.
+) -> tuple[int, int, tuple[NDArray[np.intp], NDArray]]:
+    """What the pixels first to end - 1 cover of a finer axis of `limit` cells of a type.
 
     Returns:
-        indices and weights, (taps, end - first); the weights of a pixel sum to 1.
+        First and end of the cells; for `area_average`, indices from the first of them and
+        weights, (taps, end - first). The weights of a pixel sum to 1.
     """
+    begin = min(floor(first * factor), limit - 1)
     low = np.arange(first, end) * factor
     high = np.minimum(np.arange(first + 1, end + 1) * factor, limit)
     taps = np.arange(ceil(factor) + 1)[:, None]
     indices = np.floor(low).astype(np.intp) + taps
     weights = np.minimum(indices + 1, high) - np.maximum(indices, low)
     weights = weights.clip(0, None)
-    return indices.clip(None, limit - 1), (weights / weights.sum(0)).astype(dtype)
+    weights = (weights / weights.sum(0)).astype(_sums(dtype))
+    return begin, min(ceil(end * factor), limit), (indices.clip(None, limit - 1) - begin, weights)
+
+
+def area_average(
+    fine: NDArray, rows: tuple[NDArray, NDArray], columns: tuple[NDArray, NDArray]
+) -> NDArray:
+    """(channels, rows, columns) averaged to what `covered` gives for both axes, of its type."""
+    averaged = sum_taps(sum_taps(fine, *rows, axis=1), *columns, axis=2)
+    if np.issubdtype(fine.dtype, np.integer):
+        limits = np.iinfo(fine.dtype)
+        averaged = np.rint(averaged, out=averaged).clip(limits.min, limits.max)
+    return averaged.astype(fine.dtype)
 
 
 def sum_taps(image: NDArray, indices: NDArray[np.intp], weights: NDArray, *, axis: int) -> NDArray:

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.pictures import PictureSource
-from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
 from nnunet_octreenca.images.stripes import StripedSource
-from nnunet_octreenca.images.tiff import open_tiff
 
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -65,7 +63,7 @@ class FrameSource(StripedSource):
         kinds = []
         for number in range(len(self.files)):
             frame = self._open(number)
-            kinds.append((frame.shape, frame.channels, frame.dtype))
+            kinds.append((frame.levels[0].shape, frame.channels, frame.dtype))
             frame.close()
         usual, _ = Counter(kinds).most_common(1)[0]
         for file, kind in zip(self.files, kinds, strict=True):
@@ -77,22 +75,18 @@ class FrameSource(StripedSource):
         shape, count, dtype = usual
         super().__init__((len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1)
 
-    def _open(self, number: int) -> ImageSource:
+    def _open(self, number: int) -> SlideReader:
         file = self.files[number]
-        frame: ImageSource
-        if file.suffix.lower() in (".tif", ".tiff"):
-            frame = open_tiff(file, channels=self._wanted)
-        else:
-            frame = PictureSource(file, channels=self._wanted)
-        if len(frame.shape) != 2:
+        frame = open_reader(file, channels=self._wanted)
+        if frame.planes > 1:
             frame.close()
-            raise InputError(f"the frame {file} is a stack of {frame.shape[0]} planes, not one")
+            raise InputError(f"the frame {file} is a stack of {frame.planes} planes, not one")
         return frame
 
     def _read_stripe(self, first: int, end: int) -> NDArray:
         frame = self._open(first)
         try:
-            return np.ascontiguousarray(frame.read(0, frame.shape[0]))[:, None]
+            return np.ascontiguousarray(frame.region(0, 0, 0, *self.shape[1:]))[:, None]
         except InputError as error:
             raise InputError(f"frame {first}: {error}") from error
         finally:

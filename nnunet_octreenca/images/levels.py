@@ -31,6 +31,11 @@ class Level:
             return 1.0, 1.0
         return self.mpp[0] / MICRONS_PER_MM, self.mpp[1] / MICRONS_PER_MM
 
+    @property
+    def mean_mpp(self) -> float | None:
+        """Microns per pixel, one number; None where the file says nothing."""
+        return None if self.mpp is None else sum(self.mpp) / 2
+
 
 def pyramid(shapes: Sequence[tuple[int, int]], finest: tuple[float, float] | None) -> list[Level]:
     """Levels of the given shapes (y, x), the first of `finest` microns per pixel (y, x).
@@ -72,7 +77,7 @@ def choose_level(
     if not mpp > 0:
         raise InputError(f"microns per pixel ({mpp}) must be above 0")
     known = [
-        (sum(level.mpp) / 2, index) for index, level in enumerate(levels) if level.mpp is not None
+        (mean, index) for index, level in enumerate(levels) if (mean := level.mean_mpp) is not None
     ]
     if not known:
         raise InputError(

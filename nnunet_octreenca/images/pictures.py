@@ -10,6 +10,7 @@ from PIL import Image
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.header_checks import require_deflated, require_memory
+from nnunet_octreenca.images.levels import Level
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
 from nnunet_octreenca.libraries import unlimited_pillow
 
@@ -27,9 +28,11 @@ class PictureSource:
     Args:
         path: the file.
         channels: that the model takes; alpha is laid over white unless it takes it too.
+        stored: samples as they are stored, for masks: numbers of a palette, alpha, CMYK.
 
     Attributes:
         shape: (y, x).
+        levels: the one there is.
         spacing: ones; what such files say is for printing.
 
     Raises:
@@ -40,8 +43,11 @@ class PictureSource:
     dtype: np.dtype
     spacing: tuple[float, ...] = (1.0, 1.0)
     mpp: float | None = None
+    planes = 1
 
-    def __init__(self, path: Path | str, *, channels: int | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, channels: int | None = None, stored: bool = False
+    ) -> None:
         self._path = Path(path)
         self._image: Any = None
         try:
@@ -54,9 +60,10 @@ class PictureSource:
         image = self._image
         self.shape = (image.height, image.width)
         self.base_shape = self.shape
-        self._mode = picture_mode(image)
+        self.levels = [Level((image.height, image.width), None)]
+        self._mode = image.mode if stored else picture_mode(image)
         probe = self._pixels(Image.new(image.mode, (1, 1)))
-        self._alpha = self._mode in ("LA", "RGBA")
+        self._alpha = self._mode in ("LA", "RGBA") and not stored
         self.channels = channels_kept(probe.shape[0], alpha=self._alpha, wanted=channels)
         self.dtype = probe.dtype
         self.kept_bytes = image.width * image.height * _bytes_per_pixel(image.mode)
@@ -69,17 +76,25 @@ class PictureSource:
             self.close()
             raise
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> NDArray[Any]:
         """The band, as `ImageSource.read` has it.
 
         Raises:
             InputError: the file is truncated or damaged, wherever that is.
         """
+        return self.region(0, first, 0, end - first, self.shape[1])
+
+    def rows(self, level: int) -> int:
+        """Rows decoded together: all."""
+        return self.shape[0]
+
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+        """A window, as `SlideReader.region` has it."""
         image = self._image
         try:
             image.load()  # does nothing the second time
             with unlimited_pillow():
-                band = image.crop((0, first, self.shape[1], end))
+                band = image.crop((x, y, x + width, y + height))
         except (*_DAMAGED, MemoryError) as error:
             raise InputError(
                 f"{self._path} cannot be decoded ({error}); it is truncated or damaged"
@@ -87,7 +102,7 @@ class PictureSource:
         pixels = self._pixels(band)
         return composite_on_white(pixels) if pixels.shape[0] > self.channels else pixels
 
-    def _pixels(self, image: Any) -> NDArray:
+    def _pixels(self, image: Any) -> NDArray[Any]:
         """(channels and alpha, y, x) of what was cut out."""
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)[None]

@@ -4,16 +4,14 @@ For training straight from slides, and for what is cut from them. Nothing is ope
 first window is asked for, so that a slide can be handed to another process.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
-from nnunet_octreenca.images.slide_files import Pyramid, open_pyramid
-from nnunet_octreenca.libraries import missing_decoder
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.slide_reader import SlideReader, open_reader, require_one_plane
 
 # A level that should be 4 times coarser is 4.0003 times coarser, for its size is whole.
 _TOLERANCE = 0.02
@@ -26,7 +24,8 @@ class SlideRegions:
     Args:
         path: .tif, .svs and what else tifffile reads, vendors' formats that OpenSlide reads, PNG
             or JPEG.
-        stored: samples as they are stored, for masks; of a slide, alpha is laid over white.
+        stored: samples as they are stored, for masks; else the pixels that an RGB model is
+            given in a prediction.
 
     Attributes (asking for one opens the file):
         shapes: (rows, columns) of every level, the finest first.
@@ -43,19 +42,24 @@ class SlideRegions:
     def __init__(self, path: Path | str, *, stored: bool = False) -> None:
         self.path = Path(path)
         self._stored = stored
-        self._opened: Pyramid | None = None
+        self._opened: SlideReader | None = None
 
     @property
-    def _pyramid(self) -> Pyramid:
+    def _reader(self) -> SlideReader:
         if self._opened is None:
-            if not self.path.exists():
-                raise InputError(f"the slide {self.path} does not exist")
-            self._opened = self._guarded(lambda: open_pyramid(self.path, stored=self._stored))
+            channels = None if self._stored else 3
+            reader = open_reader(self.path, channels=channels, stored=self._stored)
+            try:
+                require_one_plane(reader, self.path)
+            except InputError:
+                reader.close()
+                raise
+            self._opened = reader
         return self._opened
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        return self._pyramid.shapes
+        return [level.shape for level in self._reader.levels]
 
     @property
     def downsamples(self) -> list[float]:
@@ -64,17 +68,17 @@ class SlideRegions:
 
     @property
     def channels(self) -> int:
-        return self._pyramid.channels
+        return self._reader.channels
 
     @property
-    def dtype(self) -> np.dtype:
-        return self._pyramid.dtype
+    def dtype(self) -> np.dtype[Any]:
+        return self._reader.dtype
 
     @property
     def mpp(self) -> float | None:
-        return self._pyramid.mpp
+        return self._reader.levels[0].mean_mpp
 
-    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray:
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """A window of a level, (height, width, channels); only the tiles it touches are read.
 
         Raises:
@@ -87,7 +91,7 @@ class SlideRegions:
                 f"rows {y} to {y + height - 1} and columns {x} to {x + width - 1} are not within "
                 f"level {level} of {self.path.name}, which has {rows} x {columns}"
             )
-        return self._guarded(lambda: self._pyramid.region(level, y, x, height, width))
+        return np.moveaxis(self._reader.region(level, y, x, height, width), 0, -1)
 
     def source_level(self, downsample: float) -> tuple[int, int]:
         """The coarsest level from which a coarser image is had by averaging whole pixels.
@@ -136,7 +140,7 @@ class SlideRegions:
         for top in range(first, end, step):
             bottom = min((top + step) * factor, end * factor, rows)
             data = self.region(level, top * factor, left, bottom - top * factor, right - left)
-            parts.append(_averaged(data.astype(np.float32), factor))
+            parts.append(_averaged(data.astype(np.float32, order="C"), factor))
         return _repeated(np.concatenate(parts), height, width)
 
     def close(self) -> None:
@@ -158,17 +162,6 @@ class SlideRegions:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}  # a process opens its own
-
-    def _guarded(self, read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except (InputError, EnvironmentMismatchError):
-            raise
-        except Exception as error:  # decoders raise what they please
-            raise missing_decoder(self.path, error) or InputError(
-                f"{self.path} cannot be read ({error}). It may be truncated or damaged: copy it "
-                f"again, or take it out"
-            ) from error
 
 
 def _averaged(data: NDArray[np.float32], factor: int) -> NDArray[np.float32]:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.pixels import PREMULTIPLIED, tiff_alpha
-
-_PALETTE = 3  # of the tag PhotometricInterpretation
+from nnunet_octreenca.images.tiff_colours import CMYK, palette_colours
 
 
 class PageLayout:
@@ -23,12 +22,13 @@ class PageLayout:
         path: of the file; named in the errors.
 
     Attributes:
-        shape: (y, x), or (z, y, x) where there is more than one plane.
+        shape: (y, x) of a page.
         pages: index into the series' pages, (channels / samples, planes).
         samples: of a pixel of one page.
         alpha: the last sample is transparency.
         premultiplied: the others are already multiplied by it.
         palette: (3, 2 ** bits) uint8 where values are numbers of colours, else None.
+        cmyk: the samples are cyan, magenta, yellow and black.
         dtype: of a sample, in this machine's byte order; bilevel images are uint8.
 
     Raises:
@@ -49,13 +49,13 @@ class PageLayout:
         axes, sizes = series.axes[:leading], series.shape[:leading]
         self.samples = separate * contiguous
         self.dtype = np.dtype(np.uint8 if page.dtype.kind == "b" else page.dtype).newbyteorder("=")
-        self.palette = _palette(page) if page.photometric == _PALETTE else None
+        self.palette = palette_colours(page)
+        self.cmyk = page.photometric == CMYK and self.samples == 4 and page.dtype.kind == "u"
         alpha = tiff_alpha(page)
         self.alpha = alpha is not None and "C" not in axes
         self.premultiplied = alpha == PREMULTIPLIED
         self.pages = _page_grid(axes, sizes, self.samples, channels, series.axes, path)
-        planes = self.pages.shape[1]
-        self.shape = (planes, rows, columns) if planes > 1 else (rows, columns)
+        self.shape = (rows, columns)
 
 
 def _page_grid(
@@ -81,8 +81,3 @@ def _page_grid(
         f"{path} has the axes {all_axes}; only images of channels, y, x and at most one axis "
         f"more can be read"
     )
-
-
-def _palette(page: Any) -> NDArray[np.uint8] | None:
-    colormap = page.colormap
-    return None if colormap is None else (np.asarray(colormap) >> 8).astype(np.uint8)

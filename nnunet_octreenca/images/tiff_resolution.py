@@ -1,5 +1,6 @@
 """How large a TIFF file says its pixels are."""
 
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from nnunet_octreenca.files import read_json
 
 _MICRONS = {
     "m": 1e6,
+    "dm": 1e5,
     "cm": 1e4,
     "mm": 1e3,
     "µm": 1.0,  # micro sign
@@ -16,17 +18,23 @@ _MICRONS = {
     "um": 1.0,
     "micron": 1.0,
     "microns": 1.0,
+    "micrometer": 1.0,
+    "micrometre": 1.0,
     "\\u00b5m": 1.0,  # as ImageJ escapes it
     "nm": 1e-3,
     "pm": 1e-6,
     "å": 1e-4,
     "inch": 25400.0,
     "in": 25400.0,
+    '"': 25400.0,
 }
+_LENGTH = re.compile(r"\s*([+-]?[\d.,]+(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
 # The resolution tags also hold what an image is to be printed at, often a default: 72 to 1200 dots
 # an inch, 353 to 21 microns. Only what is finer can have come from a microscope.
 _COARSEST_TAG = 20.0
-_CENTIMETRE, _INCH = 3, 2  # values of the tag ResolutionUnit
+# Values of the tag ResolutionUnit in microns; the last two are later additions.
+_INCH = 2
+_UNITS = {_INCH: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}
 
 
 def microns_per_pixel(tiff: Any, series: Any) -> tuple[float, float] | None:
@@ -38,13 +46,15 @@ def microns_per_pixel(tiff: Any, series: Any) -> tuple[float, float] | None:
     """
     if tiff.is_ome:
         return _ome_sizes(tiff, series).get("y_x")
-    if tiff.is_svs:
-        return _aperio(series.keyframe.description)
-    if tiff.is_imagej:
-        unit = _MICRONS.get(str(tiff.imagej_metadata.get("unit", "")).lower())
-        return None if unit is None else _from_tags(series.keyframe, unit)
-    unit_tag = series.keyframe.tags.valueof("ResolutionUnit", _INCH)
-    unit = {_CENTIMETRE: 1e4, _INCH: 25400.0}.get(int(unit_tag))
+    size = _described(series.keyframe.description)
+    if size is not None or tiff.is_svs:
+        return size
+    unit = _imagej_unit(tiff)
+    if unit is None:
+        tag = series.keyframe.tags.valueof("ResolutionUnit", 1 if tiff.is_imagej else _INCH)
+        unit = _UNITS.get(tag) if isinstance(tag, int) else None
+    elif unit != _MICRONS["inch"]:
+        return _from_tags(series.keyframe, unit)
     size = None if unit is None else _from_tags(series.keyframe, unit)
     return size if size is not None and max(size) <= _COARSEST_TAG else None
 
@@ -53,11 +63,35 @@ def plane_distance(tiff: Any, series: Any) -> float | None:
     """Microns between the planes of a stack; None where nothing is said."""
     if tiff.is_ome:
         return _ome_sizes(tiff, series).get("z")
-    if tiff.is_imagej:
-        unit = _MICRONS.get(str(tiff.imagej_metadata.get("unit", "")).lower())
-        distance = tiff.imagej_metadata.get("spacing")
-        return None if unit is None or not distance else float(distance) * unit
-    return None
+    unit = _imagej_unit(tiff)
+    return None if unit is None else length(tiff.imagej_metadata.get("spacing"), unit)
+
+
+def length(text: object, unit: float = 1.0) -> float | None:
+    """A length in microns, however it is spelled; None where it is none, or not above 0.
+
+    Args:
+        text: a number, with a decimal comma or an exponent, and with its unit or without.
+        unit: in microns, where the text names none.
+
+    >>> [length(text) for text in ("0.25", " 0,25 ", "2.5E-1", "250 nm", "0", "none")]
+    [0.25, 0.25, 0.25, 0.25, None, None]
+    """
+    match = _LENGTH.fullmatch(str(text))
+    if match is None:
+        return None
+    number = match[1] if "." in match[1] else match[1].replace(",", ".")
+    try:
+        microns = float(number) * (_MICRONS[match[2].lower()] if match[2] else unit)
+    except (ValueError, KeyError):
+        return None
+    return microns if 0 < microns < float("inf") else None
+
+
+def _imagej_unit(tiff: Any) -> float | None:
+    if not tiff.is_imagej:
+        return None
+    return _MICRONS.get(str(tiff.imagej_metadata.get("unit", "")).strip().lower())
 
 
 def spacing_beside(path: Path) -> tuple[float, ...] | None:
@@ -92,10 +126,10 @@ def _ome_sizes(tiff: Any, series: Any) -> dict[str, Any]:
         return {}
     sizes: dict[str, float] = {}
     for axis in "XYZ":
-        unit = _MICRONS.get(pixels[index].get(f"PhysicalSize{axis}Unit", "µm").lower())
-        size = _positive(pixels[index].get(f"PhysicalSize{axis}"))
-        if unit is not None and size is not None:
-            sizes[axis] = size * unit
+        unit = _MICRONS.get(pixels[index].get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
+        size = None if unit is None else length(pixels[index].get(f"PhysicalSize{axis}"), unit)
+        if size is not None:
+            sizes[axis] = size
     found: dict[str, Any] = {}
     if "X" in sizes and "Y" in sizes:
         found["y_x"] = (sizes["Y"], sizes["X"])
@@ -104,11 +138,12 @@ def _ome_sizes(tiff: Any, series: Any) -> dict[str, Any]:
     return found
 
 
-def _aperio(description: str) -> tuple[float, float] | None:
+def _described(description: str) -> tuple[float, float] | None:
+    """Of a description as Aperio writes it, `...|AppMag = 20|MPP = 0.499|...`."""
     for item in description.split("|")[1:]:
         key, _, value = item.partition("=")
-        if key.strip() == "MPP":
-            size = _positive(value)
+        if key.strip().upper() == "MPP":
+            size = length(value)
             return None if size is None else (size, size)
     return None
 
@@ -121,12 +156,4 @@ def _from_tags(page: Any, unit: float) -> tuple[float, float] | None:
             sizes.append(unit * units / pixels)
         except (TypeError, ValueError, ZeroDivisionError):
             return None
-    return (sizes[0], sizes[1]) if min(sizes) > 0 else None
-
-
-def _positive(text: str | None) -> float | None:
-    try:
-        number = float(text or 0)
-    except ValueError:
-        return None
-    return number if 0 < number < float("inf") else None
+    return (sizes[0], sizes[1]) if 0 < min(sizes) <= max(sizes) < float("inf") else None

@@ -147,7 +147,7 @@ def score(
     """Compute nnU-Net's metrics of a slide for every label, band by band."""
     most = 256
     counts = np.zeros((most, most), np.int64)  # reference by prediction
-    reference = SlideRegions(case.label)
+    reference = SlideRegions(case.label, stored=True)
     for first in range(0, case.shape[0], _BAND):
         rows = min(_BAND, case.shape[0] - first)
         truth = reference.region(0, first, 0, rows, case.shape[1])[..., 0].astype(np.int64)

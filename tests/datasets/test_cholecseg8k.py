@@ -190,7 +190,7 @@ def test_bad_input(cholec, tmp_path):
     with pytest.raises(InputError, match=r"frame_97.* holds the value\(s\) 99"):
         convert_cholecseg8k(cholec, tmp_path / "out", test=0)
     mask.write_bytes(good[: len(good) // 2])
-    with pytest.raises(InputError, match=r"frame_97.* cannot be read"):
+    with pytest.raises(InputError, match=r"frame_97.* cannot be decoded"):
         convert_cholecseg8k(cholec, tmp_path / "out", test=0)
     mask.write_bytes(good)
     with pytest.raises(InputError, match="5 clips; a temporal split is for one"):

@@ -263,7 +263,7 @@ def test_slides_that_are_wrong(generic, tmp_path):
     with pytest.raises(InputError, match=r"b\.tif is truncated"):
         convert_slides(generic, target, TUMOUR, **small)
     (generic / "masks/b.tif").write_bytes(b"")
-    with pytest.raises(InputError, match="'b' occurs twice"):
+    with pytest.raises(InputError, match="the name 'b' occurs twice"):
         convert_slides(generic, target, TUMOUR, **small)
     with pytest.raises(InputError, match="a folder images and a folder masks"):
         convert_slides(tmp_path / "none", target, TUMOUR)

@@ -14,7 +14,7 @@ from nnunet_octreenca.images.frames import FrameSource
 from nnunet_octreenca.images.omezarr import OmeZarrSource
 from nnunet_octreenca.images.open_image import ENDINGS, kind_of
 from nnunet_octreenca.images.pictures import PictureSource
-from nnunet_octreenca.images.tiff import TiffSource
+from nnunet_octreenca.images.slides import SlideSource
 from nnunet_octreenca.images.video import VideoSource
 from nnunet_octreenca.images.volumes import VolumeSource
 
@@ -74,7 +74,7 @@ def test_every_kind_by_its_name(tmp_path, open_image):
     picture, video = channels_first(RGB), channels_first(RGB)[:, None]
     for name, kind, whole in [
         ("a.PNG", PictureSource, picture),
-        ("a.ome.tif", TiffSource, picture),
+        ("a.ome.tif", SlideSource, picture),
         ("a.nii.gz", VolumeSource, VOXELS[None]),
         ("ct", VolumeSource, VOXELS[None].astype(np.int32)),
         ("IM0001", VolumeSource, VOXELS[None, :1].astype(np.int32)),
