@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="microns per pixel to read slides at: the level that has it, or a finer one averaged",
     )
+    files.add_argument(
+        "--series",
+        metavar="UID",
+        help="SeriesInstanceUID to read, of folders that hold several DICOM series",
+    )
     exists = files.add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help="replace results")
     exists.add_argument(
@@ -181,6 +186,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
         mirror=not arguments.disable_tta,
         seeds=tuple(arguments.seeds or (model.seed,)),
         mpp=arguments.mpp,
+        series=arguments.series,
         tissue=arguments.tissue,
         half=arguments.precision == "float16",
         memory=memory,

@@ -24,6 +24,7 @@ class ChannelStack:
 
     Attributes:
         geometry: of the first one, where it has one.
+        notes: of all of them.
 
     Raises:
         InputError: shapes, spacings, origins or directions differ.
@@ -44,6 +45,7 @@ class ChannelStack:
         self.channels = sum(source.channels for source in self._sources)
         self.dtype = np.result_type(*(source.dtype for source in self._sources))
         self.geometry: Geometry | None = getattr(first, "geometry", None)
+        self.notes = tuple(note for source in sources for note in getattr(source, "notes", ()))
         self.mpp: float | None = getattr(first, "mpp", None)
         self.base_shape = getattr(first, "base_shape", first.shape)
         self.kept_bytes = sum(getattr(source, "kept_bytes", 0) for source in self._sources)

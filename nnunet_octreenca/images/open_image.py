@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.channels import ChannelStack
-from nnunet_octreenca.images.dicom_series import dicom_files, is_dicom
+from nnunet_octreenca.images.dicom_headers import dicom_files, is_dicom
 from nnunet_octreenca.images.frames import FrameSource, frame_files
 from nnunet_octreenca.images.omezarr import open_omezarr
 from nnunet_octreenca.images.pictures import PictureSource
@@ -34,6 +34,7 @@ def open_image(
     channels: int | None = None,
     mpp: float | None = None,
     scratch: Path | str | None = None,
+    series: str | None = None,
 ) -> ImageSource:
     """Open an image of any kind by its name and content.
 
@@ -44,10 +45,11 @@ def open_image(
         mpp: microns per pixel to read a slide, TIFF or OME-Zarr image at: the level that has it
             within 5 %, else the next finer one averaged down. The finest level if left out.
         scratch: folder for a video's decoded frames; the system's if left out.
+        series: SeriesInstanceUID to read, of a folder with several DICOM series.
 
     Returns:
         The image in bands. Beside what `ImageSource` promises: `kept_bytes` that stay in memory,
-        `mpp` and `base_shape` of 2-D images, `geometry` of volumes, `fps` of videos.
+        `mpp` and `base_shape` of 2-D images, `geometry` and `notes` of volumes, `fps` of videos.
 
     Raises:
         InputError: the image is missing, damaged, of an unknown kind, of other channels, or has
@@ -55,7 +57,7 @@ def open_image(
         OutputError: no room for a video's frames.
         EnvironmentMismatchError: the library that reads it is not installed.
     """
-    source = _open(Path(path), channels, mpp, scratch)
+    source = _open(Path(path), channels, mpp, scratch, series)
     if channels is not None and source.channels != channels:
         found = source.channels
         source.close()
@@ -71,24 +73,25 @@ def open_channels(
     channels: int | None = None,
     mpp: float | None = None,
     scratch: Path | str | None = None,
+    series: str | None = None,
 ) -> ImageSource:
     """Open a case of one or several files, each with one or more of its channels.
 
     Args:
         paths: in the order of the channels.
         channels: that the model takes, of all files together.
-        mpp, scratch: see `open_image`.
+        mpp, scratch, series: see `open_image`.
 
     Raises:
         InputError: as `open_image`, or the files differ in shape or geometry.
     """
     names = [Path(path) for path in paths]
     if len(names) == 1:
-        return open_image(names[0], channels=channels, mpp=mpp, scratch=scratch)
+        return open_image(names[0], channels=channels, mpp=mpp, scratch=scratch, series=series)
     sources: list[ImageSource] = []
     try:
         for name in names:
-            sources.append(open_image(name, mpp=mpp, scratch=scratch))
+            sources.append(open_image(name, mpp=mpp, scratch=scratch, series=series))
         stack = ChannelStack(sources, names)
         if channels is not None and stack.channels != channels:
             raise InputError(
@@ -117,7 +120,11 @@ def is_zarr(folder: Path) -> bool:
 
 
 def _open(
-    path: Path, channels: int | None, mpp: float | None, scratch: Path | str | None
+    path: Path,
+    channels: int | None,
+    mpp: float | None,
+    scratch: Path | str | None,
+    series: str | None,
 ) -> ImageSource:
     if not path.exists():
         raise InputError(f"{path} does not exist")
@@ -150,7 +157,7 @@ def _open(
     if kind == "video":
         return VideoSource(path, scratch=scratch)
     if kind == "volume":
-        return VolumeSource(path)
+        return VolumeSource(path, series=series)
     raise InputError(f"{path} is of no kind that can be read; readable are: {READABLE}")
 
 

@@ -1,14 +1,11 @@
 """Whether a volume's file holds what its header promises; ITK does not always ask.
 
-ITK reads a truncated NIfTI file as zeros from there on, and damaged compressed data of a
-MetaImage or NRRD as whatever comes out.
+ITK reads damaged compressed data of a MetaImage or NRRD as whatever comes out.
 """
 
-import gzip
 import re
 import zlib
 from pathlib import Path
-from typing import Any
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.header_checks import require_deflated
@@ -17,12 +14,11 @@ _CHUNK = 1 << 20
 _HEADER = 1 << 16  # bytes within which a text header ends
 
 
-def require_whole(path: Path, header: Any, promised: int) -> None:
+def require_whole(path: Path, promised: int) -> None:
     """Compare a file with its header, before and without allocating the volume.
 
     Args:
         path: the file.
-        header: a `SimpleITK.ImageFileReader` that has read the header.
         promised: bytes of all voxels in the type that ITK reads them as.
 
     Raises:
@@ -30,40 +26,10 @@ def require_whole(path: Path, header: Any, promised: int) -> None:
             promises what no file of this size can hold.
     """
     name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
-        _nifti(path, header)
-    elif name.endswith((".mha", ".mhd")):
+    if name.endswith((".mha", ".mhd")):
         _metaimage(path, promised)
     elif name.endswith((".nrrd", ".nhdr")):
         _nrrd(path, promised)
-
-
-def _nifti(path: Path, header: Any) -> None:
-    def number(key: str) -> float:
-        return float(header.GetMetaData(key))
-
-    # ITK may read another type than is stored, where the header has a slope.
-    promised = int(number("bitpix")) // 8
-    for axis in range(1, int(number("dim[0]")) + 1):
-        promised *= max(1, int(number(f"dim[{axis}]")))
-    promised += int(number("vox_offset"))
-    stored = path.stat().st_size
-    if path.suffix.lower() != ".gz":
-        _require_bytes(path, promised, stored)
-        return
-    plain = path.with_suffix("")
-    if plain.exists():
-        raise InputError(
-            f"{plain.name} lies beside {path}, and ITK would take the voxels from there; move one "
-            f"of them away"
-        )
-    require_deflated(path, promised, stored)
-    try:
-        with gzip.open(path) as file:
-            found = sum(iter(lambda: len(file.read(_CHUNK)), 0))
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be decompressed ({error}); it is truncated") from error
-    _require_bytes(path, promised, found)
 
 
 def _metaimage(path: Path, promised: int) -> None:

@@ -9,12 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_series import is_dicom, series_files
+from nnunet_octreenca.images.dicom_headers import is_dicom
+from nnunet_octreenca.images.dicom_pixels import read_voxels
+from nnunet_octreenca.images.dicom_series import read_stack
+from nnunet_octreenca.images.file_kinds import content_of
 from nnunet_octreenca.images.header_checks import require_memory
+from nnunet_octreenca.images.nifti import NiftiPlace, read_nifti
 from nnunet_octreenca.images.volume_checks import require_whole
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")
 
+_NIFTI_ENDINGS = (".nii.gz", ".nii")
+# Asked for by name: ITK finds a reader by an ending in lower case, and says less where none fits.
+_ITK_READERS = {
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+_CONTENTS = {"NrrdImageIO": "NRRD", "MetaImageIO": "MetaImage"}
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # SOP class of microscopy images in tiles
 
 
@@ -28,6 +41,7 @@ class Geometry:
         direction: cosines, row by row.
         path: what was read, a file or a DICOM folder.
         dicom_files: the slices in their order, or the single DICOM file; None for other formats.
+        nifti: what a NIfTI file says of its place; None for other formats.
     """
 
     spacing: tuple[float, ...]
@@ -35,6 +49,7 @@ class Geometry:
     direction: tuple[float, ...]
     path: Path
     dicom_files: list[Path] | None
+    nifti: NiftiPlace | None = None
 
 
 class _Owned:
@@ -51,56 +66,59 @@ class VolumeSource:
     """A volume, read as it is opened; `read` gives views, which cannot be written to.
 
     Args:
-        path: a file, or the folder of one DICOM series.
+        path: a file, or a folder of DICOM files.
+        series: SeriesInstanceUID, where the folder holds several.
 
     Attributes:
         shape: (z, y, x), or (y, x) of a 2-D file.
         channels: components of a voxel, or the length of a fourth axis.
-        dtype: as ITK reads it: floats where a NIfTI header has a slope.
+        dtype: as stored; float32 where a header scales by anything but whole numbers.
         spacing: mm in the order of `shape`.
         geometry: of the file, for what is to be written beside it.
+        notes: sentences about what was left out.
 
     Raises:
-        InputError: the file is missing, truncated or damaged, its header promises more than it
-            or this machine can hold, or a slice of a series is missing.
+        InputError: the file is missing, truncated, damaged or of another format, its header
+            promises more than it or this machine can hold, or the planes of a DICOM series are no
+            even, upright stack.
+        EnvironmentMismatchError: the library that reads DICOM is not installed.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, series: str | None = None) -> None:
         path = Path(path)
         if not path.exists():
             raise InputError(f"{path} does not exist")
-        try:
-            if path.is_dir():
-                files: list[Path] | None = series_files(path)
-                image = _read_series(files or [])
-            else:
-                image = _read_file(path)
-                files = [path] if is_dicom(path) else None
-        except RuntimeError as error:  # all that SimpleITK raises
-            raise InputError(
-                f"{path} cannot be read as a volume ({_reason(error)}); it is damaged or of "
-                f"another format"
-            ) from error
-        voxels = np.asarray(_Owned(image))
-        dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-        if dimension not in (2, 3, 4) or (dimension == 4 and components > 1):
-            raise InputError(
-                f"{path} has {dimension} axes and {components} values a voxel; only volumes with "
-                f"channels can be read"
+        self.notes: tuple[str, ...] = ()
+        name = path.name.lower()
+        if path.is_dir() or is_dicom(path):
+            voxels = self._dicom(path, series)
+        elif name.endswith(_NIFTI_ENDINGS):
+            volume = read_nifti(path)
+            voxels = volume.voxels
+            self.geometry = Geometry(
+                volume.spacing, volume.origin, volume.direction, path, None, volume.place
             )
-        if components > 1:
-            voxels = np.moveaxis(voxels, -1, 0)
-        elif dimension < 4:
-            voxels = voxels[None]
-        if voxels.dtype.kind not in "iuf":
-            raise InputError(f"{path} holds {image.GetPixelIDTypeAsString()}; save its magnitude")
+        else:
+            image = _read_file(path)
+            voxels = _with_channels(path, image)
+            self.geometry = _geometry(image, path)
         self._voxels: NDArray = voxels
         self.channels = voxels.shape[0]
         self.shape = voxels.shape[1:]
         self.dtype = voxels.dtype
-        self.geometry = _geometry(image, path, files)
         self.spacing = tuple(reversed(self.geometry.spacing))
         self.kept_bytes = voxels.nbytes
+
+    def _dicom(self, path: Path, series: str | None) -> NDArray:
+        stack = read_stack(path, series)
+        first = stack.headers[stack.planes[0].file]
+        if str(first.get("SOPClassUID", "")) == _WHOLE_SLIDE:
+            raise InputError(
+                f'{path} is a slide in DICOM; run pip install "nnunet-octreenca[slides]" to read it'
+            )
+        self.notes = stack.notes
+        self.geometry = Geometry(stack.spacing, stack.origin, stack.direction, path, stack.files)
+        return read_voxels(path, stack)
 
     def read(self, first: int, end: int) -> NDArray:
         """A view of the band."""
@@ -114,31 +132,45 @@ class VolumeSource:
 def _read_file(path: Path) -> Any:
     import SimpleITK as sitk
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.HasMetaDataKey("0008|0016") and _WHOLE_SLIDE in reader.GetMetaData("0008|0016"):
+    name = path.name.lower()
+    kind = next((kind for ending, kind in _ITK_READERS.items() if name.endswith(ending)), None)
+    content = content_of(path)
+    if content is not None and content != _CONTENTS.get(kind or "", content):
+        raise InputError(f"{path} does not hold what its name says: it is {content}")
+    if kind is None:
         raise InputError(
-            f'{path} is a slide in DICOM; run pip install "nnunet-octreenca[slides]" to read it'
+            f"{path} is no DICOM file: it has neither its mark (DICM behind 128 bytes) nor begins "
+            f"with an element"
         )
-    promised = _bytes(reader)
-    require_whole(path, reader, promised)
-    require_memory(path, promised)
-    return reader.Execute()
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(kind)
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        promised = _bytes(reader)
+        require_whole(path, promised)
+        require_memory(path, promised)
+        return reader.Execute()
+    except RuntimeError as error:  # all that SimpleITK raises
+        raise InputError(f"{path} cannot be read as a volume: {_reason(error)}") from error
 
 
-def _read_series(files: list[Path]) -> Any:
-    import SimpleITK as sitk
-
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(files[0]))
-    header.ReadImageInformation()
-    require_memory(files[0].parent, len(files) * _bytes(header))
-    if len(files) == 1:
-        return header.Execute()
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(file) for file in files])
-    return reader.Execute()
+def _with_channels(path: Path, image: Any) -> NDArray:
+    """A view (channels, z, y, x) or (channels, y, x) of ITK's voxels."""
+    voxels = np.asarray(_Owned(image))
+    dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if dimension not in (2, 3, 4) or (dimension == 4 and components > 1):
+        raise InputError(
+            f"{path} has {dimension} axes and {components} values a voxel; only volumes with "
+            f"channels can be read"
+        )
+    if components > 1:
+        voxels = np.moveaxis(voxels, -1, 0)
+    elif dimension < 4:
+        voxels = voxels[None]
+    if voxels.dtype.kind not in "iuf":
+        raise InputError(f"{path} holds {image.GetPixelIDTypeAsString()}; save its magnitude")
+    return voxels
 
 
 def _bytes(header: Any) -> int:
@@ -148,7 +180,7 @@ def _bytes(header: Any) -> int:
     return prod(header.GetSize()) * header.GetNumberOfComponents() * one.GetSizeOfPixelComponent()
 
 
-def _geometry(image: Any, path: Path, files: list[Path] | None) -> Geometry:
+def _geometry(image: Any, path: Path) -> Geometry:
     """Without the fourth axis, which is of channels."""
     dimension = image.GetDimension()
     axes = min(dimension, 3)
@@ -158,11 +190,19 @@ def _geometry(image: Any, path: Path, files: list[Path] | None) -> Geometry:
         tuple(image.GetOrigin()[:axes]),
         tuple(map(float, direction.ravel())),
         path,
-        files,
+        None,
     )
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of what ITK says, which is the cause."""
+    """What ITK says, with what to do; its last line is the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "unknown reason"
+    cause = lines[-1] if lines else "unknown reason"
+    if "orthonormal" in str(error).lower() or "Bad direction" in str(error):
+        return (
+            "its axes are not at right angles (not orthonormal); save it as NIfTI, or resample it "
+            "to an upright grid"
+        )
+    if "pixel type" in cause.lower() or "unsupported" in cause.lower():
+        return f"{cause}; save it as integers or floats"
+    return f"{cause}; the file is damaged, or its header is wrong"

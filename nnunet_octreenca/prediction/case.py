@@ -48,6 +48,7 @@ class Job:
         mirror: test-time augmentation.
         seeds: of the fire draws; the result is the mean over them.
         mpp: microns per pixel to read slides at.
+        series: SeriesInstanceUID to read, of folders with several DICOM series.
         tissue: leave out bands without tissue.
         half: states in float16.
         memory: bytes that may be used in all; None for what is free.
@@ -62,6 +63,7 @@ class Job:
     mirror: bool = True
     seeds: tuple[int, ...] = (0,)
     mpp: float | None = None
+    series: str | None = None
     tissue: bool = False
     half: bool = False
     memory: int | None = None
@@ -158,9 +160,15 @@ def segment_case(
     stages.begin("open")
     model = job.model
     source = open_channels(
-        case.files, channels=model.channels, mpp=job.mpp, scratch=_scratch(job.output)
+        case.files,
+        channels=model.channels,
+        mpp=job.mpp,
+        scratch=_scratch(job.output),
+        series=job.series,
     )
     try:
+        for note in getattr(source, "notes", ()):
+            tell(note)
         kind = kind_of_case(case, source)
         formats, stem = formats_of(job, case, kind), job.output / case.name
         outputs = expected_outputs(stem, formats)

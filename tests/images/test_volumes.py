@@ -37,7 +37,7 @@ def test_voxels_and_geometry(tmp_path, ending, compress):
     assert source.spacing == pytest.approx((2.0, 0.75, 0.5))
     assert source.geometry.spacing == pytest.approx(SPACING)
     assert source.geometry.origin == pytest.approx(ORIGIN)
-    assert source.geometry.direction == pytest.approx(DIRECTION)
+    assert source.geometry.direction == pytest.approx(DIRECTION, abs=1e-6)
     assert source.geometry.path == path
     assert source.geometry.dicom_files is None
 
@@ -169,13 +169,11 @@ def test_what_this_machine_cannot_hold(tmp_path, monkeypatch):
         VolumeSource(tmp_path / "a.nii.gz")
 
 
-def test_itk_would_read_the_voxels_of_the_file_beside(tmp_path):
+def test_the_file_beside_is_left_alone(tmp_path):
+    """ITK reads the voxels of a.nii when asked for a.nii.gz."""
     write(tmp_path / "a.nii", VOXELS)
     write(tmp_path / "a.nii.gz", 2 * VOXELS)
-    itk = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")))
-    assert not np.array_equal(itk, 2 * VOXELS), "ITK was mended; the check can go"
-    with pytest.raises(InputError, match=r"a\.nii lies beside .*a\.nii\.gz"):
-        VolumeSource(tmp_path / "a.nii.gz")
+    check_bands(VolumeSource(tmp_path / "a.nii.gz"), 2 * VOXELS[None])
     check_bands(VolumeSource(tmp_path / "a.nii"), VOXELS[None])
 
 
@@ -190,7 +188,7 @@ def test_what_is_no_volume(tmp_path):
     with pytest.raises(InputError, match=r"no\.nii does not exist"):
         VolumeSource(tmp_path / "no.nii")
     (tmp_path / "a.nrrd").write_bytes(b"\x89PNG" + bytes(999))
-    with pytest.raises(InputError, match=r"a\.nrrd cannot be read as a volume"):
+    with pytest.raises(InputError, match=r"a\.nrrd does not hold what its name says: it is PNG"):
         VolumeSource(tmp_path / "a.nrrd")
     complex_voxels = VOXELS.astype(np.complex64)
     sitk.WriteImage(sitk.GetImageFromArray(complex_voxels), str(tmp_path / "c.nii"))
