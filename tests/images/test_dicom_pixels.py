@@ -142,6 +142,7 @@ def test_what_gdcm_compresses_without_loss(tmp_path, compressor, dtype):
     if (compressor, dtype) == ("JPEG", np.uint8):
         pytest.skip("GDCM does not write it")
     voxels = np.abs(SIGNED % 200).astype(dtype) if dtype == np.uint8 else SIGNED.astype(dtype)
+    voxels = voxels[:, :8]  # GDCM writes beyond its buffer where a plane has an odd number of bytes
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(tmp_path / "a.dcm"))
     writer.UseCompressionOn()
