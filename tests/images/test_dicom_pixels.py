@@ -135,14 +135,11 @@ def test_compressed_slices(tmp_path, syntax, voxels):
 
 
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000", "JPEGLS", "RLE"])
-@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint8])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])  # GDCM's writer corrupts the heap at uint8
 def test_what_gdcm_compresses_without_loss(tmp_path, compressor, dtype):
     import SimpleITK as sitk
 
-    if (compressor, dtype) == ("JPEG", np.uint8):
-        pytest.skip("GDCM does not write it")
-    voxels = np.abs(SIGNED % 200).astype(dtype) if dtype == np.uint8 else SIGNED.astype(dtype)
-    voxels = voxels[:, :8]  # GDCM writes beyond its buffer where a plane has an odd number of bytes
+    voxels = SIGNED.astype(dtype)
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(tmp_path / "a.dcm"))
     writer.UseCompressionOn()
