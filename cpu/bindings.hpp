@@ -23,7 +23,9 @@ template <class T>
 using WeightArrays = std::array<Array<T>, 5>;
 using Coordinates = std::vector<std::vector<std::int64_t>>;
 
-[[noreturn]] inline void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
+[[noreturn]] inline void refuse(const std::string& sentence) {
+  throw std::invalid_argument(sentence);
+}
 
 template <class T>
 void expect(const Array<T>& array, const std::vector<py::ssize_t>& shape, const char* name) {
@@ -73,7 +75,7 @@ inline std::vector<Origin> origins_of(const Coordinates& rows, std::size_t batch
 }
 
 inline Options options_of(const std::string& kernels, int threads, const std::string& schedule,
-                   bool bf16) {
+                          bool bf16) {
   const KernelSet* set = find_kernels(kernels.c_str());
   if (set == nullptr) refuse("no kernels '" + kernels + "' on this machine");
   if (threads < 1) refuse("threads must be at least 1");
@@ -81,9 +83,9 @@ inline Options options_of(const std::string& kernels, int threads, const std::st
     refuse("schedule '" + schedule + "' must be auto, sweep or wavefront");
   }
   return {set, threads,
-          schedule == "sweep"  ? Schedule::kSweep
+          schedule == "sweep"       ? Schedule::kSweep
           : schedule == "wavefront" ? Schedule::kWavefront
-                               : Schedule::kAuto,
+                                    : Schedule::kAuto,
           bf16};
 }
 

@@ -2,9 +2,9 @@
 // instruction set (kernels_*.cpp, all from kernels_impl.hpp); `kernels.cpp` chooses at run time.
 //
 // A state is channels-last: the channels of a cell lie side by side, padded with zeros to whole
-// vectors. The work is cut into units: a row of a 2-D level, a plane of a 3-D level. One step of a
-// unit needs the units before and behind it as they were before the step, so its updates wait in a
-// `Pending` until nobody needs the old values any more.
+// vectors. The work is cut into slices: a row of a 2-D level, a plane of a 3-D level. One step of a
+// slice needs the slices before and behind it as they were before the step, so its updates wait in
+// a `Pending` until nobody needs the old values any more.
 #pragma once
 
 #include <cstddef>
@@ -47,33 +47,33 @@ struct Weights {
   const std::uint32_t* update_pairs;  // [ceil(H / 2)][padded_channels]
 };
 
-// Which cells of a unit fire, row by row.
+// Which cells of a slice fire, row by row.
 struct Fired {
   std::uint32_t* x;      // of all fired cells, one row after the other
   std::int64_t* row_end;  // [height] number of fired cells up to and including the row
   std::int64_t count;
 };
 
-// The draw of a unit: its key, and the coordinates of its first cell in the whole level.
+// The draw of a slice: its key, and the coordinates of its first cell in the whole level.
 struct Draw {
   std::uint32_t key;
   std::uint64_t threshold;
   std::uint32_t z, y, x;
 };
 
-// A unit and its two neighbours, mirrored at the ends of the level.
+// A slice and its two neighbours, mirrored at the ends of the level.
 template <class S>
-struct Unit {
+struct Slice {
   const S* planes[3];
   std::int64_t height;  // 1 in 2-D
   std::int64_t width;
 };
 
-// Updates of a unit's fired cells that are not yet part of the state.
+// Updates of a slice's fired cells that are not yet part of the state.
 template <class T>
 struct Pending {
   std::int64_t count;
-  std::uint32_t* cells;  // index in the unit
+  std::uint32_t* cells;  // index in the slice
   T* updates;            // [count][padded_channels], room for kChunk more
 };
 
@@ -98,7 +98,7 @@ struct Gradients {
   T* update_transposed;  // [C - n_in][padded_hidden]
 };
 
-// What is done to a unit. T is computed in, S is stored.
+// What is done to a slice. T is computed in, S is stored.
 template <class T, class S>
 struct Operations {
   int lanes;  // of T
@@ -110,26 +110,26 @@ struct Operations {
                Fired& fired);
 
   // Perceive and update: fills `pending` with the updates of scratch.fired.
-  void (*forward)(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+  void (*forward)(const Slice<S>& slice, const Weights<T>& weights, Scratch<T>& scratch,
                   Pending<T>& pending);
   // The same with products of bfloat16, summed in float.
-  void (*forward_bf16)(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+  void (*forward_bf16)(const Slice<S>& slice, const Weights<T>& weights, Scratch<T>& scratch,
                        Pending<T>& pending);
 
-  // Adds the updates to the unit. If `log` is given, the old values of the channels that change
+  // Adds the updates to the slice. If `log` is given, the old values of the channels that change
   // are written to it, [count][C - n_in].
-  void (*commit)(const Sizes& sizes, const Pending<T>& pending, S* unit, T* log);
+  void (*commit)(const Sizes& sizes, const Pending<T>& pending, S* slice, T* log);
 
   // ---- backward; only where T and S are the same ----
 
   // Swaps the fired cells' changing channels with the log: undoes a step, or does it again.
   void (*swap)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
-               S* unit, T* log);
+               S* slice, T* log);
   // Copies the fired cells' gradients, [count][padded_channels].
   void (*gather)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
                  const T* gradient, T* gathered);
-  // Adds to the weights' gradients, and to the gradient of the three units of the step's input.
-  void (*backward)(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+  // Adds to the weights' gradients, and to the gradient of the three slices of the step's input.
+  void (*backward)(const Slice<S>& slice, const Weights<T>& weights, Scratch<T>& scratch,
                    const Fired& fired, const T* gathered, T* const gradient[3],
                    Gradients<T>& gradients);
 };

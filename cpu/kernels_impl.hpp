@@ -93,16 +93,16 @@ OCTREENCA_INLINE void to_bf16(const float* inputs, int rows, int stride, int col
 }
 
 template <int kDimension, bool kPaper, bool kBf16, class T, class S>
-void forward_in(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+void forward_in(const Slice<S>& slice, const Weights<T>& weights, Scratch<T>& scratch,
                 Pending<T>& pending) {
   const Sizes sizes = sizes_of<kPaper>(weights.sizes);
   const int stride = input_stride(sizes), padded = sizes.padded_channels;
   const int hidden = sizes.padded_hidden;
-  Walk walk(scratch.fired, unit.height, unit.width, padded);
+  Walk walk(scratch.fired, slice.height, slice.width, padded);
   Chunk chunk;
   pending.count = 0;
   while (walk.next(chunk)) {
-    perceive<kDimension>(unit, chunk, weights, sizes, scratch.inputs, stride);
+    perceive<kDimension>(slice, chunk, weights, sizes, scratch.inputs, stride);
     const int rows = fill_group(chunk.count, scratch.inputs, stride);
     T* updates = pending.updates + pending.count * padded;
     for (int row = 0; row < rows; row += kGroup) {
@@ -130,10 +130,10 @@ void forward_in(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scra
 }
 
 template <bool kBf16, class T, class S>
-void forward(const Unit<S>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+void forward(const Slice<S>& slice, const Weights<T>& weights, Scratch<T>& scratch,
              Pending<T>& pending) {
   specialised(weights.sizes, [&](auto dimension, auto paper) {
-    forward_in<decltype(dimension)::value, decltype(paper)::value, kBf16>(unit, weights, scratch,
+    forward_in<decltype(dimension)::value, decltype(paper)::value, kBf16>(slice, weights, scratch,
                                                                           pending);
   });
 }
@@ -170,11 +170,11 @@ OCTREENCA_INLINE void exchange(T* a, T* b, int count) {
 }
 
 template <class T, class S>
-void commit(const Sizes& sizes, const Pending<T>& pending, S* unit, T* log) {
+void commit(const Sizes& sizes, const Pending<T>& pending, S* slice, T* log) {
   constexpr int L = kLanes<T>;
   const int padded = sizes.padded_channels, changing = sizes.outputs();
   for (std::int64_t i = 0; i < pending.count; ++i) {
-    S* cell = unit + static_cast<std::int64_t>(pending.cells[i]) * padded;
+    S* cell = slice + static_cast<std::int64_t>(pending.cells[i]) * padded;
     if constexpr (sizeof(S) == sizeof(T)) {
       if (log) {
         exchange<false>(reinterpret_cast<T*>(cell) + sizes.inputs, log + i * changing, changing);
@@ -187,11 +187,11 @@ void commit(const Sizes& sizes, const Pending<T>& pending, S* unit, T* log) {
 
 template <class T>
 void swap_log(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
-              T* unit, T* log) {
+              T* slice, T* log) {
   const int padded = sizes.padded_channels, changing = sizes.outputs();
   std::int64_t i = 0;
   for (std::int64_t row = 0; row < height; ++row) {
-    T* begin = unit + row * width * padded + sizes.inputs;
+    T* begin = slice + row * width * padded + sizes.inputs;
     for (; i < fired.row_end[row]; ++i) {
       exchange<true>(begin + static_cast<std::int64_t>(fired.x[i]) * padded, log + i * changing,
                      changing);
@@ -216,17 +216,17 @@ void gather(const Sizes& sizes, const Fired& fired, std::int64_t height, std::in
 // ------------------------------------------------------------------ backward
 
 template <int kDimension, bool kPaper, class T>
-void backward_in(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+void backward_in(const Slice<T>& slice, const Weights<T>& weights, Scratch<T>& scratch,
                  const Fired& fired, const T* gathered, T* const gradient[3],
                  Gradients<T>& gradients) {
   constexpr int L = kLanes<T>;
   const Sizes sizes = sizes_of<kPaper>(weights.sizes);
   const int stride = input_stride(sizes), padded = sizes.padded_channels;
   const int hidden = sizes.padded_hidden, channels = sizes.channels;
-  Walk walk(fired, unit.height, unit.width, padded);
+  Walk walk(fired, slice.height, slice.width, padded);
   Chunk chunk;
   while (walk.next(chunk)) {
-    perceive<kDimension>(unit, chunk, weights, sizes, scratch.inputs, stride);
+    perceive<kDimension>(slice, chunk, weights, sizes, scratch.inputs, stride);
     const int rows = fill_group(chunk.count, scratch.inputs, stride);
     for (int i = 0; i < chunk.count * padded; ++i) scratch.grad_out[i] = gathered[i];
     fill_group(chunk.count, scratch.grad_out, padded);
@@ -262,18 +262,18 @@ void backward_in(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scr
       for (; c < channels; ++c) cell[c] += grad[c];
     }
     // Whole vectors of the perceived part's gradient: what lies beyond meets zeros of the kernel.
-    perceive_backward<kDimension>(unit, chunk, weights, sizes, scratch.grad_inputs + channels,
+    perceive_backward<kDimension>(slice, chunk, weights, sizes, scratch.grad_inputs + channels,
                                   stride, gradient, gradients.perceive);
   }
 }
 
 template <class T>
-void backward(const Unit<T>& unit, const Weights<T>& weights, Scratch<T>& scratch,
+void backward(const Slice<T>& slice, const Weights<T>& weights, Scratch<T>& scratch,
               const Fired& fired, const T* gathered, T* const gradient[3],
               Gradients<T>& gradients) {
   specialised(weights.sizes, [&](auto dimension, auto paper) {
     backward_in<decltype(dimension)::value, decltype(paper)::value>(
-        unit, weights, scratch, fired, gathered, gradient, gradients);
+        slice, weights, scratch, fired, gathered, gradient, gradients);
   });
 }
 

@@ -118,8 +118,8 @@ void PackedWeights<T>::unpack(const Gradients<T>& sums, T* perceive, T* perceive
 template <class T>
 Workspace<T>::Workspace(const Sizes& sizes, const Shape& shape)
     : flags_(shape.width + static_cast<std::int64_t>(kAlignment)),
-      x_(shape.unit_cells() + 1),
-      row_end_(shape.unit_height()) {
+      x_(shape.slice_cells() + 1),
+      row_end_(shape.slice_height()) {
   const std::int64_t inputs = sizes.padded_doubled + sizes.padded_channels;
   const std::int64_t counts[] = {kChunk * inputs, std::int64_t{kChunk} * sizes.padded_hidden,
                                  std::int64_t{kChunk} * sizes.padded_channels,
@@ -138,9 +138,9 @@ Workspace<T>::Workspace(const Sizes& sizes, const Shape& shape)
   scratch.fired = {x_.get(), row_end_.get(), 0};
 }
 
-Draw unit_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::uint32_t key,
-               std::int64_t unit) {
-  const auto offset = static_cast<std::uint32_t>(unit);
+Draw slice_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::uint32_t key,
+               std::int64_t slice) {
+  const auto offset = static_cast<std::uint32_t>(slice);
   if (shape.dimension == 2) return {key, seed.threshold, origin.z, origin.y + offset, origin.x};
   return {key, seed.threshold, origin.z + offset, origin.y, origin.x};
 }
@@ -148,15 +148,15 @@ Draw unit_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::
 std::vector<std::int64_t> fired_before(const Shape& shape, const Seed& seed, const Origin& origin,
                                        std::uint32_t sample, int steps, int threads,
                                        const KernelSet& kernels) {
-  const std::int64_t units = shape.units();
-  std::vector<std::int64_t> before(static_cast<std::size_t>(steps * units + 1), 0);
+  const std::int64_t slices = shape.slices();
+  std::vector<std::int64_t> before(static_cast<std::size_t>(steps * slices + 1), 0);
   for_each(threads, steps, [&](std::int64_t step) {
     const Buffer<std::uint8_t> flags(shape.width + static_cast<std::int64_t>(kAlignment));
     const auto key = draw_key(seed.seed, seed.level, static_cast<std::uint32_t>(step), sample);
-    for (std::int64_t unit = 0; unit < units; ++unit) {
-      const Draw draw = unit_draw(shape, seed, origin, key, unit);
-      before[static_cast<std::size_t>(step * units + unit + 1)] =
-          kernels.single.count(draw, shape.unit_height(), shape.width, flags.get());
+    for (std::int64_t slice = 0; slice < slices; ++slice) {
+      const Draw draw = slice_draw(shape, seed, origin, key, slice);
+      before[static_cast<std::size_t>(step * slices + slice + 1)] =
+          kernels.single.count(draw, shape.slice_height(), shape.width, flags.get());
     }
   });
   for (std::size_t i = 1; i < before.size(); ++i) before[i] += before[i - 1];

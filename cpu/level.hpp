@@ -1,4 +1,4 @@
-// One level of the octree: its packed weights, and the memory that a step of a unit needs.
+// One level of the octree: its packed weights, and the memory that a step of a slice needs.
 #pragma once
 
 #include <algorithm>
@@ -61,8 +61,8 @@ template <class T>
 class PendingUpdates {
  public:
   PendingUpdates(const Sizes& sizes, const Shape& shape)
-      : cells_(shape.unit_cells() + kChunk),
-        updates_((shape.unit_cells() + kChunk) * sizes.padded_channels),
+      : cells_(shape.slice_cells() + kChunk),
+        updates_((shape.slice_cells() + kChunk) * sizes.padded_channels),
         view{0, cells_.get(), updates_.get()} {}
 
  private:
@@ -73,11 +73,11 @@ class PendingUpdates {
   Pending<T> view;
 };
 
-// Which draw a unit of a sample makes in a step.
-Draw unit_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::uint32_t key,
-               std::int64_t unit);
+// Which draw a slice of a sample makes in a step.
+Draw slice_draw(const Shape& shape, const Seed& seed, const Origin& origin, std::uint32_t key,
+               std::int64_t slice);
 
-// The number of fired cells before every unit of every step, [steps * units + 1].
+// The number of fired cells before every slice of every step, [steps * slices + 1].
 std::vector<std::int64_t> fired_before(const Shape& shape, const Seed& seed, const Origin& origin,
                                        std::uint32_t sample, int steps, int threads,
                                        const KernelSet& kernels);
@@ -103,9 +103,9 @@ void unpad(const T* padded, T* tight, std::int64_t cells, const Sizes& sizes) {
   for (std::int64_t i = 0; i < cells; ++i) std::copy_n(padded + i * P, C, tight + i * C);
 }
 
-inline std::int64_t mirrored_unit(std::int64_t unit, std::int64_t first, std::int64_t end) {
+inline std::int64_t mirrored_slice(std::int64_t slice, std::int64_t first, std::int64_t end) {
   if (end - first == 1) return first;
-  return unit < first ? first + 1 : unit >= end ? end - 2 : unit;
+  return slice < first ? first + 1 : slice >= end ? end - 2 : slice;
 }
 
 template <class T, class S>

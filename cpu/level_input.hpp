@@ -19,7 +19,7 @@ inline void put(Half* to, float value) { to->bits = float_to_half(value); }
 inline float get(const float* from) { return *from; }
 inline float get(const Half* from) { return half_to_float(from->bits); }
 
-// Fills a unit of a level: its image beside its parents' other channels (zeros on the coarsest).
+// Fills a slice of a level: its image beside its parents' other channels (zeros on the coarsest).
 template <class S>
 class LevelInput {
  public:
@@ -41,12 +41,12 @@ class LevelInput {
     }
   }
 
-  void operator()(int thread, std::int64_t unit, S* to) const {
+  void operator()(int thread, std::int64_t slice, S* to) const {
     float* pixels = rows_[static_cast<std::size_t>(thread)].get();
     float* scratch = pixels + shape_.width * inputs_;
-    for (std::int64_t row = 0; row < shape_.unit_height(); ++row) {
-      const std::int64_t z = shape_.dimension == 2 ? 0 : unit;
-      const std::int64_t y = shape_.dimension == 2 ? unit : row;
+    for (std::int64_t row = 0; row < shape_.slice_height(); ++row) {
+      const std::int64_t z = shape_.dimension == 2 ? 0 : slice;
+      const std::int64_t y = shape_.dimension == 2 ? slice : row;
       pyramid_.row(level_, z, y, pixels, scratch);
       const S* parents = parent_row_ ? parent_row_(z / factor_[0], y / factor_[1]) : nullptr;
       for (std::int64_t x = 0; x < shape_.width; ++x, to += stride_) {
@@ -70,11 +70,11 @@ class LevelInput {
   std::vector<Buffer<float>> rows_;
 };
 
-// Writes a unit of the finest level; `shape` is that of the output.
+// Writes a slice of the finest level; `shape` is that of the output.
 template <class S>
-void write(const Output& output, const Shape& shape, std::int64_t unit, const S* state, int inputs,
+void write(const Output& output, const Shape& shape, std::int64_t slice, const S* state, int inputs,
            int stride) {
-  const std::int64_t first = unit * shape.unit_cells(), cells = shape.unit_cells();
+  const std::int64_t first = slice * shape.slice_cells(), cells = shape.slice_cells();
   const int K = output.logits;
   if (output.values != nullptr) {
     float* to = output.values + first;

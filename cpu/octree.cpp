@@ -11,14 +11,14 @@ namespace octreenca {
 namespace {
 
 // How many wavefronts run side by side: more than one only where there are more threads than steps,
-// for a further wavefront computes `steps` units twice at each of its ends.
-std::vector<Band> bands_for(std::int64_t units, int steps, int threads) {
+// for a further wavefront computes `steps` slices twice at each of its ends.
+std::vector<Band> bands_for(std::int64_t slices, int steps, int threads) {
   int best = 1;
   double least = 1e300;
   for (int count = 1; count <= threads; ++count) {
     const int each = threads / count;
-    if (each == 0 || units / count < 4 * steps) break;
-    const double height = static_cast<double>(units) / count + (count > 1 ? 2.0 * steps : 0.0);
+    if (each == 0 || slices / count < 4 * steps) break;
+    const double height = static_cast<double>(slices) / count + (count > 1 ? 2.0 * steps : 0.0);
     const double cost = height * steps / std::min(each, steps);
     if (cost < 0.99 * least) {
       least = cost;
@@ -27,8 +27,8 @@ std::vector<Band> bands_for(std::int64_t units, int steps, int threads) {
   }
   std::vector<Band> bands;
   for (int i = 0; i < best; ++i) {
-    const std::int64_t first = units * i / best, end = units * (i + 1) / best;
-    bands.push_back({std::max<std::int64_t>(first - steps, 0), std::min(end + steps, units), first,
+    const std::int64_t first = slices * i / best, end = slices * (i + 1) / best;
+    bands.push_back({std::max<std::int64_t>(first - steps, 0), std::min(end + steps, slices), first,
                      end});
   }
   return bands;
@@ -57,7 +57,7 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     const OctreeLevel& network = levels[level];
     const PackedWeights<float> weights(network.weights, lanes);
     const int stride = weights.sizes().padded_channels, inputs = weights.sizes().inputs;
-    const std::int64_t units = here.units(), unit_stride = here.unit_cells() * stride;
+    const std::int64_t slices = here.slices(), slice_stride = here.slice_cells() * stride;
     const Seed draws = {seed, static_cast<std::uint32_t>(level), threshold};
     typename LevelInput<S>::ParentRow parent_row;
     if (level + 1 < shapes.size()) {
@@ -72,32 +72,32 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     const std::int64_t slots = ring_slots(here, network.steps);
     const bool steps_change = network.steps > 0 && threshold > 0;
     const bool ring = level == 0 && steps_change && options.schedule != Schedule::kSweep &&
-                      units >= 2 * slots &&
+                      slices >= 2 * slots &&
                       (here.dimension == 2 || options.schedule == Schedule::kWavefront);
     if (ring) {
       WavefrontWork<float, S> work;
-      work.bands = bands_for(units, network.steps, here_threads);
+      work.bands = bands_for(slices, network.steps, here_threads);
       work.ring = slots;
-      const Buffer<S> memory(static_cast<std::int64_t>(work.bands.size()) * slots * unit_stride);
-      work.slot = [&](std::size_t band, std::int64_t unit) {
-        const auto slot = static_cast<std::int64_t>(band) * slots + unit % slots;
-        return memory.get() + slot * unit_stride;
+      const Buffer<S> memory(static_cast<std::int64_t>(work.bands.size()) * slots * slice_stride);
+      work.slot = [&](std::size_t band, std::int64_t slice) {
+        const auto slot = static_cast<std::int64_t>(band) * slots + slice % slots;
+        return memory.get() + slot * slice_stride;
       };
-      work.feed = [&](int thread, std::int64_t unit, S* to) { enter(thread, unit, to); };
-      work.drain = [&](int, std::int64_t unit, const S* from) {
-        write(output, here, unit, from, inputs, stride);
+      work.feed = [&](int thread, std::int64_t slice, S* to) { enter(thread, slice, to); };
+      work.drain = [&](int, std::int64_t slice, const S* from) {
+        write(output, here, slice, from, inputs, stride);
       };
       run_wavefront(weights, here, work, network.steps, draws, origin, sample,
-               static_cast<float*>(nullptr), here_threads, options);
+                    static_cast<float*>(nullptr), here_threads, options);
       return;
     }
 
-    Buffer<S> state(units * unit_stride);
+    Buffer<S> state(slices * slice_stride);
     // By hand, for every thread has its own scratch row.
     Team::run(here_threads, [&](int index, Team& team) {
-      for (std::int64_t unit = units * index / team.size();
-           unit < units * (index + 1) / team.size(); ++unit) {
-        enter(index, unit, state.get() + unit * unit_stride);
+      for (std::int64_t slice = slices * index / team.size();
+           slice < slices * (index + 1) / team.size(); ++slice) {
+        enter(index, slice, state.get() + slice * slice_stride);
       }
     });
     parent.release();
@@ -105,8 +105,8 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     run_steps<float, S>(weights, here, state.get(), network.steps, draws, origin, sample, nullptr,
                         options);
     if (level == 0) {
-      for_each(here_threads, units, [&](std::int64_t unit) {
-        write(output, here, unit, state.get() + unit * unit_stride, inputs, stride);
+      for_each(here_threads, slices, [&](std::int64_t slice) {
+        write(output, here, slice, state.get() + slice * slice_stride, inputs, stride);
       });
     }
     parent = std::move(state);

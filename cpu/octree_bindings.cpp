@@ -125,19 +125,19 @@ class PyStream {
   std::int64_t factor() const { return stream_->factor(); }
 
   void pool(const py::array_t<float>& band, std::int64_t first) {
-    const Range units = units_of(band, first);
-    if (units.first != pooled_) refuse("bands must be pooled in order");
-    if (units.end % factor() != 0 && units.end != shape_.units()) {
+    const Range slices = slices_of(band, first);
+    if (slices.first != pooled_) refuse("bands must be pooled in order");
+    if (slices.end % factor() != 0 && slices.end != shape_.slices()) {
       refuse("bands must end at multiples of the octree's factor");
     }
     const Image image = image_of(band, network_);
-    pooled_ = units.end;
+    pooled_ = slices.end;
     py::gil_scoped_release release;
-    stream_->pool(image, units);
+    stream_->pool(image, slices);
   }
 
   void prepare() {
-    if (pooled_ != shape_.units() || prepared_) refuse("pool the whole image first, once");
+    if (pooled_ != shape_.slices() || prepared_) refuse("pool the whole image first, once");
     prepared_ = true;
     py::gil_scoped_release release;
     stream_->prepare();
@@ -145,7 +145,7 @@ class PyStream {
 
   std::pair<std::int64_t, std::int64_t> begin(std::int64_t first, std::int64_t end) {
     if (!prepared_) refuse("pool and prepare first");
-    if (first < 0 || first >= end || end > shape_.units()) refuse("no such units");
+    if (first < 0 || first >= end || end > shape_.slices()) refuse("no such rows");
     stream_->begin({first, end});
     const Range range = stream_->image_range();
     next_ = range.first;
@@ -160,28 +160,28 @@ class PyStream {
 
   void advance(const py::array_t<float>& band, std::int64_t first,
                std::optional<py::array> labels, std::optional<Array<float>> values) {
-    const Range units = units_of(band, first);
-    if (last_ == 0 || units.first != next_ || units.end > last_) refuse("not the next units");
-    const std::int64_t done = stream_->ready(units.end) - stream_->ready(units.first);
+    const Range slices = slices_of(band, first);
+    if (last_ == 0 || slices.first != next_ || slices.end > last_) refuse("not the next rows");
+    const std::int64_t done = stream_->ready(slices.end) - stream_->ready(slices.first);
     const Output output =
-        output_of(logits_, background_, labels, values, done * shape_.unit_cells());
+        output_of(logits_, background_, labels, values, done * shape_.slice_cells());
     const Image image = image_of(band, network_);
-    next_ = units.end;
+    next_ = slices.end;
     py::gil_scoped_release release;
-    stream_->advance(image, units, output);
+    stream_->advance(image, slices, output);
   }
 
  private:
-  Range units_of(const py::array_t<float>& band, std::int64_t first) const {
+  Range slices_of(const py::array_t<float>& band, std::int64_t first) const {
     image_of(band, network_);  // checks the axes
     const Shape given = shape_of(band, network_.dimension, 1);
     const bool fits = given.width == shape_.width &&
                       (shape_.dimension == 2 || given.height == shape_.height);
-    const Range units{first, first + given.units()};
-    if (!fits || first < 0 || units.size() < 1 || units.end > shape_.units()) {
+    const Range slices{first, first + given.slices()};
+    if (!fits || first < 0 || slices.size() < 1 || slices.end > shape_.slices()) {
       refuse("the band does not fit the image");
     }
-    return units;
+    return slices;
   }
 
   const int logits_;
@@ -205,7 +205,7 @@ void define_octree(py::module_& m) {
         py::arg("kernels"), py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
         py::arg("half"), "All levels of one image (channels, axes), to labels or logits.");
   py::class_<PyStream>(m, "OctreeStream",
-                       "All levels of one image that comes in bands of rows or planes (units).")
+                       "All levels of one image that comes in bands of rows (in 3-D of planes).")
       .def(py::init<const std::vector<std::int64_t>&, const std::vector<WeightArrays<float>>&,
                     const std::vector<int>&, const std::vector<std::vector<int>>&, std::uint64_t,
                     std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool>(),
@@ -214,17 +214,17 @@ void define_octree(py::module_& m) {
            py::arg("background"), py::arg("kernels"), py::arg("threads"), py::arg("bf16"),
            py::arg("half"))
       .def_property_readonly("factor", &PyStream::factor,
-                             "Units of the image that a unit of the coarsest level covers.")
+                             "Rows of the image that a row of the coarsest level covers.")
       .def("pool", &PyStream::pool, py::arg("band").noconvert(), py::arg("first"),
-           "First pass: the next units of the image.")
+           "First pass: the next rows of the image.")
       .def("prepare", &PyStream::prepare, "The coarsest level, once all is pooled.")
       .def("begin", &PyStream::begin, py::arg("first"), py::arg("end"),
-           "Units wanted; returns the units of the image to hand over.")
+           "Rows wanted; returns the rows of the image to hand over.")
       .def("ready", &PyStream::ready, py::arg("image_end"),
-           "How far the wanted units are done with the image's units below image_end.")
+           "How far the wanted rows are done with the image's rows below image_end.")
       .def("advance", &PyStream::advance, py::arg("band").noconvert(), py::arg("first"),
            py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
-           "The next units of the image; fills what becomes ready.");
+           "The next rows of the image; fills what becomes ready.");
 }
 
 }  // namespace octreenca

@@ -12,7 +12,7 @@ namespace {
 // 2 * kNear cells of every row, stays in the L1 cache.
 constexpr int kNear = 24;
 
-// Up to kChunk fired cells of a unit, with where to find them and their neighbours.
+// Up to kChunk fired cells of a slice, with where to find them and their neighbours.
 struct Chunk {
   int count = 0;
   std::int64_t left[kChunk], middle[kChunk], right[kChunk];  // elements from the row's begin
@@ -26,7 +26,7 @@ inline std::int64_t mirrored(std::int64_t index, std::int64_t length) {
   return index < 0 ? 1 : index >= length ? length - 2 : index;
 }
 
-// Walks through the fired cells of a unit in chunks.
+// Walks through the fired cells of a slice in chunks.
 class Walk {
  public:
   Walk(const Fired& fired, std::int64_t height, std::int64_t width, std::int64_t stride)
@@ -64,7 +64,7 @@ class Walk {
 };
 
 // The three rows that a plane adds to a cell's neighbourhood: y - 1, y, y + 1 of plane
-// `depth` in 3-D; in 2-D the units themselves are the rows.
+// `depth` in 3-D; in 2-D the slices themselves are the rows.
 template <int kDimension, class S>
 OCTREENCA_INLINE void rows_of(S* const planes[3], const Chunk& chunk, int plane, int i,
                               S* rows[3]) {
@@ -82,14 +82,14 @@ OCTREENCA_INLINE void rows_of(S* const planes[3], const Chunk& chunk, int plane,
 // inputs[cell] = [state | perceived], tight: C and C of them. One plane of taps at a time, so
 // that its nine kernel vectors stay in registers.
 template <int kDimension, class T, class S>
-OCTREENCA_INLINE void perceive(const Unit<S>& unit, const Chunk& chunk, const Weights<T>& weights,
+OCTREENCA_INLINE void perceive(const Slice<S>& slice, const Chunk& chunk, const Weights<T>& weights,
                                const Sizes& sizes, T* inputs, int stride) {
   constexpr int L = kLanes<T>;
   constexpr int kPlanes = kDimension == 2 ? 1 : 3;
   const int channels = sizes.channels, padded = sizes.padded_channels;
   // The state first: its padding is overwritten by what is perceived.
   for (int i = 0; i < chunk.count; ++i) {
-    const S* cell = unit.planes[1] + chunk.here[i] + chunk.middle[i];
+    const S* cell = slice.planes[1] + chunk.here[i] + chunk.middle[i];
     for (int c = 0; c < padded; c += L) store(inputs + i * stride + c, load(cell + c));
   }
   for (int begin = 0; begin < chunk.count; begin += kNear) {
@@ -103,7 +103,7 @@ OCTREENCA_INLINE void perceive(const Unit<S>& unit, const Chunk& chunk, const We
         }
         for (int i = begin; i < end; ++i) {
           const S* rows[3];
-          rows_of<kDimension>(unit.planes, chunk, plane, i, rows);
+          rows_of<kDimension>(slice.planes, chunk, plane, i, rows);
           const std::int64_t left = chunk.left[i] + c, middle = chunk.middle[i] + c,
                              right = chunk.right[i] + c;
           Vector<T> a = load(rows[0] + left) * kernel[0];
@@ -126,7 +126,7 @@ OCTREENCA_INLINE void perceive(const Unit<S>& unit, const Chunk& chunk, const We
 
 // The adjoint of perceive: sums of the kernel's gradient, and what every neighbour is owed.
 template <int kDimension, class T>
-OCTREENCA_INLINE void perceive_backward(const Unit<T>& unit, const Chunk& chunk,
+OCTREENCA_INLINE void perceive_backward(const Slice<T>& slice, const Chunk& chunk,
                                         const Weights<T>& weights, const Sizes& sizes,
                                         const T* grad_perceived, int stride,
                                         T* const gradient[3], T* grad_kernel) {
@@ -143,7 +143,7 @@ OCTREENCA_INLINE void perceive_backward(const Unit<T>& unit, const Chunk& chunk,
         for (int tap = 0; tap < 9; ++tap) sum[tap] = load(sums + tap * padded);
         for (int i = begin; i < end; ++i) {
           const T* rows[3];
-          rows_of<kDimension>(unit.planes, chunk, plane, i, rows);
+          rows_of<kDimension>(slice.planes, chunk, plane, i, rows);
           const Vector<T> grad = load(grad_perceived + i * stride + c);
           const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
 #pragma GCC unroll 9

@@ -1,4 +1,4 @@
-// One step of a unit, whatever the order of the units.
+// One step of a slice, whatever the order of the slices.
 #pragma once
 
 #include <cstdint>
@@ -39,21 +39,21 @@ class Stepper {
     if (log) before_ = fired_before(shape, seed, origin, sample, steps, threads, *options.kernels);
   }
 
-  void compute(Workspace<T>& workspace, int step, std::int64_t unit, const S* above, const S* here,
+  void compute(Workspace<T>& workspace, int step, std::int64_t slice, const S* above, const S* here,
                const S* below, Pending<T>& pending) const {
     const Draw draw =
-        unit_draw(shape_, seed_, origin_, keys_[static_cast<std::size_t>(step)], unit);
-    const Unit<S> planes = {{above, here, below}, shape_.unit_height(), shape_.width};
+        slice_draw(shape_, seed_, origin_, keys_[static_cast<std::size_t>(step)], slice);
+    const Slice<S> planes = {{above, here, below}, shape_.slice_height(), shape_.width};
     Scratch<T>& scratch = workspace.scratch;
     operations_.draw(draw, planes.height, planes.width, scratch.flags, scratch.fired);
     (bf16_ ? operations_.forward_bf16 : operations_.forward)(planes, weights_.view(), scratch,
                                                              pending);
   }
 
-  void commit(int step, std::int64_t unit, const Pending<T>& pending, S* here) const {
+  void commit(int step, std::int64_t slice, const Pending<T>& pending, S* here) const {
     T* old = nullptr;
     if (log_) {
-      const auto index = static_cast<std::size_t>(step * shape_.units() + unit);
+      const auto index = static_cast<std::size_t>(step * shape_.slices() + slice);
       old = log_ + before_[index] * weights_.sizes().outputs();
     }
     operations_.commit(weights_.sizes(), pending, here, old);

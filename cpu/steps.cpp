@@ -16,7 +16,7 @@ int useful_threads(int threads, std::int64_t cells, int steps) {
 }
 
 std::int64_t wavefront_batch(const Shape& shape) {
-  return std::clamp<std::int64_t>(1000 / std::max<std::int64_t>(shape.unit_cells(), 1), 1, 16);
+  return std::clamp<std::int64_t>(1000 / std::max<std::int64_t>(shape.slice_cells(), 1), 1, 16);
 }
 
 std::int64_t ring_slots(const Shape& shape, int steps) {
@@ -24,9 +24,10 @@ std::int64_t ring_slots(const Shape& shape, int steps) {
 }
 
 template <class T, class S>
-void run_wavefront(const PackedWeights<T>& weights, const Shape& shape, const WavefrontWork<T, S>& work,
-              int steps, const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
-              int threads, const Options& options) {
+void run_wavefront(const PackedWeights<T>& weights, const Shape& shape,
+                   const WavefrontWork<T, S>& work, int steps, const Seed& seed,
+                   const Origin& origin, std::uint32_t sample, T* log, int threads,
+                   const Options& options) {
   const Sizes& sizes = weights.sizes();
   const Stepper<T, S> stepper(weights, shape, steps, seed, origin, sample, log, threads, options);
   const std::size_t bands = work.bands.size();
@@ -52,25 +53,25 @@ void run_wavefront(const PackedWeights<T>& weights, const Shape& shape, const Wa
       wavefront(
           index, *progress[number],
           [&](int thread, std::int64_t offset) {
-            const std::int64_t unit = band.first + offset;
-            if (work.feed) work.feed(thread, unit, work.slot(number, unit));
+            const std::int64_t slice = band.first + offset;
+            if (work.feed) work.feed(thread, slice, work.slot(number, slice));
           },
           [&](int, int step, std::int64_t offset, int slot) {
-            const std::int64_t unit = band.first + offset;
-            stepper.compute(workspace, step, unit,
-                            work.slot(number, mirrored_unit(unit - 1, band.first, band.end)),
-                            work.slot(number, unit),
-                            work.slot(number, mirrored_unit(unit + 1, band.first, band.end)),
+            const std::int64_t slice = band.first + offset;
+            stepper.compute(workspace, step, slice,
+                            work.slot(number, mirrored_slice(slice - 1, band.first, band.end)),
+                            work.slot(number, slice),
+                            work.slot(number, mirrored_slice(slice + 1, band.first, band.end)),
                             pending(step, slot));
           },
           [&](int, int step, std::int64_t offset, int slot) {
-            const std::int64_t unit = band.first + offset;
-            stepper.commit(step, unit, pending(step, slot), work.slot(number, unit));
+            const std::int64_t slice = band.first + offset;
+            stepper.commit(step, slice, pending(step, slot), work.slot(number, slice));
           },
           [&](int thread, std::int64_t offset) {
-            const std::int64_t unit = band.first + offset;
-            if (work.drain && unit >= band.drain_first && unit < band.drain_end) {
-              work.drain(thread, unit, work.slot(number, unit));
+            const std::int64_t slice = band.first + offset;
+            if (work.drain && slice >= band.drain_first && slice < band.drain_end) {
+              work.drain(thread, slice, work.slot(number, slice));
             }
           });
     }
@@ -83,43 +84,43 @@ void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, in
                const Options& options) {
   if (steps == 0 || seed.threshold == 0 || shape.cells() == 0) return;
   const Sizes& sizes = weights.sizes();
-  const std::int64_t units = shape.units();
-  const std::int64_t unit_stride = shape.unit_cells() * sizes.padded_channels;
+  const std::int64_t slices = shape.slices();
+  const std::int64_t slice_stride = shape.slice_cells() * sizes.padded_channels;
   int threads = useful_threads(options.threads, shape.cells(), steps);
 
   Schedule schedule = options.schedule;
   if (schedule == Schedule::kAuto) {
     // The wavefront keeps 2 * steps rows in the cache. Planes are too large for that.
-    const bool wavefronts = shape.dimension == 2 && threads <= steps && units >= 4 * steps;
+    const bool wavefronts = shape.dimension == 2 && threads <= steps && slices >= 4 * steps;
     schedule = wavefronts ? Schedule::kWavefront : Schedule::kSweep;
   }
   if (schedule == Schedule::kWavefront) {
     WavefrontWork<T, S> work;
-    work.bands = {{0, units, 0, units}};
-    work.ring = units;
-    work.slot = [=](std::size_t, std::int64_t unit) { return state + unit * unit_stride; };
-    run_wavefront(weights, shape, work, steps, seed, origin, sample, log, std::min(threads, steps),
-             options);
+    work.bands = {{0, slices, 0, slices}};
+    work.ring = slices;
+    work.slot = [=](std::size_t, std::int64_t slice) { return state + slice * slice_stride; };
+    run_wavefront(weights, shape, work, steps, seed, origin, sample, log,
+                  std::min(threads, steps), options);
     return;
   }
 
-  threads = static_cast<int>(std::min<std::int64_t>(threads, units));
+  threads = static_cast<int>(std::min<std::int64_t>(threads, slices));
   const Stepper<T, S> stepper(weights, shape, steps, seed, origin, sample, log, threads, options);
   const auto workspaces = make_workspaces<T>(threads, sizes, shape);
   const auto pendings = make_pendings<T>(static_cast<std::size_t>(threads) * 3, sizes, shape);
   const auto pending = [&](int thread, int slot) -> Pending<T>& {
     return pendings[static_cast<std::size_t>(thread * 3 + slot)]->view;
   };
-  const auto at = [=](std::int64_t unit) { return state + unit * unit_stride; };
+  const auto at = [=](std::int64_t slice) { return state + slice * slice_stride; };
   sweep(
-      threads, units, steps,
-      [&](int thread, int step, std::int64_t unit, int slot) {
-        stepper.compute(*workspaces[static_cast<std::size_t>(thread)], step, unit,
-                        at(mirrored_unit(unit - 1, 0, units)), at(unit),
-                        at(mirrored_unit(unit + 1, 0, units)), pending(thread, slot));
+      threads, slices, steps,
+      [&](int thread, int step, std::int64_t slice, int slot) {
+        stepper.compute(*workspaces[static_cast<std::size_t>(thread)], step, slice,
+                        at(mirrored_slice(slice - 1, 0, slices)), at(slice),
+                        at(mirrored_slice(slice + 1, 0, slices)), pending(thread, slot));
       },
-      [&](int thread, int step, std::int64_t unit, int slot) {
-        stepper.commit(step, unit, pending(thread, slot), at(unit));
+      [&](int thread, int step, std::int64_t slice, int slot) {
+        stepper.commit(step, slice, pending(thread, slot), at(slice));
       });
 }
 
@@ -160,11 +161,13 @@ void steps_forward(const RawWeights<T>& raw, const Shape& shape, int batch, T* s
 }
 
 template void run_wavefront<float, float>(const PackedWeights<float>&, const Shape&,
-                                     const WavefrontWork<float, float>&, int, const Seed&,
-                                     const Origin&, std::uint32_t, float*, int, const Options&);
+                                          const WavefrontWork<float, float>&, int, const Seed&,
+                                          const Origin&, std::uint32_t, float*, int,
+                                          const Options&);
 template void run_wavefront<float, Half>(const PackedWeights<float>&, const Shape&,
-                                    const WavefrontWork<float, Half>&, int, const Seed&,
-                                    const Origin&, std::uint32_t, float*, int, const Options&);
+                                         const WavefrontWork<float, Half>&, int, const Seed&,
+                                         const Origin&, std::uint32_t, float*, int,
+                                         const Options&);
 template void run_steps<float, float>(const PackedWeights<float>&, const Shape&, float*, int,
                                       const Seed&, const Origin&, std::uint32_t, float*,
                                       const Options&);

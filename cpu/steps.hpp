@@ -22,13 +22,13 @@ struct Options {
 // Threads worth starting for `cells` * `steps` cell-steps.
 int useful_threads(int threads, std::int64_t cells, int steps);
 
-// Which units a wavefront leaves in place, and how far it looks to both sides for that.
+// Which slices a wavefront leaves in place, and how far it looks to both sides for that.
 struct Band {
-  std::int64_t first, end;            // units computed
-  std::int64_t drain_first, drain_end;  // units that are right at the end
+  std::int64_t first, end;            // slices computed
+  std::int64_t drain_first, drain_end;  // slices that are right at the end
 };
 
-// Units a thread does before it looks for other work: some 20 us.
+// Slices a thread does before it looks for other work: some 20 us.
 std::int64_t wavefront_batch(const Shape& shape);
 
 // Slots of a wavefront's ring: enough for every step to trail the one before.
@@ -36,9 +36,9 @@ std::int64_t ring_slots(const Shape& shape, int steps);
 
 // Runs the steps of one sample, a wavefront through every band.
 //
-//   slot(band, unit)          where a unit's state is kept
-//   feed(thread, unit, to)    fills a unit
-//   drain(thread, unit, from) uses a unit that has all its steps; its slot is then filled anew
+//   slot(band, slice)          where a slice's state is kept
+//   feed(thread, slice, to)    fills a slice
+//   drain(thread, slice, from) uses a slice that has all its steps; its slot is then filled anew
 template <class T, class S>
 struct WavefrontWork {
   std::vector<Band> bands;
@@ -48,15 +48,16 @@ struct WavefrontWork {
   std::function<void(int, std::int64_t, const S*)> drain;
 };
 template <class T, class S>
-void run_wavefront(const PackedWeights<T>& weights, const Shape& shape, const WavefrontWork<T, S>& work,
-              int steps, const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
-              int threads, const Options& options);
+void run_wavefront(const PackedWeights<T>& weights, const Shape& shape,
+                   const WavefrontWork<T, S>& work, int steps, const Seed& seed,
+                   const Origin& origin, std::uint32_t sample, T* log, int threads,
+                   const Options& options);
 
 // Runs the steps of one sample in place.
 //
 //   state   [cells][padded channels]
 //   log     room for steps * cells * (C - n_in) numbers, or null. Receives the old values of the
-//           cells that fire, step by step, unit by unit, without gaps: its end is not touched.
+//           cells that fire, step by step, slice by slice, without gaps: its end is not touched.
 template <class T, class S>
 void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, int steps,
                const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,

@@ -8,13 +8,13 @@ namespace octreenca {
 
 namespace {
 
-// A unit's fired cells and their gradients, from before its neighbours add to them.
+// A slice's fired cells and their gradients, from before its neighbours add to them.
 template <class T>
-struct GatheredUnit {
-  GatheredUnit(const Sizes& sizes, const Shape& shape)
-      : x(shape.unit_cells() + 1),
-        row_end(shape.unit_height()),
-        gradients(shape.unit_cells() * sizes.padded_channels),
+struct GatheredSlice {
+  GatheredSlice(const Sizes& sizes, const Shape& shape)
+      : x(shape.slice_cells() + 1),
+        row_end(shape.slice_height()),
+        gradients(shape.slice_cells() * sizes.padded_channels),
         fired{x.get(), row_end.get(), 0} {}
   Buffer<std::uint32_t> x;
   Buffer<std::int64_t> row_end;
@@ -45,66 +45,67 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
   if (steps == 0 || seed.threshold == 0 || shape.cells() == 0) return;
   const Sizes& sizes = weights.sizes();
   const auto& operations = operations_of<T, T>(*options.kernels);
-  const std::int64_t units = shape.units(), height = shape.unit_height(), width = shape.width;
-  const std::int64_t unit_stride = shape.unit_cells() * sizes.padded_channels;
+  const std::int64_t slices = shape.slices(), height = shape.slice_height(), width = shape.width;
+  const std::int64_t slice_stride = shape.slice_cells() * sizes.padded_channels;
   const auto before = fired_before(shape, seed, origin, sample, steps, threads, *options.kernels);
   const auto workspaces = make_workspaces<T>(threads, sizes, shape);
-  std::vector<std::unique_ptr<GatheredUnit<T>>> gathered;
+  std::vector<std::unique_ptr<GatheredSlice<T>>> gathered;
   for (int i = 0; i < 4 * threads; ++i) {
-    gathered.push_back(std::make_unique<GatheredUnit<T>>(sizes, shape));
+    gathered.push_back(std::make_unique<GatheredSlice<T>>(sizes, shape));
   }
 
   Team::run(threads, [&](int index, Team& team) {
-    const std::int64_t first = units * index / team.size(), end = units * (index + 1) / team.size();
+    const std::int64_t first = slices * index / team.size();
+    const std::int64_t end = slices * (index + 1) / team.size();
     Scratch<T>& scratch = workspaces[static_cast<std::size_t>(index)]->scratch;
     Gradients<T>& mine = sums[static_cast<std::size_t>(first_sum + index)]->view;
-    GatheredUnit<T>* slots[4];
+    GatheredSlice<T>* slots[4];
     for (int i = 0; i < 4; ++i) slots[i] = gathered[static_cast<std::size_t>(4 * index + i)].get();
 
     const auto key_of = [&](int step) {
       return draw_key(seed.seed, seed.level, static_cast<std::uint32_t>(step), sample);
     };
-    const auto swap_units = [&](int step) {
+    const auto swap_slices = [&](int step) {
       const auto key = key_of(step);
-      for (std::int64_t unit = first; unit < end; ++unit) {
-        operations.draw(unit_draw(shape, seed, origin, key, unit), height, width, scratch.flags,
+      for (std::int64_t slice = first; slice < end; ++slice) {
+        operations.draw(slice_draw(shape, seed, origin, key, slice), height, width, scratch.flags,
                         scratch.fired);
-        operations.swap(sizes, scratch.fired, height, width, state + unit * unit_stride,
-                        log + before[static_cast<std::size_t>(step * units + unit)] *
+        operations.swap(sizes, scratch.fired, height, width, state + slice * slice_stride,
+                        log + before[static_cast<std::size_t>(step * slices + slice)] *
                                   sizes.outputs());
       }
     };
 
     for (int step = steps - 1; step >= 0; --step) {
       const auto key = key_of(step);
-      const auto gather = [&](std::int64_t unit, GatheredUnit<T>& into) {
-        operations.draw(unit_draw(shape, seed, origin, key, unit), height, width, scratch.flags,
+      const auto gather = [&](std::int64_t slice, GatheredSlice<T>& into) {
+        operations.draw(slice_draw(shape, seed, origin, key, slice), height, width, scratch.flags,
                         into.fired);
-        operations.gather(sizes, into.fired, height, width, gradient + unit * unit_stride,
+        operations.gather(sizes, into.fired, height, width, gradient + slice * slice_stride,
                           into.gradients.get());
       };
-      const auto backward = [&](std::int64_t unit, const GatheredUnit<T>& from) {
-        const std::int64_t above = mirrored_unit(unit - 1, 0, units) * unit_stride;
-        const std::int64_t here = unit * unit_stride;
-        const std::int64_t below = mirrored_unit(unit + 1, 0, units) * unit_stride;
-        const Unit<T> planes = {{state + above, state + here, state + below}, height, width};
+      const auto backward = [&](std::int64_t slice, const GatheredSlice<T>& from) {
+        const std::int64_t above = mirrored_slice(slice - 1, 0, slices) * slice_stride;
+        const std::int64_t here = slice * slice_stride;
+        const std::int64_t below = mirrored_slice(slice + 1, 0, slices) * slice_stride;
+        const Slice<T> planes = {{state + above, state + here, state + below}, height, width};
         T* const gradients[3] = {gradient + above, gradient + here, gradient + below};
         operations.backward(planes, weights.view(), scratch, from.fired, from.gradients.get(),
                             gradients, mine);
       };
 
-      swap_units(step);
-      // Every unit's own gradient is gathered before a neighbour adds to it. The first and the
-      // last unit of a band add to another thread's band: each has a turn of its own.
-      GatheredUnit<T>&first_gathered = *slots[0], &last_gathered = *slots[1];
-      GatheredUnit<T>*current = slots[2], *next = slots[3];
+      swap_slices(step);
+      // Every slice's own gradient is gathered before a neighbour adds to it. The first and the
+      // last slice of a band add to another thread's band: each has a turn of its own.
+      GatheredSlice<T>&first_gathered = *slots[0], &last_gathered = *slots[1];
+      GatheredSlice<T>*current = slots[2], *next = slots[3];
       gather(first, first_gathered);
       if (end - first > 1) gather(end - 1, last_gathered);
       team.barrier();
       if (end - first > 2) gather(first + 1, *current);
-      for (std::int64_t unit = first + 1; unit < end - 1; ++unit) {
-        if (unit + 1 < end - 1) gather(unit + 1, *next);
-        backward(unit, *current);
+      for (std::int64_t slice = first + 1; slice < end - 1; ++slice) {
+        if (slice + 1 < end - 1) gather(slice + 1, *next);
+        backward(slice, *current);
         std::swap(current, next);
       }
       team.barrier();
@@ -114,7 +115,7 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
       team.barrier();
     }
     // The caller's state and log are as they were.
-    for (int step = 0; step < steps; ++step) swap_units(step);
+    for (int step = 0; step < steps; ++step) swap_slices(step);
   });
 }
 
@@ -127,10 +128,10 @@ void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* 
   const PackedWeights<T> weights(raw, operations_of<T, T>(*options.kernels).lanes);
   const Sizes& sizes = weights.sizes();
   const std::int64_t cells = shape.cells();
-  // A band's first and last unit touch one unit beyond it; with three units a band, no two bands
+  // A band's first and last slice touch one slice beyond it; with three slices a band, no two bands
   // touch the same in one turn.
   const int most = useful_threads(options.threads, cells, steps);
-  const int threads = static_cast<int>(std::clamp<std::int64_t>(shape.units() / 3, 1, most));
+  const int threads = static_cast<int>(std::clamp<std::int64_t>(shape.slices() / 3, 1, most));
   const bool shared = threads == 1 && batch > 1;
   const int teams =
       shared ? std::min(batch, useful_threads(options.threads, cells * batch, steps)) : 1;

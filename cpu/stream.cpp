@@ -17,48 +17,48 @@ namespace {
 // The first spatial axis, along which bands follow one another.
 int first_axis(const Shape& shape) { return shape.dimension == 2 ? 1 : 0; }
 
-Shape with_units(Shape shape, std::int64_t units) {
-  (shape.dimension == 2 ? shape.height : shape.depth) = units;
+Shape with_slices(Shape shape, std::int64_t slices) {
+  (shape.dimension == 2 ? shape.height : shape.depth) = slices;
   return shape;
 }
 
-// Units of the image between what has come in and what the finest level has used.
+// Slices of the image between what has come in and what the finest level has used.
 class ImageRing {
  public:
   ImageRing(const Shape& shape, int channels) : shape_(shape), channels_(channels) {}
 
-  void begin(std::int64_t unit) { held_ = {unit, unit}; }
+  void begin(std::int64_t slice) { held_ = {slice, slice}; }
   std::int64_t end() const { return held_.end; }
 
   // [width][channels] of row y of plane z
   const float* row(std::int64_t z, std::int64_t y) const {
-    const std::int64_t unit = shape_.dimension == 2 ? y : z, line = shape_.dimension == 2 ? 0 : y;
-    return at(unit) + line * shape_.width * channels_;
+    const std::int64_t slice = shape_.dimension == 2 ? y : z, line = shape_.dimension == 2 ? 0 : y;
+    return at(slice) + line * shape_.width * channels_;
   }
 
   // Forgets what lies before `keep` and takes a band.
-  void push(const Image& band, Range units, std::int64_t keep, int threads) {
+  void push(const Image& band, Range slices, std::int64_t keep, int threads) {
     held_.first = std::max(held_.first, keep);
-    if (units.end - held_.first > slots_) grow(units.end - held_.first);
-    const std::int64_t lines = shape_.unit_height();
-    for_each(threads, units.size() * lines, [&](std::int64_t index) {
-      const std::int64_t unit = index / lines, line = index % lines;
-      const std::int64_t z = shape_.dimension == 2 ? 0 : unit;
-      const std::int64_t y = shape_.dimension == 2 ? unit : line;
+    if (slices.end - held_.first > slots_) grow(slices.end - held_.first);
+    const std::int64_t lines = shape_.slice_height();
+    for_each(threads, slices.size() * lines, [&](std::int64_t index) {
+      const std::int64_t slice = index / lines, line = index % lines;
+      const std::int64_t z = shape_.dimension == 2 ? 0 : slice;
+      const std::int64_t y = shape_.dimension == 2 ? slice : line;
       interleave(band, z, y, shape_.width,
-                 at(units.first + unit) + line * shape_.width * channels_);
+                 at(slices.first + slice) + line * shape_.width * channels_);
     });
-    held_.end = units.end;
+    held_.end = slices.end;
   }
 
  private:
-  std::int64_t unit_size() const { return shape_.unit_cells() * channels_; }
-  float* at(std::int64_t unit) const { return memory_.get() + unit % slots_ * unit_size(); }
+  std::int64_t slice_size() const { return shape_.slice_cells() * channels_; }
+  float* at(std::int64_t slice) const { return memory_.get() + slice % slots_ * slice_size(); }
 
   void grow(std::int64_t slots) {
-    Buffer<float> memory(slots * unit_size());
-    for (std::int64_t unit = held_.first; unit < held_.end; ++unit) {
-      std::copy_n(at(unit), unit_size(), memory.get() + unit % slots * unit_size());
+    Buffer<float> memory(slots * slice_size());
+    for (std::int64_t slice = held_.first; slice < held_.end; ++slice) {
+      std::copy_n(at(slice), slice_size(), memory.get() + slice % slots * slice_size());
     }
     memory_ = std::move(memory);
     slots_ = slots;
@@ -107,16 +107,17 @@ class Stream final : public OctreeStream {
 
   std::int64_t factor() const override { return spans_[coarsest_]; }
 
-  void pool(const Image& band, Range units) override {
+  void pool(const Image& band, Range slices) override {
     if (coarsest_ == 0) return;
     const Shape& coarse = shapes_[coarsest_];
     const Pyramid pyramid([&](std::int64_t z, std::int64_t y, float* to) {
       const bool flat = coarse.dimension == 2;
-      interleave(band, flat ? z : z - units.first, flat ? y - units.first : y, shapes_[0].width, to);
+      interleave(band, flat ? z : z - slices.first, flat ? y - slices.first : y, shapes_[0].width,
+                 to);
     }, inputs_, shapes_, levels_);
-    const std::int64_t lines = coarse.unit_height();
-    const std::int64_t first = units.first / factor() * lines;
-    const std::int64_t end = (units.end + factor() - 1) / factor() * lines;
+    const std::int64_t lines = coarse.slice_height();
+    const std::int64_t first = slices.first / factor() * lines;
+    const std::int64_t end = (slices.end + factor() - 1) / factor() * lines;
     for_each(options_.threads, end - first, [&](std::int64_t index) {
       const Buffer<float> scratch(pyramid.scratch_size());
       const std::int64_t row = first + index;
@@ -128,13 +129,13 @@ class Stream final : public OctreeStream {
   void prepare() override {
     if (coarsest_ == 0) return;
     const Shape& shape = shapes_[coarsest_];
-    const std::int64_t size = shape.unit_cells() * stride_;
-    coarse_ = Buffer<S>(shape.units() * size);
-    for_each(options_.threads, shape.units(), [&](std::int64_t unit) {
-      S* to = coarse_.get() + unit * size;
-      const float* from = coarse_image_.get() + unit * shape.unit_cells() * inputs_;
+    const std::int64_t size = shape.slice_cells() * stride_;
+    coarse_ = Buffer<S>(shape.slices() * size);
+    for_each(options_.threads, shape.slices(), [&](std::int64_t slice) {
+      S* to = coarse_.get() + slice * size;
+      const float* from = coarse_image_.get() + slice * shape.slice_cells() * inputs_;
       std::fill_n(to, size, S{});
-      for (std::int64_t cell = 0; cell < shape.unit_cells(); ++cell) {
+      for (std::int64_t cell = 0; cell < shape.slice_cells(); ++cell) {
         for (int c = 0; c < inputs_; ++c) put(to + cell * stride_ + c, from[cell * inputs_ + c]);
       }
     });
@@ -151,35 +152,35 @@ class Stream final : public OctreeStream {
     for (std::size_t level = 0; level < count; ++level) {
       wavefronts_.push_back(std::make_unique<Wavefront>(*this, level, needed));
       const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
-      const Range& computed = wavefronts_.back()->units;
+      const Range& computed = wavefronts_.back()->slices;
       needed = {computed.first / f, (computed.end - 1) / f + 1};
     }
     image_.begin(image_range().first);
   }
 
   Range image_range() const override {
-    Range image = wavefronts_[0]->units;
+    Range image = wavefronts_[0]->slices;
     for (const auto& wavefront : wavefronts_) {
-      image.first = std::min(image.first, wavefront->units.first * spans_[wavefront->level]);
-      image.end = std::max(image.end, wavefront->units.end * spans_[wavefront->level]);
+      image.first = std::min(image.first, wavefront->slices.first * spans_[wavefront->level]);
+      image.end = std::max(image.end, wavefront->slices.end * spans_[wavefront->level]);
     }
-    image.end = std::min(image.end, shapes_[0].units());
+    image.end = std::min(image.end, shapes_[0].slices());
     return image;
   }
 
   std::int64_t ready(std::int64_t image_end) const override {
-    const std::int64_t done = wavefronts_[0]->units.first + reaches(image_end)[0].finished;
+    const std::int64_t done = wavefronts_[0]->slices.first + reaches(image_end)[0].finished;
     return std::clamp(done, wanted_.first, wanted_.end);
   }
 
-  void advance(const Image& band, Range units, const Output& output) override {
-    const std::int64_t before = ready(image_.end()), after = ready(units.end);
-    image_.push(band, units, image_needed(), options_.threads);
-    const std::vector<Reach> goals = reaches(units.end);
-    const Shape part = with_units(shapes_[0], after - before);
-    const auto drain = [&](std::int64_t unit, const S* from) {
-      if (unit >= wanted_.first && unit < wanted_.end) {
-        write(output, part, unit - before, from, inputs_, stride_);
+  void advance(const Image& band, Range slices, const Output& output) override {
+    const std::int64_t before = ready(image_.end()), after = ready(slices.end);
+    image_.push(band, slices, image_needed(), options_.threads);
+    const std::vector<Reach> goals = reaches(slices.end);
+    const Shape part = with_slices(shapes_[0], after - before);
+    const auto drain = [&](std::int64_t slice, const S* from) {
+      if (slice >= wanted_.first && slice < wanted_.end) {
+        write(output, part, slice - before, from, inputs_, stride_);
       }
     };
     Team::run(options_.threads, [&](int thread, Team&) {
@@ -199,19 +200,19 @@ class Stream final : public OctreeStream {
   }
 
  private:
-  // One level's units on their way through its steps.
+  // One level's slices on their way through its steps.
   struct Wavefront {
     Wavefront(Stream& stream, std::size_t number, const Range& wanted)
         : level(number),
           shape(stream.shapes_[number]),
           steps(stream.levels_[number].steps),
-          // What is not the image's border is wrong as many units deep as there are steps.
-          units{std::max<std::int64_t>(wanted.first - steps, 0),
-                std::min(wanted.end + steps, shape.units())},
-          slots(std::min(ring_slots(shape, steps), units.size())),
-          unit_stride(shape.unit_cells() * stream.stride_),
-          memory(slots * unit_stride),
-          progress(units.size(), steps, slots, wavefront_batch(shape)),
+          // What is not the image's border is wrong as many slices deep as there are steps.
+          slices{std::max<std::int64_t>(wanted.first - steps, 0),
+                std::min(wanted.end + steps, shape.slices())},
+          slots(std::min(ring_slots(shape, steps), slices.size())),
+          slice_stride(shape.slice_cells() * stream.stride_),
+          memory(slots * slice_stride),
+          progress(slices.size(), steps, slots, wavefront_batch(shape)),
           stepper(*stream.weights_[number], shape, steps, stream.draws(number), Origin{0, 0, 0},
                   stream.sample_, nullptr, 1, stream.options_),
           workspaces(make_workspaces<float>(stream.options_.threads,
@@ -222,13 +223,13 @@ class Stream final : public OctreeStream {
                 stream.parents_of(number), stream.inputs_, stream.stride_,
                 stream.options_.threads) {}
 
-    S* slot(std::int64_t unit) const { return memory.get() + unit % slots * unit_stride; }
+    S* slot(std::int64_t slice) const { return memory.get() + slice % slots * slice_stride; }
 
     const std::size_t level;
     const Shape shape;
     const int steps;
-    const Range units;
-    const std::int64_t slots, unit_stride;
+    const Range slices;
+    const std::int64_t slots, slice_stride;
     const Buffer<S> memory;
     Progress progress;
     const Stepper<float, S> stepper;
@@ -256,39 +257,39 @@ class Stream final : public OctreeStream {
     };
   }
 
-  // The first unit of the image that some level has still to be fed from.
+  // The first slice of the image that some level has still to be fed from.
   std::int64_t image_needed() const {
     std::int64_t first = image_.end();
     for (const auto& wavefront : wavefronts_) {
       const std::int64_t fed = wavefront->progress.fed();
-      if (fed < wavefront->units.size()) {
-        first = std::min(first, (wavefront->units.first + fed) * spans_[wavefront->level]);
+      if (fed < wavefront->slices.size()) {
+        first = std::min(first, (wavefront->slices.first + fed) * spans_[wavefront->level]);
       }
     }
     return first;
   }
 
-  // What all levels can get to with the image's units below `image_end`; coarse to fine, for a unit
-  // waits for its parents.
+  // What all levels can get to with the image's slices below `image_end`; coarse to fine, for a
+  // slice waits for its parents.
   std::vector<Reach> reaches(std::int64_t image_end) const {
     std::vector<Reach> reaches(wavefronts_.size());
     for (std::size_t level = wavefronts_.size(); level-- > 0;) {
       const Wavefront& wavefront = *wavefronts_[level];
-      const std::int64_t count = wavefront.units.size();
+      const std::int64_t count = wavefront.slices.size();
       const auto within = [&](std::int64_t end) {
-        return std::clamp<std::int64_t>(end - wavefront.units.first, 0, count);
+        return std::clamp<std::int64_t>(end - wavefront.slices.first, 0, count);
       };
-      const bool whole = image_end >= shapes_[0].units();
+      const bool whole = image_end >= shapes_[0].slices();
       std::int64_t fed = whole ? count : within(image_end / spans_[level]);
       if (level + 1 < wavefronts_.size()) {
         const Wavefront& above = *wavefronts_[level + 1];
         const std::int64_t parents = reaches[level + 1].finished;
-        if (parents < above.units.size()) {
+        if (parents < above.slices.size()) {
           const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
-          fed = std::min(fed, within((above.units.first + parents) * f));
+          fed = std::min(fed, within((above.slices.first + parents) * f));
         }
       }
-      // Every step trails the one before by two units.
+      // Every step trails the one before by two slices.
       const std::int64_t trail = 2 * wavefront.steps;
       reaches[level] = {fed, fed == count ? count : std::max<std::int64_t>(fed - trail, 0)};
     }
@@ -298,60 +299,62 @@ class Stream final : public OctreeStream {
   bool all_reached(const std::vector<Reach>& goals) const {
     for (const auto& wavefront : wavefronts_) {
       const Reach& goal = goals[wavefront->level];
-      if (wavefront->progress.fed() < goal.fed || wavefront->progress.finished() < goal.finished) return false;
+      const Progress& progress = wavefront->progress;
+      if (progress.fed() < goal.fed || progress.finished() < goal.finished) return false;
     }
     return true;
   }
 
-  // Units of a level that the next finer one has no more children to feed from.
+  // Slices of a level that the next finer one has no more children to feed from.
   std::int64_t used(std::size_t level) const {
     const Wavefront& wavefront = *wavefronts_[level];
     const std::int64_t finished = wavefront.progress.finished();
     if (level == 0) return finished;
     const Wavefront& below = *wavefronts_[level - 1];
     const std::int64_t fed = below.progress.fed();
-    if (fed == below.units.size()) return finished;
+    if (fed == below.slices.size()) return finished;
     const std::int64_t f = levels_[level - 1].factor[first_axis(shapes_[0])];
-    return std::min(finished, (below.units.first + fed) / f - wavefront.units.first);
+    return std::min(finished, (below.slices.first + fed) / f - wavefront.slices.first);
   }
 
-  bool parents_finished(std::size_t level, std::int64_t unit) const {
+  bool parents_finished(std::size_t level, std::int64_t slice) const {
     if (level + 1 >= wavefronts_.size()) return true;
     const Wavefront& above = *wavefronts_[level + 1];
     const std::int64_t f = levels_[level].factor[first_axis(shapes_[0])];
-    return unit / f < above.units.first + above.progress.finished();
+    return slice / f < above.slices.first + above.progress.finished();
   }
 
   template <class Drain>
   bool turn(int thread, std::size_t level, std::int64_t most, const Drain& drain) {
     Wavefront& wavefront = *wavefronts_[level];
-    const Range& units = wavefront.units;
+    const Range& slices = wavefront.slices;
     const auto pending = [&](int step, int slot) -> Pending<float>& {
       return wavefront.pendings[static_cast<std::size_t>(step * 2 + slot)]->view;
     };
-    return wave_turn(
+    return wavefront_turn(
         thread, wavefront.progress,
         [&](std::int64_t offset) {
           return offset < most && offset < used(level) + wavefront.slots &&
-                 parents_finished(level, units.first + offset);
+                 parents_finished(level, slices.first + offset);
         },
         [&](int index, std::int64_t offset) {
-          wavefront.enter(index, units.first + offset, wavefront.slot(units.first + offset));
+          wavefront.enter(index, slices.first + offset, wavefront.slot(slices.first + offset));
         },
         [&](int index, int step, std::int64_t offset, int slot) {
-          const std::int64_t unit = units.first + offset;
-          wavefront.stepper.compute(*wavefront.workspaces[static_cast<std::size_t>(index)], step, unit,
-                               wavefront.slot(mirrored_unit(unit - 1, units.first, units.end)),
-                               wavefront.slot(unit),
-                               wavefront.slot(mirrored_unit(unit + 1, units.first, units.end)),
-                               pending(step, slot));
+          const std::int64_t slice = slices.first + offset;
+          wavefront.stepper.compute(
+              *wavefront.workspaces[static_cast<std::size_t>(index)], step, slice,
+              wavefront.slot(mirrored_slice(slice - 1, slices.first, slices.end)),
+              wavefront.slot(slice),
+              wavefront.slot(mirrored_slice(slice + 1, slices.first, slices.end)),
+              pending(step, slot));
         },
         [&](int, int step, std::int64_t offset, int slot) {
-          const std::int64_t unit = units.first + offset;
-          wavefront.stepper.commit(step, unit, pending(step, slot), wavefront.slot(unit));
+          const std::int64_t slice = slices.first + offset;
+          wavefront.stepper.commit(step, slice, pending(step, slot), wavefront.slot(slice));
         },
         [&](int, std::int64_t offset) {
-          if (level == 0) drain(units.first + offset, wavefront.slot(units.first + offset));
+          if (level == 0) drain(slices.first + offset, wavefront.slot(slices.first + offset));
         });
   }
 
@@ -366,7 +369,7 @@ class Stream final : public OctreeStream {
   const std::size_t coarsest_;
   const Pyramid pyramid_;
   std::vector<std::unique_ptr<PackedWeights<float>>> weights_;
-  std::vector<std::int64_t> spans_;  // units of the image that a unit of a level covers
+  std::vector<std::int64_t> spans_;  // slices of the image that a slice of a level covers
   Buffer<float> coarse_image_;
   Buffer<S> coarse_;
   Range wanted_{0, 0};

@@ -8,18 +8,19 @@
 
 namespace octreenca {
 
-// Cells per axis; a 2-D level has depth 1. The level is cut into units along its first axis.
+// Cells per axis; a 2-D level has depth 1. The level is cut into slices along its first axis: the
+// rows of a 2-D level, the planes of a 3-D one (Python says rows for both).
 struct Shape {
   int dimension;
   std::int64_t depth, height, width;
 
   std::int64_t cells() const { return depth * height * width; }
-  std::int64_t units() const { return dimension == 2 ? height : depth; }
-  std::int64_t unit_height() const { return dimension == 2 ? 1 : height; }
-  std::int64_t unit_cells() const { return unit_height() * width; }
+  std::int64_t slices() const { return dimension == 2 ? height : depth; }
+  std::int64_t slice_height() const { return dimension == 2 ? 1 : height; }
+  std::int64_t slice_cells() const { return slice_height() * width; }
 };
 
-// A range of units: rows of a 2-D level or planes of a 3-D one.
+// A range of slices.
 struct Range {
   std::int64_t first, end;
   std::int64_t size() const { return end - first; }

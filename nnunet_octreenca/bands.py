@@ -14,13 +14,13 @@ class Rows(NamedTuple):
     end: int
 
 
-def split_rows(first: int, end: int, band_rows: int) -> list[Rows]:
-    """Bands of `band_rows` rows, the last one what is left.
+def split_range(first: int, end: int, length: int) -> list[Rows]:
+    """Consecutive ranges of `length` rows (or columns, or pixels); the last is what is left.
 
-    >>> split_rows(0, 10, 4)
+    >>> split_range(0, 10, 4)
     [Rows(first=0, end=4), Rows(first=4, end=8), Rows(first=8, end=10)]
     """
-    return [Rows(a, min(a + band_rows, end)) for a in range(first, end, band_rows)]
+    return [Rows(a, min(a + length, end)) for a in range(first, end, length)]
 
 
 def aligned(band_rows: int, factor: int) -> int:

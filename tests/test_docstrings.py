@@ -27,8 +27,8 @@ def modules():
         yield package
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             yield import_module(module.name)
-    for name in ("extend_plans", "convert"):
-        yield import_module(f"nnunet_octreenca.cli.{name}")
+    for name in ("bands", "cli.extend_plans", "cli.convert"):
+        yield import_module(f"nnunet_octreenca.{name}")
 
 
 EXAMPLES = [
@@ -49,6 +49,7 @@ def test_example(example):
 def test_the_examples_are_found():
     names = {test.name.removeprefix("nnunet_octreenca.") for test in EXAMPLES}
     assert {
+        "bands.split_range",
         "octree.shapes.level_shapes",
         "ops.operator.nca_steps",
         "network.octreenca.OctreeNCA",

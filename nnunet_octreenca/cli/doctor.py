@@ -122,9 +122,9 @@ def _cuda_engine() -> dict[str, Any]:
     import torch
 
     from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
+    from nnunet_octreenca.ops import cuda_engine
     from nnunet_octreenca.ops.cuda_compiler import cache_folder, nvrtc
-    from nnunet_octreenca.ops.cuda_engine import gpu_problem
-    from nnunet_octreenca.ops.native import ENGINE_VARIABLE, wanted_engine
+    from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, wanted_engine
 
     try:
         wanted = wanted_engine()
@@ -139,16 +139,16 @@ def _cuda_engine() -> dict[str, Any]:
             "note",
             f"no GPU to run on; NVRTC {version} is there, `--compile sm_90` tries it",
         )
-    if wanted == "torch":
+    if only_pytorch_wanted():
         return _row("CUDA engine", "note", f"off: {ENGINE_VARIABLE}=torch; steps run in PyTorch")
     problems = []
     for index in range(torch.cuda.device_count()):
         # Compiles the paper's network for pathology.
-        problem = gpu_problem(index, 2, 16, 3, 64)
+        problem = cuda_engine.gpu_problem(index, 2, 16, 3, 64)
         if problem is not None:
             problems.append(f"device {index}: {problem}")
     if problems:
-        state = "missing" if wanted == "cuda" else "note"
+        state = "missing" if wanted == cuda_engine.name else "note"
         return _row("CUDA engine", state, f"{'; '.join(problems)}. Steps run in PyTorch there")
     return _row(
         "CUDA engine", "ok", f"NVRTC {version}, compiled kernels are kept in {cache_folder()}"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnunet_octreenca.bands import Rows, aligned, split_rows
+from nnunet_octreenca.bands import Rows, aligned, split_range
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.stream import (
@@ -119,11 +119,11 @@ class Ensemble:
         end = image.shape[0]
         band_rows = aligned(self.band_rows, passes[0].stream.factor)
         seen = TissueMap(passes[0].stream.factor) if tissue else None
-        self._pool(passes, split_rows(0, end, band_rows), seen, progress)
+        self._pool(passes, split_range(0, end, band_rows), seen, progress)
         shared.clear()
         for part in passes:
             part.stream.prepare()
-        wanted = seen.ranges(split_rows(0, end, band_rows)) if seen else [Rows(0, end)]
+        wanted = seen.ranges(split_range(0, end, band_rows)) if seen else [Rows(0, end)]
         done = 0
         for stretch in [*wanted, Rows(end, end)]:
             if stretch.first > done:  # nothing but glass
@@ -162,7 +162,7 @@ class Ensemble:
                 progress("read", band.end - band.first)
 
     def _means(self, passes: list["_Pass"], stretch: Rows, band_rows: int) -> Iterator[Result]:
-        for band in split_rows(*stretch, band_rows):
+        for band in split_range(*stretch, band_rows):
             total = passes[0].take(band, stretch, band_rows)
             for part in passes[1:]:
                 total += part.take(band, stretch, band_rows)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_octreenca.bands import Rows, spans, split_rows
+from nnunet_octreenca.bands import Rows, spans, split_range
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid, level_shapes
 from nnunet_octreenca.ops import Part
@@ -188,7 +188,7 @@ class WavefrontStream(OctreeStream):
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
         first, end = self._engine.begin(*wanted)
         done = wanted.first
-        for band, rows in read_ahead(split_rows(first, end, band_rows), read):
+        for band, rows in read_ahead(split_range(first, end, band_rows), read):
             ready = self._engine.ready(band.end)
             shape = (ready - done, *self.shape[1:])
             result: Values
@@ -243,7 +243,7 @@ class WindowStream(OctreeStream):
         )
 
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
-        plan = [(band, self._plan(band)) for band in split_rows(*wanted, band_rows)]
+        plan = [(band, self._plan(band)) for band in split_range(*wanted, band_rows)]
         waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
         images = read_ahead((image for _, (_, image) in plan), read)
         for (band, (windows, _)), (image, rows) in zip(plan, images, strict=True):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.bands import split_range
 from nnunet_octreenca.labels.output import (
     atomic_folder,
-    bands,
     check_axes,
     class_name,
     greatest_label,
@@ -108,7 +108,7 @@ def _write_level(group: Any, name: str, level: NDArray, dtype: type) -> None:
         fill_value=0,
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
-    for first, end in bands(chunks[0], level.shape[0]):
+    for first, end in split_range(0, level.shape[0], chunks[0]):
         array[first:end] = level[first:end].astype(dtype, copy=False)
 
 

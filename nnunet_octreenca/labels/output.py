@@ -156,16 +156,6 @@ def in_order(
                 future.cancel()
 
 
-def bands(rows: int, height: int) -> Iterator[tuple[int, int]]:
-    """First and end of bands of at most `rows` rows that cover `height`.
-
-    >>> list(bands(2, 5))
-    [(0, 2), (2, 4), (4, 5)]
-    """
-    for first in range(0, height, rows):
-        yield first, min(first + rows, height)
-
-
 def halvings(shape: Sequence[int], longest: int) -> list[int]:
     """Steps 1, 2, 4, ... until the longest side of every `step`-th pixel is at most `longest`.
 

@@ -9,8 +9,9 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
 from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
-from nnunet_octreenca.ops.engine import OctreeEngine
+from nnunet_octreenca.ops.engine import ENGINES, OctreeEngine
 from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted
 from nnunet_octreenca.ops.weights import StepWeights
 
 
@@ -245,7 +246,7 @@ class OctreeNCA(nn.Module):
             if (multiply or "float32", state or "float32") != ("float32", "float32"):
                 raise ValueError(
                     f"multiply={multiply!r} and state={state!r} need the C++ engine or the "
-                    f"CUDA engine, and a float32 image"
+                    f"CUDA engine, and a float32 image; {self._no_octree_reason(image)}"
                 )
             logits: Tensor = self(image, seed)
             return logits.argmax(1).to(dtype)
@@ -269,6 +270,19 @@ class OctreeNCA(nn.Module):
             and all(t.dtype == torch.float32 and t.device == image.device for t in tensors)
             and isinstance(self.engine(), OctreeEngine)
         )
+
+    def _no_octree_reason(self, image: Tensor) -> str:
+        """Why PyTorch computes on an image."""
+        for engine in ENGINES:
+            if isinstance(engine, OctreeEngine) and engine.on_gpu == image.is_cuda:
+                reason = engine.unsupported_reason(image, self.level_weights(0))
+                if reason is not None:
+                    return reason
+        if image.dtype != torch.float32:
+            return f"this image is {image.dtype}"
+        if only_pytorch_wanted():
+            return f"{ENGINE_VARIABLE} turns both off"
+        return "the network's weights are of another type or on another device than the image"
 
     @property
     def label_dtype(self) -> torch.dtype:

@@ -24,7 +24,7 @@ from nnunet_octreenca.ops.cuda_program import (
     single_precision,
 )
 from nnunet_octreenca.ops.fire import FireDraws
-from nnunet_octreenca.ops.native import ENGINE_VARIABLE, wanted_engine
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, wanted_engine
 from nnunet_octreenca.ops.weights import StepWeights
 
 __all__ = [
@@ -77,13 +77,12 @@ def _sizes(weights: StepWeights) -> tuple[int, int, int, int]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int) -> bool:
-    wanted = wanted_engine()
-    if wanted not in ("", name):
+    if only_pytorch_wanted():
         return False
     problem = gpu_problem(index, dimension, channels, inputs, hidden)
     if problem is None:
         return True
-    if wanted == name:
+    if wanted_engine() == name:
         raise EnvironmentMismatchError(f"{ENGINE_VARIABLE} is {name!r}, but {problem}")
     _warn_fallback(problem)
     return False

@@ -57,6 +57,15 @@ def wanted_engine() -> str:
     return wanted
 
 
+def only_pytorch_wanted() -> bool:
+    """Whether `OCTREENCA_ENGINE` turns the native engines off.
+
+    Raises:
+        EnvironmentMismatchError: it names no engine.
+    """
+    return wanted_engine() == "torch"
+
+
 def cpu_engine_wanted() -> bool:
     """Whether CPU tensors go to the C++ engine: yes where it is there, unless told otherwise.
 
@@ -69,7 +78,7 @@ def cpu_engine_wanted() -> bool:
             f"{ENGINE_VARIABLE} is 'cpu', but the C++ module is not there "
             f"({cpu_module_problem()}): install a C++ compiler and this package anew, or unset it"
         )
-    return wanted != "torch" and cpu_module() is not None
+    return not only_pytorch_wanted() and cpu_module() is not None
 
 
 def cpu_kernels() -> str:

@@ -106,6 +106,9 @@ def training_bytes(
         crop: of the finest levels, if any.
         engine: its name; "torch" is what the planner plans for (the CUDA engine needs less).
         fire_rate: counts for the C++ engine, which keeps only the cells that fire.
+
+    Raises:
+        ValueError: there is no such engine.
     """
     numbers = _Numbers(
         [batch_size * prod(box) for box in window_shapes(shape, factors, crop)],
@@ -116,7 +119,7 @@ def training_bytes(
         input_channels,
         num_classes,
     )
-    return _TRAINING[engine](numbers, batch_size, fire_rate)
+    return _TRAINING[engine_named(engine).name](numbers, batch_size, fire_rate)
 
 
 def _inference_torch(numbers: _Numbers, shape: Sequence[int]) -> int:
@@ -162,4 +165,4 @@ def inference_bytes(
     """
     pixels = [prod(whole) for whole in level_shapes(shape, factors)]
     numbers = _Numbers(pixels, pixels, steps, channels, hidden, input_channels, num_classes)
-    return _INFERENCE[engine](numbers, shape)
+    return _INFERENCE[engine_named(engine).name](numbers, shape)

@@ -155,6 +155,8 @@ def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
         assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
         assert not cuda_engine.supports(tensor_on_a_gpu(torch.float64), WEIGHTS)
         assert not cuda_engine.supports(torch.zeros(1), WEIGHTS)
+        monkeypatch.setenv(ENGINE_VARIABLE, "cpu")  # which is about CPU tensors
+        assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
         monkeypatch.setenv(ENGINE_VARIABLE, "torch")
         assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
 

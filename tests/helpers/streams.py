@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from nnunet_octreenca.bands import Rows, aligned, split_rows
+from nnunet_octreenca.bands import Rows, aligned, split_range
 
 
 def segmented(stream, image, band_rows, ranges=None):
     """Labels or logits of an image (n_in, *axes), range by range, in bands of some rows."""
     end = image.shape[1]
-    for band in split_rows(0, end, aligned(band_rows, stream.factor)):
+    for band in split_range(0, end, aligned(band_rows, stream.factor)):
         stream.pool(image[:, band.first : band.end], band.first)
     stream.prepare()
     axis = 0 if stream.labels else 1
