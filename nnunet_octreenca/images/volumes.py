@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.dicom_file import is_dicom
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_headers import is_dicom
 from nnunet_octreenca.images.dicom_pixels import read_voxels
 from nnunet_octreenca.images.dicom_series import read_stack
 from nnunet_octreenca.images.file_kinds import content_of
 from nnunet_octreenca.images.header_checks import require_memory
-from nnunet_octreenca.images.nifti import NiftiPlace, read_nifti
+from nnunet_octreenca.images.nifti import read_nifti
 from nnunet_octreenca.images.volume_checks import require_whole
+from nnunet_octreenca.nifti_place import NiftiPlace
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")
 
