@@ -123,7 +123,7 @@ def _plane(path: Path, frame: int | None, header: Any, shared: Any, own: Any) ->
     attributes = _Attributes(header, shared, own)
     position = _numbers(attributes.get("ImagePositionPatient", "PlanePositionSequence"), 3)
     cosines = _numbers(attributes.get("ImageOrientationPatient", "PlaneOrientationSequence"), 6)
-    axes: NDArray[np.float64] | None = None if cosines is None else cosines.reshape(2, 3)
+    axes = None if cosines is None else cosines.reshape(2, 3)
     if axes is not None:
         lengths = np.linalg.norm(axes, axis=1)
         if not np.allclose(lengths, 1, atol=1e-2) or abs(axes[0] @ axes[1]) > 1e-2:
@@ -161,7 +161,8 @@ def _stack(path: Path, header: Any, count: int) -> list[Plane]:
     if detector is not None and place is None:
         place = _numbers(detector.get("ImagePositionPatient"), 3)
         cosines = _numbers(detector.get("ImageOrientationPatient"), 6)
-        axes = axes if cosines is None else cosines.reshape(2, 3)
+        if cosines is not None:
+            axes = np.asarray(cosines.reshape(2, 3), np.float64)
     pointers = header.get("FrameIncrementPointer")
     step = _number(header.get("SpacingBetweenSlices"))
     if offsets is None and step and _is_slice_vector(pointers):
@@ -174,14 +175,14 @@ def _stack(path: Path, header: Any, count: int) -> list[Plane]:
         )
     normal = np.cross(axes[0], axes[1])
     # A dose grid's offsets may count from the first plane or be positions along z already.
-    offsets = offsets - offsets[0]
+    offsets = np.asarray(offsets - offsets[0], np.float64)
     scale = _number(header.get("DoseGridScaling"))
     return [
         Plane(
             path,
             number,
             first.shape,
-            place + offset * normal,
+            np.asarray(place + offset * normal, np.float64),
             axes,
             first.spacing,
             first.slope if scale is None else scale,

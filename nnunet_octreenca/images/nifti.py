@@ -133,15 +133,15 @@ def _form(path: Path, header: Any) -> tuple[np.dtype, tuple[int, ...]]:
 
     try:
         dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise InputError(
-            f"{path} has voxels of a type that cannot be read (datatype "
-            f"{int(header['datatype'])}); save it as integers or floats"
-        ) from error
+    except (HeaderDataError, KeyError):
+        dtype = np.dtype("V0")
     if dtype.kind == "c":
         raise InputError(f"{path} holds complex numbers; save its magnitude")
     if dtype.kind not in "iufV" or (dtype.kind == "V" and dtype.itemsize not in (3, 4)):
-        raise InputError(f"{path} holds voxels of type {dtype}; save it as integers or floats")
+        raise InputError(
+            f"{path} has voxels of a type that cannot be read (datatype "
+            f"{int(header['datatype'])}); save it as integers or floats"
+        )
     axes = int(header["dim"][0])
     shape = tuple(int(length) for length in header["dim"][1 : axes + 1])
     if not 1 <= axes <= 7 or min(shape, default=0) < 1:
