@@ -154,6 +154,7 @@ def _plane(path: Path, frame: int | None, header: Any, shared: Any, own: Any) ->
 
 def _stack(path: Path, header: Any, count: int) -> list[Plane]:
     """Frames without groups of their own; dose and nuclear medicine say where they lie."""
+    offsets: NDArray[np.float64] | None
     first = _plane(path, 0, header, None, (header.get("DetectorInformationSequence") or [None])[0])
     detector = (header.get("DetectorInformationSequence") or [None])[0]
     place, axes = first.position, first.axes
@@ -166,7 +167,7 @@ def _stack(path: Path, header: Any, count: int) -> list[Plane]:
     pointers = header.get("FrameIncrementPointer")
     step = _number(header.get("SpacingBetweenSlices"))
     if offsets is None and step and _is_slice_vector(pointers):
-        offsets = np.arange(count) * step
+        offsets = np.asarray(np.arange(count) * step, np.float64)
     if offsets is None or place is None or axes is None:
         raise InputError(
             f"{path} has {count} frames and does not say where each lies; frames of one place are "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.dicom_file import read_header
+from nnunet_octreenca.dicom_file import frames_of, read_header
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.libraries import import_optional
 
@@ -40,7 +40,8 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
     frame of reference either: a projection's segmentation lies on its pixels alone.
 
     Args:
-        files: one single-frame file a slice in any order, or one multi-frame file.
+        files: one single-frame file a slice in any order, or multi-frame files, of which the first
+            is referred to.
         path: the output, for the error's sentence.
 
     Raises:
@@ -72,6 +73,10 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
                     delattr(header, keyword)
         elif not header.get("FrameOfReferenceUID"):
             header.FrameOfReferenceUID = frame_of_reference
+    if len(headers) > 1 and frames_of(headers[0]) > 1:
+        # highdicom refers to one multi-frame file; the others' planes have the same frame of
+        # reference, and places of their own.
+        headers = headers[:1]
     if len(headers) > 1:
         headers.sort(key=lambda header: _along_normal(header, path))
     _set_measures(headers, path)

@@ -1,5 +1,6 @@
 """A label map as a DICOM segmentation, of a volume or of a slide."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,23 +165,25 @@ def _segmentation(
         pixels, placed = labels, affine is not None and is_placed(headers[0])
         if affine is not None and placed:
             pixels = _volume(labels, affine, headers[0])
-        segmentation = highdicom.seg.Segmentation(
-            source_images=headers,
-            pixel_array=pixels,
-            segmentation_type="LABELMAP" if labelmap else "BINARY",
-            segment_descriptions=[_segment(label, names) for label in classes],
-            series_instance_uid=highdicom.UID(),
-            series_number=1,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="nnunet_octreenca",
-            manufacturer_model_name="nnunet_octreenca",
-            software_versions=__version__,
-            device_serial_number="0",
-            content_label="SEGMENTATION",
-            transfer_syntax_uid=_JPEG_LS_LOSSLESS if labelmap else _EXPLICIT_LITTLE_ENDIAN,
-            **options,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of highdicom, on the form of patients' names
+            segmentation = highdicom.seg.Segmentation(
+                source_images=headers,
+                pixel_array=pixels,
+                segmentation_type="LABELMAP" if labelmap else "BINARY",
+                segment_descriptions=[_segment(label, names) for label in classes],
+                series_instance_uid=highdicom.UID(),
+                series_number=1,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="nnunet_octreenca",
+                manufacturer_model_name="nnunet_octreenca",
+                software_versions=__version__,
+                device_serial_number="0",
+                content_label="SEGMENTATION",
+                transfer_syntax_uid=_JPEG_LS_LOSSLESS if labelmap else _EXPLICIT_LITTLE_ENDIAN,
+                **options,
+            )
         if labels.ndim == 2 or not placed:
             segmentation.PatientOrientation = ""  # of what lies nowhere in a patient
     except (AttributeError, TypeError, ValueError) as error:
