@@ -134,14 +134,16 @@ def test_compressed_slices(tmp_path, syntax, voxels):
     check(tmp_path / "a", voxels * np.array(slopes)[:, None, None], np.float32)
 
 
-@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000", "JPEGLS", "RLE"])
-@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint8])
+# GDCM does not write bytes as JPEG, and writing small ones as JPEG 2000 damages the heap.
+GDCM = [(name, kind) for name in ("JPEG", "JPEG2000", "JPEGLS", "RLE") for kind in "hH"]
+GDCM += [("JPEGLS", "B"), ("RLE", "B")]
+
+
+@pytest.mark.parametrize(("compressor", "dtype"), GDCM)
 def test_what_gdcm_compresses_without_loss(tmp_path, compressor, dtype):
     import SimpleITK as sitk
 
-    if (compressor, dtype) == ("JPEG", np.uint8):
-        pytest.skip("GDCM does not write it")
-    voxels = np.abs(SIGNED % 200).astype(dtype) if dtype == np.uint8 else SIGNED.astype(dtype)
+    voxels = np.abs(SIGNED % 200).astype(dtype) if dtype == "B" else SIGNED.astype(dtype)
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(tmp_path / "a.dcm"))
     writer.UseCompressionOn()
