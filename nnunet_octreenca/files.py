@@ -1,5 +1,6 @@
 """Writing files so that nobody ever meets half of one."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def read_json(path: Path | str, otherwise: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object in UTF-8, or in UTF-16 with a byte order mark.
 
     Args:
         path: the file.
@@ -43,7 +44,10 @@ def read_json(path: Path | str, otherwise: str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        # Editors of Windows put byte order marks in front.
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        content = json.loads(data.decode("utf-16" if utf16 else "utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {otherwise}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

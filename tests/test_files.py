@@ -53,7 +53,7 @@ def test_json_is_written_as_nnunet_writes_it(tmp_path):
         (None, r"plans\.json does not exist; run it again"),
         (b"{'a': 1}", r"plans\.json cannot be read \(.*line 1 column 2.*\); run it again"),
         (b"", r"plans\.json cannot be read \(.*\); run it again"),
-        (b"\xff\xfe\xfa", r"plans\.json cannot be read \(.*utf-8.*\); run it again"),
+        (b"\xff\xfe\xfa", r"plans\.json cannot be read \(.*utf-16.*\); run it again"),
         (b"[1, 2]", r"plans\.json does not hold a JSON object; run it again"),
     ],
 )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_octreenca.dicom_file import dicom_files, is_dicom
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_headers import dicom_files, is_dicom
 from nnunet_octreenca.images.frames import frame_files, natural_order
 from nnunet_octreenca.images.open_image import ENDINGS, READABLE, is_zarr, kind_of
 from nnunet_octreenca.images.slide_reader import open_reader

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nnunet_octreenca.dicom_file import frames_of, transfer_syntax
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_headers import Plane, frames_of, transfer_syntax
+from nnunet_octreenca.images.dicom_planes import Plane
 from nnunet_octreenca.images.dicom_series import DicomStack
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.libraries import import_optional

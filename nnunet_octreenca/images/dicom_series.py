@@ -13,15 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.dicom_file import dicom_files, kind_of_header, not_dicom, read_header
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_headers import (
-    Plane,
-    dicom_files,
-    kind_of_header,
-    not_dicom,
-    planes_of,
-    read_header,
-)
+from nnunet_octreenca.images.dicom_planes import Plane, planes_of
 from nnunet_octreenca.images.file_kinds import content_of
 
 # Between two slices the distance may differ from the usual one by this share, or by what rounding

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.file_kinds import content_of_bytes
 from nnunet_octreenca.images.header_checks import DEFLATE_AT_BEST, require_memory
+from nnunet_octreenca.nifti_place import PLACE, NiftiPlace
 
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
@@ -19,28 +20,6 @@ _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of xyzt_units: unknown (mm), m, mm, micrometres
 # A direction counts as orthonormal where the farthest voxel moves by less than this share of one.
 _SHEARED = 0.25
-# What labels written onto the image's grid must have in common with it.
-PLACE = (
-    "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
-    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NiftiPlace:
-    """Where a NIfTI file says that its voxels lie, unchanged, to be said again of its labels.
-
-    Attributes:
-        version: of the header, 1 or 2.
-        fields: those of the header, by name (`PLACE`).
-        pixdim: the header's eight numbers: qfac, then the voxel's size in the file's own unit.
-        sheared: its axes are not at right angles, which only NIfTI can say.
-    """
-
-    version: int
-    fields: dict[str, Any]
-    pixdim: tuple[float, ...]
-    sheared: bool
 
 
 @dataclass(frozen=True)
@@ -154,15 +133,15 @@ def _form(path: Path, header: Any) -> tuple[np.dtype, tuple[int, ...]]:
 
     try:
         dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise InputError(
-            f"{path} has voxels of a type that cannot be read (datatype "
-            f"{int(header['datatype'])}); save it as integers or floats"
-        ) from error
+    except (HeaderDataError, KeyError):
+        dtype = np.dtype("V0")
     if dtype.kind == "c":
         raise InputError(f"{path} holds complex numbers; save its magnitude")
     if dtype.kind not in "iufV" or (dtype.kind == "V" and dtype.itemsize not in (3, 4)):
-        raise InputError(f"{path} holds voxels of type {dtype}; save it as integers or floats")
+        raise InputError(
+            f"{path} has voxels of a type that cannot be read (datatype "
+            f"{int(header['datatype'])}); save it as integers or floats"
+        )
     axes = int(header["dim"][0])
     shape = tuple(int(length) for length in header["dim"][1 : axes + 1])
     if not 1 <= axes <= 7 or min(shape, default=0) < 1:
@@ -278,7 +257,7 @@ def _inflate(path: Path, count: int, *, whole: bool = False) -> NDArray[np.uint8
     try:
         with gzip.open(path) as file:
             while found < count:
-                read = file.readinto(memoryview(data)[found : found + _CHUNK])
+                read = file.readinto(data.data[found : found + _CHUNK])
                 if not read:
                     break
                 found += read

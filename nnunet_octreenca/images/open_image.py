@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_octreenca.dicom_file import dicom_files, is_dicom
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.channels import ChannelStack
-from nnunet_octreenca.images.dicom_headers import dicom_files, is_dicom
 from nnunet_octreenca.images.frames import FrameSource, frame_files
 from nnunet_octreenca.images.omezarr import open_omezarr
 from nnunet_octreenca.images.pictures import PictureSource

@@ -1,5 +1,6 @@
 """Volumes: NIfTI, NRRD, MetaImage and DICOM series, whole in memory in their own type."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.dicom_file import is_dicom
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_headers import is_dicom
 from nnunet_octreenca.images.dicom_pixels import read_voxels
 from nnunet_octreenca.images.dicom_series import read_stack
 from nnunet_octreenca.images.file_kinds import content_of
 from nnunet_octreenca.images.header_checks import require_memory
-from nnunet_octreenca.images.nifti import NiftiPlace, read_nifti
+from nnunet_octreenca.images.nifti import read_nifti
 from nnunet_octreenca.images.volume_checks import require_whole
+from nnunet_octreenca.nifti_place import NiftiPlace
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")
 
@@ -28,6 +30,11 @@ _ITK_READERS = {
     ".mhd": "MetaImageIO",
 }
 _CONTENTS = {"NrrdImageIO": "NRRD", "MetaImageIO": "MetaImage"}
+_SHEARED = 0.25  # of a voxel
+_NOT_UPRIGHT = (
+    "its axes are not at right angles (not orthonormal); save it as NIfTI, or resample it to an "
+    "upright grid"
+)
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # SOP class of microscopy images in tiles
 
 
@@ -102,6 +109,7 @@ class VolumeSource:
             image = _read_file(path)
             voxels = _with_channels(path, image)
             self.geometry = _geometry(image, path)
+            _require_upright(self.geometry, image.GetSize())
         self._voxels: NDArray = voxels
         self.channels = voxels.shape[0]
         self.shape = voxels.shape[1:]
@@ -135,7 +143,7 @@ def _read_file(path: Path) -> Any:
     name = path.name.lower()
     kind = next((kind for ending, kind in _ITK_READERS.items() if name.endswith(ending)), None)
     content = content_of(path)
-    if content is not None and content != _CONTENTS.get(kind or "", content):
+    if content is not None and content != _CONTENTS.get(kind or ""):
         raise InputError(f"{path} does not hold what its name says: it is {content}")
     if kind is None:
         raise InputError(
@@ -194,15 +202,22 @@ def _geometry(image: Any, path: Path) -> Geometry:
     )
 
 
+def _require_upright(geometry: Geometry, size: Sequence[int]) -> None:
+    """Refuse axes that are not at right angles: the farthest voxel beside by a quarter of one."""
+    axes = len(geometry.spacing)
+    direction = np.reshape(geometry.direction, (axes, axes))
+    left, _, right = np.linalg.svd(direction)
+    off = np.abs((direction - left @ right) * geometry.spacing @ np.asarray(size[:axes]))
+    if off.max() > _SHEARED * min(geometry.spacing):
+        raise InputError(f"{geometry.path} cannot be read as a volume: {_NOT_UPRIGHT}")
+
+
 def _reason(error: RuntimeError) -> str:
     """What ITK says, with what to do; its last line is the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = lines[-1] if lines else "unknown reason"
     if "orthonormal" in str(error).lower() or "Bad direction" in str(error):
-        return (
-            "its axes are not at right angles (not orthonormal); save it as NIfTI, or resample it "
-            "to an upright grid"
-        )
+        return _NOT_UPRIGHT
     if "pixel type" in cause.lower() or "unsupported" in cause.lower():
         return f"{cause}; save it as integers or floats"
     return f"{cause}; the file is damaged, or its header is wrong"

@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_octreenca.errors import CheckpointError, InputError
 from nnunet_octreenca.files import read_json
+from nnunet_octreenca.integration.dataset_description import read_description
 from nnunet_octreenca.integration.predictor import inference_seed
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.network import OctreeNCA
@@ -95,17 +96,26 @@ def load_model(
     """
     folder = Path(folder)
     advice = "give the folder TRAINER__PLANS__CONFIGURATION that training made"
-    dataset_json = read_json(folder / "dataset.json", advice)
+    dataset_json = read_description(
+        read_json(folder / "dataset.json", advice), folder / "dataset.json"
+    )
     plans = read_json(folder / "plans.json", advice)
     folds = tuple(folds) if folds is not None else _folds(folder, checkpoint)
     checkpoints = [_load(folder / f"fold_{fold}" / checkpoint) for fold in folds]
     first = checkpoints[0]
     manager = PlansManager(plans)
     name = first["init_args"]["configuration"]
+    if name not in manager.available_configurations:
+        raise InputError(
+            f"{folder / 'plans.json'} has no configuration {name!r}, which the checkpoint was "
+            f"trained with; {advice}"
+        )
     configuration = manager.get_configuration(name)
     settings = octreenca_settings(
         configuration.configuration, configuration_name=name, plans_name=manager.plans_name
     )
+    for fold, saved in zip(folds, checkpoints, strict=True):
+        _require_same_labels(saved, manager, dataset_json, fold, folder)
     networks = tuple(
         _network(manager, configuration, dataset_json, saved["network_weights"], fold, folder)
         .to(device)
@@ -114,7 +124,7 @@ def load_model(
         for saved, fold in zip(checkpoints, folds, strict=True)
     )
     axes = first.get("inference_allowed_mirroring_axes")
-    natural = dataset_json.get("file_ending", "").lower() in (
+    natural = dataset_json["file_ending"] in (
         ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".json",
     )  # fmt: skip
     return Model(
@@ -127,7 +137,7 @@ def load_model(
         mirror_axes=tuple(axes) if axes else None,
         seed=inference_seed(settings),
         names=_names(dataset_json),
-        channels=len(dataset_json.get("channel_names", dataset_json.get("modality", {}))),
+        channels=len(dataset_json["channel_names"]),
         natural=natural,
         trainer=first.get("trainer_name", "unknown"),
         plans=manager.plans_name,
@@ -152,13 +162,50 @@ def _load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist; give the folds that were trained with -f")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-        checkpoint["network_weights"], checkpoint["init_args"]["configuration"]
+        weights = checkpoint["network_weights"]
+        checkpoint["init_args"]["configuration"]
+        checkpoint["network_weights"] = {_bare(name): w for name, w in weights.items()}
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{path} cannot be read as nnU-Net's checkpoint ({error}); it may be damaged: copy it "
             f"anew or predict with another fold"
         ) from error
     return checkpoint
+
+
+def _bare(name: str) -> str:
+    """A weight's name without what torch.compile and wrappers for several devices put before it."""
+    prefixes = ("module.", "_orig_mod.")
+    while name.startswith(prefixes):
+        name = name.partition(".")[2]
+    return name
+
+
+def _require_same_labels(
+    saved: dict[str, Any],
+    manager: PlansManager,
+    dataset_json: dict[str, Any],
+    fold: str,
+    folder: Path,
+) -> None:
+    """Refuse a dataset.json with more or fewer labels than the training had.
+
+    The weights cannot tell: logits are channels of the state, and where there are fewer of them
+    there are more hidden ones.
+    """
+    trained = saved["init_args"].get("dataset_json")
+    if not isinstance(trained, dict):
+        return
+    path = folder / f"fold_{fold}"
+    before, now = (
+        manager.get_label_manager(description).num_segmentation_heads
+        for description in (read_description(trained, path), dataset_json)
+    )
+    if before != now:
+        raise CheckpointError(
+            f"{folder / 'dataset.json'} has {now} labels or regions, and fold {fold} was trained "
+            f"with {before}; give back the dataset.json of the training"
+        )
 
 
 def _network(

@@ -1,6 +1,7 @@
 """Stand-ins for the images that a DICOM segmentation must refer to, with nobody's data in them."""
 
 import datetime
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.dicom_file import frames_of, read_header
+from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.libraries import import_optional
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -32,30 +34,92 @@ _PATIENT = (
 def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
     """The headers of a series, sorted along its slices' normal as SimpleITK sorts them.
 
+    What a segmentation must have and a source may lack is put in where a value exists: a frame of
+    reference, the slices' thickness (from their positions), empty data of the patient. Text is
+    decoded, and said to be in UTF-8 from here on, as ours is. Headers without a position have no
+    frame of reference either: a projection's segmentation lies on its pixels alone.
+
     Args:
-        files: one single-frame file a slice in any order, or one multi-frame file.
+        files: one single-frame file a slice in any order, or multi-frame files, of which the first
+            is referred to.
         path: the output, for the error's sentence.
 
     Raises:
         OutputError: a file is no DICOM image.
     """
-    pydicom = import_optional("pydicom", "dicom")
+    highdicom = import_optional("highdicom", "dicom")
     headers = []
     for file in files:
         try:
-            headers.append(pydicom.dcmread(file, stop_before_pixels=True))
-        except (OSError, pydicom.errors.InvalidDicomError) as error:
+            headers.append(read_header(file))
+        except InputError as error:
             raise OutputError(
-                f"{path} cannot reference {file}, which cannot be read ({error}); choose another "
-                f"output format"
+                f"{path} cannot reference {file} ({error}); choose another output format"
             ) from error
+    frame_of_reference, study, series = highdicom.UID(), highdicom.UID(), highdicom.UID()
     for header in headers:
+        _as_unicode(header)
         for keyword in _PATIENT:
             if keyword not in header:
                 setattr(header, keyword, "")
+        for keyword, uid in (("StudyInstanceUID", study), ("SeriesInstanceUID", series)):
+            if not header.get(keyword):
+                setattr(header, keyword, uid)
+        if not header.get("SOPInstanceUID"):
+            header.SOPInstanceUID = highdicom.UID()
+        if not is_placed(header):
+            for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
+                if keyword in header:
+                    delattr(header, keyword)
+        elif not header.get("FrameOfReferenceUID"):
+            header.FrameOfReferenceUID = frame_of_reference
+    if len(headers) > 1 and frames_of(headers[0]) > 1:
+        # highdicom refers to one multi-frame file; the others' planes have the same frame of
+        # reference, and places of their own.
+        headers = headers[:1]
     if len(headers) > 1:
         headers.sort(key=lambda header: _along_normal(header, path))
+    _set_measures(headers, path)
     return headers
+
+
+def is_placed(header: Any) -> bool:
+    """Whether an image says where it lies, itself or in its frames' groups."""
+    if "PerFrameFunctionalGroupsSequence" in header:
+        return True
+    detector = (header.get("DetectorInformationSequence") or [header])[0]
+    return all(
+        item.get("ImagePositionPatient") and item.get("ImageOrientationPatient")
+        for item in (detector,)
+    ) or bool(header.get("ImagePositionPatient") and header.get("ImageOrientationPatient"))
+
+
+def _as_unicode(header: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of text that its character set does not have
+        header.decode()
+        for element in header:
+            if element.VR == "PN" and element.value:
+                names = element.value
+                several = element.VM > 1
+                element.value = [str(name) for name in names] if several else str(names)
+    header.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _set_measures(headers: Sequence[Any], path: Path | str) -> None:
+    """Thickness and pixel size, of which highdicom takes the first header's."""
+    if not headers or "PerFrameFunctionalGroupsSequence" in headers[0]:
+        return
+    thickness = 1.0
+    if len(headers) > 1:
+        first, last = (_along_normal(header, path) for header in (headers[0], headers[-1]))
+        thickness = abs(last - first) / (len(headers) - 1) or 1.0
+    for header in headers:
+        if not header.get("SliceThickness"):
+            header.SliceThickness = thickness
+        if not header.get("PixelSpacing"):
+            other = header.get("ImagerPixelSpacing") or header.get("NominalScannedPixelSpacing")
+            header.PixelSpacing = other or [1, 1]
 
 
 def series_geometry(
@@ -149,7 +213,9 @@ def slide_reference(shape: Sequence[int], mpp: Sequence[float], tile: int) -> An
     header.ContainerIdentifier = "anonymous"
     header.IssuerOfTheContainerIdentifierSequence = []
     header.ContainerTypeCodeSequence = []
-    header.SpecimenDescriptionSequence = []
+    header.SpecimenDescriptionSequence = [
+        highdicom.SpecimenDescription(specimen_id="anonymous", specimen_uid=highdicom.UID())
+    ]
     path = dataset()
     path.OpticalPathIdentifier = "1"
     header.OpticalPathSequence = [path]

@@ -1,5 +1,6 @@
 """A label map as a DICOM segmentation, of a volume or of a slide."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca import __version__
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.dicom_reference import (
+    is_placed,
     read_headers,
     series_geometry,
     slide_reference,
@@ -68,6 +70,75 @@ def write_dicom_seg(
         OutputError: the labels or the geometry do not fit, or the disk is full.
         EnvironmentMismatchError: highdicom is not installed.
     """
+    segmentation = _segmentation(
+        labels,
+        path,
+        names=names,
+        spacing=spacing,
+        origin=origin,
+        direction=direction,
+        dicom_files=dicom_files,
+        mpp=mpp,
+        labelmap=labelmap,
+        tile=tile,
+    )
+    with atomic_output(path) as temporary:
+        segmentation.save_as(temporary)
+
+
+def check_dicom_seg(
+    shape: tuple[int, ...],
+    path: Path | str,
+    *,
+    names: dict[int, str],
+    spacing: Sequence[float] | None = None,
+    origin: Sequence[float] | None = None,
+    direction: Sequence[float] | None = None,
+    dicom_files: Sequence[Path | str] | None = None,
+    mpp: float | Sequence[float] | None = None,
+) -> None:
+    """Refuse what `write_dicom_seg` would, before there are labels.
+
+    A segmentation of a volume with a single labelled voxel is made and thrown away; of a slide,
+    whose header is ours, the pixel size is asked for.
+
+    Raises:
+        OutputError: as `write_dicom_seg`.
+        EnvironmentMismatchError: highdicom is not installed.
+    """
+    if len(shape) == 2:
+        _require_mpp(path, mpp)
+        return
+    labels = np.zeros(shape, np.uint8)
+    labels[0, 0, 0] = 1
+    _segmentation(
+        labels,
+        path,
+        names={label: name for label, name in names.items() if label <= 1},
+        spacing=spacing,
+        origin=origin,
+        direction=direction,
+        dicom_files=dicom_files,
+        mpp=mpp,
+        labelmap=False,
+        tile=512,
+    )
+
+
+def _segmentation(
+    labels: NDArray,
+    path: Path | str,
+    *,
+    names: dict[int, str],
+    spacing: Sequence[float] | None,
+    origin: Sequence[float] | None,
+    direction: Sequence[float] | None,
+    dicom_files: Sequence[Path | str] | None,
+    mpp: float | Sequence[float] | None,
+    labelmap: bool,
+    tile: int,
+) -> Any:
+    """The data set of `write_dicom_seg`."""
     check_axes(labels, path, (2, 3))
     highdicom = import_optional("highdicom", "dicom")
     greatest = greatest_label(labels, path)
@@ -84,38 +155,48 @@ def write_dicom_seg(
         affine = _affine(spacing, origin, direction)
         headers = headers or [volume_reference(labels.shape, affine)]
     else:
-        if mpp is None:
-            raise OutputError(f"{path} needs the pixel size of the slide; give it with --mpp")
+        _require_mpp(path, mpp)
+        assert mpp is not None
         headers = [slide_reference(labels.shape, np.broadcast_to(mpp, 2).tolist(), tile)]
         options = {"tile_pixel_array": True, "tile_size": (tile, tile)}
     # Numbered without a gap, as BINARY wants it; at least one.
     classes = range(1, max(1, greatest, *names) + 1)
     try:
-        pixels = labels if affine is None else _volume(labels, affine, headers[0])
-        segmentation = highdicom.seg.Segmentation(
-            source_images=headers,
-            pixel_array=pixels,
-            segmentation_type="LABELMAP" if labelmap else "BINARY",
-            segment_descriptions=[_segment(label, names) for label in classes],
-            series_instance_uid=highdicom.UID(),
-            series_number=1,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="nnunet_octreenca",
-            manufacturer_model_name="nnunet_octreenca",
-            software_versions=__version__,
-            device_serial_number="0",
-            content_label="SEGMENTATION",
-            transfer_syntax_uid=_JPEG_LS_LOSSLESS if labelmap else _EXPLICIT_LITTLE_ENDIAN,
-            **options,
-        )
+        pixels, placed = labels, affine is not None and is_placed(headers[0])
+        if affine is not None and placed:
+            pixels = _volume(labels, affine, headers[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of highdicom, on the form of patients' names
+            segmentation = highdicom.seg.Segmentation(
+                source_images=headers,
+                pixel_array=pixels,
+                segmentation_type="LABELMAP" if labelmap else "BINARY",
+                segment_descriptions=[_segment(label, names) for label in classes],
+                series_instance_uid=highdicom.UID(),
+                series_number=1,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="nnunet_octreenca",
+                manufacturer_model_name="nnunet_octreenca",
+                software_versions=__version__,
+                device_serial_number="0",
+                content_label="SEGMENTATION",
+                transfer_syntax_uid=_JPEG_LS_LOSSLESS if labelmap else _EXPLICIT_LITTLE_ENDIAN,
+                **options,
+            )
+        if labels.ndim == 2 or not placed:
+            segmentation.PatientOrientation = ""  # of what lies nowhere in a patient
     except (AttributeError, TypeError, ValueError) as error:
         raise OutputError(
             f"{path} cannot be written as a DICOM segmentation (highdicom: {error}); choose "
             f"another output format"
         ) from error
-    with atomic_output(path) as temporary:
-        segmentation.save_as(temporary)
+    return segmentation
+
+
+def _require_mpp(path: Path | str, mpp: float | Sequence[float] | None) -> None:
+    if mpp is None:
+        raise OutputError(f"{path} needs the pixel size of the slide; give it with --mpp")
 
 
 def _segment(label: int, names: dict[int, str]) -> Any:

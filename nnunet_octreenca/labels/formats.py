@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.coco import write_coco_rle
-from nnunet_octreenca.labels.dicom_seg import write_dicom_seg
+from nnunet_octreenca.labels.dicom_seg import check_dicom_seg, write_dicom_seg
 from nnunet_octreenca.labels.geojson import write_geojson
+from nnunet_octreenca.labels.nifti import write_nifti
 from nnunet_octreenca.labels.omezarr import write_label_zarr
 from nnunet_octreenca.labels.overlay_video import Frames, write_overlay_mp4
 from nnunet_octreenca.labels.png import write_frame_pngs, write_label_picture
 from nnunet_octreenca.labels.tiff import write_label_tiff
 from nnunet_octreenca.labels.volume import write_volume
 from nnunet_octreenca.libraries import import_optional
+from nnunet_octreenca.nifti_place import NiftiPlace
 
 KINDS = ("slide", "picture", "video", "volume")
 
@@ -31,6 +33,7 @@ class LabelInfo:
         kind: of the image, one of `KINDS`.
         mpp: of a slide or picture, microns per pixel, one number or (y, x).
         spacing, origin, direction: of a volume, as SimpleITK has them: axes (x, y, z), mm.
+        nifti: of a volume in NIfTI, what its header says of its place.
         fps: of a video, frames a second.
         frames: of a video, its frames (y, x, 3) RGB uint8 in order, or a function that gives them.
         dicom_files: of a volume from a DICOM series, its files.
@@ -46,6 +49,7 @@ class LabelInfo:
     spacing: Sequence[float] | None = None
     origin: Sequence[float] | None = None
     direction: Sequence[float] | None = None
+    nifti: NiftiPlace | None = None
     fps: float | Fraction | None = None
     frames: Frames | None = None
     dicom_files: Sequence[Path | str] | None = None
@@ -71,6 +75,7 @@ class Format:
         write: labels, path, information.
         modules: it needs, optional ones.
         extra: that installs them.
+        check: shape of the labels, path, information; refuses what `write` would.
     """
 
     ending: str
@@ -78,6 +83,7 @@ class Format:
     write: Callable[[NDArray, Path, LabelInfo], Any]
     modules: tuple[str, ...] = field(default=())
     extra: str = ""
+    check: Callable[[tuple[int, ...], Path, LabelInfo], Any] | None = None
 
 
 def _tiff(labels: NDArray, path: Path, info: LabelInfo) -> None:
@@ -127,6 +133,35 @@ def _mp4(labels: NDArray, path: Path, info: LabelInfo) -> None:
     write_overlay_mp4(info.frames, labels, path, fps=info.fps or 25, names=info.names)
 
 
+def _check_upright(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
+    if info.nifti is not None and info.nifti.sheared:
+        raise OutputError(
+            f"{path} cannot hold labels of an image whose axes are not at right angles; NIfTI can: "
+            f"choose nii.gz"
+        )
+
+
+def _check_dicom(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
+    _check_upright(shape, path, info)
+    check_dicom_seg(
+        shape,
+        path,
+        names=info.names,
+        spacing=info.spacing,
+        origin=info.origin,
+        direction=info.direction,
+        dicom_files=info.dicom_files,
+        mpp=info.mpp,
+    )
+
+
+def _nifti(labels: NDArray, path: Path, info: LabelInfo) -> None:
+    if info.nifti is not None:
+        write_nifti(labels, path, info.nifti)
+    else:
+        _volume(labels, path, info)
+
+
 def _volume(labels: NDArray, path: Path, info: LabelInfo) -> None:
     write_volume(labels, path, spacing=info.spacing, origin=info.origin, direction=info.direction)
 
@@ -136,7 +171,7 @@ FORMATS = {
     "ome.tif": Format(".ome.tif", KINDS, _tiff, ("tifffile", "imagecodecs"), "slides"),
     "ome.zarr": Format(".ome.zarr", KINDS, _zarr, ("zarr", "ome_zarr"), "slides"),
     "geojson": Format(".geojson", _FLAT, _geojson, ("shapely",), "slides"),
-    "dcm": Format(".dcm", ("slide", "volume"), _dicom, ("highdicom",), "dicom"),
+    "dcm": Format(".dcm", ("slide", "volume"), _dicom, ("highdicom",), "dicom", _check_dicom),
     "png": Format(
         ".png",
         _FLAT,
@@ -154,10 +189,10 @@ FORMATS = {
     ),
     "coco.json": Format(".coco.json", ("picture", "video"), _coco, ("pycocotools",), "video"),
     "mp4": Format("_overlay.mp4", ("video",), _mp4, ("av",), "video"),
-    "nii.gz": Format(".nii.gz", ("volume",), _volume),
-    "nii": Format(".nii", ("volume",), _volume),
-    "nrrd": Format(".nrrd", ("volume",), _volume),
-    "mha": Format(".mha", ("volume",), _volume),
+    "nii.gz": Format(".nii.gz", ("volume",), _nifti),
+    "nii": Format(".nii", ("volume",), _nifti),
+    "nrrd": Format(".nrrd", ("volume",), _volume, check=_check_upright),
+    "mha": Format(".mha", ("volume",), _volume, check=_check_upright),
 }
 """Format name to what it is; "plain.png" is grey, as nnU-Net reads it."""
 
@@ -204,6 +239,20 @@ def check_formats(format_names: Sequence[str], kind: str) -> None:
         endings[form.ending] = name
         for module in form.modules:
             import_optional(module, form.extra)
+
+
+def check_labels(
+    format_names: Sequence[str], shape: Sequence[int], stem_path: Path | str, info: LabelInfo
+) -> None:
+    """Refuse, before anything is computed, what `write` would of labels of this shape.
+
+    Raises:
+        OutputError: a format cannot hold them.
+    """
+    for name in format_names:
+        check = FORMATS[name].check
+        if check is not None:
+            check(tuple(shape), output_path(name, stem_path), info)
 
 
 def output_path(format_name: str, stem_path: Path | str) -> Path:

@@ -21,6 +21,7 @@ from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.labels.formats import (
     LabelInfo,
     check_formats,
+    check_labels,
     default_formats,
     output_path,
     write,
@@ -173,6 +174,8 @@ def segment_case(
         formats, stem = formats_of(job, case, kind), job.output / case.name
         outputs = expected_outputs(stem, formats)
         check_outputs(job, outputs, case.files)
+        info = _info(job, case, kind, source)
+        check_labels(formats, source.shape, stem, info)
         _check_disk(job.output, source.shape)
         image = _Watched(source, pixels=model.natural)
         stages.begin("survey")
@@ -188,7 +191,6 @@ def segment_case(
         stages.begin("segment")
         labels = _segment(job, prepared, plan, gives_labels, progress)
         stages.begin("write")
-        info = _info(job, case, kind, source)
         for name in formats:
             write(name, labels, stem, info)
         shares = label_shares(labels)
@@ -359,6 +361,7 @@ def _info(job: Job, case: Case, kind: str, source: Any) -> LabelInfo:
         origin=geometry.origin if geometry else None,
         direction=geometry.direction if geometry else None,
         dicom_files=geometry.dicom_files if geometry else None,
+        nifti=geometry.nifti if geometry else None,
         fps=getattr(source, "fps", None),
         frames=(lambda: _frames(source)) if kind == "video" else None,
         stems=[Path(file).stem for file in files] if files else None,

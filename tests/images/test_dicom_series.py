@@ -3,8 +3,8 @@ import pytest
 from dicom_planes import dicom_folder, dicom_plane, enhanced
 from dicom_slices import write_series
 
+from nnunet_octreenca.dicom_file import dicom_files, is_dicom
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.dicom_headers import dicom_files, is_dicom
 from nnunet_octreenca.images.dicom_series import read_stack
 
 pydicom = pytest.importorskip("pydicom")
