@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.pictures import PictureSource
-from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.source import ImageInfo, ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.images.tiff import open_tiff
 
@@ -49,7 +49,7 @@ class FrameSource(StripedSource):
 
     Attributes:
         shape: (frame, y, x).
-        files: as they were given.
+        files: as they were given; `info` has them too.
         spacing: ones.
 
     Raises:
@@ -75,7 +75,10 @@ class FrameSource(StripedSource):
                     f"the frames of a video must be alike"
                 )
         shape, count, dtype = usual
-        super().__init__((len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1)
+        info = ImageInfo(is_video=True, files=tuple(self.files))
+        super().__init__(
+            (len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1, info
+        )
 
     def _open(self, number: int) -> ImageSource:
         file = self.files[number]

@@ -46,8 +46,7 @@ def open_image(
         scratch: folder for a video's decoded frames; the system's if left out.
 
     Returns:
-        The image in bands. Beside what `ImageSource` promises: `kept_bytes` that stay in memory,
-        `mpp` and `base_shape` of 2-D images, `geometry` of volumes, `fps` of videos.
+        The image in bands; `info` holds what the file says about it.
 
     Raises:
         InputError: the image is missing, damaged, of an unknown kind, of other channels, or has

@@ -13,7 +13,7 @@ from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import Level, choose_level
 from nnunet_octreenca.images.pixels import composite_slide_on_white
 from nnunet_octreenca.images.slide_files import is_tiff, openslide_knows_better
-from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.source import ImageInfo, ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.images.tiff import open_tiff
 from nnunet_octreenca.libraries import import_optional
@@ -36,8 +36,7 @@ def open_slide(
             if left out.
 
     Returns:
-        (y, x) with attributes `mpp` (None where unknown) and `base_shape`, (y, x) of the finest
-        level.
+        (y, x); `info` holds `mpp` and `base_shape`.
 
     Raises:
         InputError: the file is missing, truncated or no slide, or has no such resolution.
@@ -108,11 +107,11 @@ class OpenSlideSource(StripedSource):
         self._slide = slide
         self._level = level
         chosen = levels[level]
-        self.mpp: float | None = None if chosen.mpp is None else sum(chosen.mpp) / 2
-        self.base_shape = levels[0].shape
+        mpp = None if chosen.mpp is None else sum(chosen.mpp) / 2
+        info = ImageInfo(mpp=mpp, base_shape=levels[0].shape)
         height = int(slide.properties.get(f"openslide.level[{level}].tile-height", _ROWS))
         stripe = height * -(-_ROWS // height) if height <= _TALLEST_TILE else _ROWS
-        super().__init__(chosen.shape, 3, np.dtype(np.uint8), chosen.spacing, stripe)
+        super().__init__(chosen.shape, 3, np.dtype(np.uint8), chosen.spacing, stripe, info)
         require_memory(path, 2 * self._stripe_bytes)
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(decoding_threads())
 

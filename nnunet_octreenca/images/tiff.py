@@ -1,6 +1,7 @@
 """TIFF files in bands: tiled or in strips, classic or big, OME, ImageJ, Aperio, pyramidal."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ def open_tiff(
             if left out.
 
     Returns:
-        (y, x), or (z, y, x) for a stack. With attributes `mpp` (None where unknown) and
-        `base_shape`, (y, x) of the finest level.
+        (y, x), or (z, y, x) for a stack. `info` holds `mpp` and `base_shape`.
 
     Raises:
         InputError: the file is missing, truncated or no TIFF, or has no such resolution.
@@ -85,8 +85,8 @@ def _open(tiff: Any, path: Path, channels: int | None, mpp: float | None) -> Ima
         between = 1.0 if distance is None else distance / MICRONS_PER_MM
         spacing = spacing_beside(path) or (between, *spacing)
     source = TiffSource(path, tiff, levels[index], layout, spacing, channels)
-    source.base_shape = known[0].shape
-    source.mpp = None if chosen.mpp is None else sum(chosen.mpp) / 2
+    mean = None if chosen.mpp is None else sum(chosen.mpp) / 2
+    source.info = replace(source.info, mpp=mean, base_shape=known[0].shape)
     if factor is None:
         return source
     assert mpp is not None
@@ -141,9 +141,6 @@ class TiffSource(StripedSource):
     Raises:
         InputError: data that the file's directory names lie beyond its end.
     """
-
-    mpp: float | None = None
-    base_shape: tuple[int, int]
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Volumes: NIfTI, NRRD, MetaImage and DICOM series, whole in memory in their own type."""
 
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,30 +10,12 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_series import is_dicom, series_files
 from nnunet_octreenca.images.header_checks import require_memory
+from nnunet_octreenca.images.source import Geometry, ImageInfo
 from nnunet_octreenca.images.volume_checks import require_whole
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")
 
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # SOP class of microscopy images in tiles
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a volume lies in the patient, in ITK's order of axes: x, y, z (2-D: x, y).
-
-    Attributes:
-        spacing: mm per axis.
-        origin: mm, of the centre of the first voxel.
-        direction: cosines, row by row.
-        path: what was read, a file or a DICOM folder.
-        dicom_files: the slices in their order, or the single DICOM file; None for other formats.
-    """
-
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-    path: Path
-    dicom_files: list[Path] | None
 
 
 class _Owned:
@@ -58,7 +39,7 @@ class VolumeSource:
         channels: components of a voxel, or the length of a fourth axis.
         dtype: as ITK reads it: floats where a NIfTI header has a slope.
         spacing: mm in the order of `shape`.
-        geometry: of the file, for what is to be written beside it.
+        geometry: of the file, for what is to be written beside it; `info`'s.
 
     Raises:
         InputError: the file is missing, truncated or damaged, its header promises more than it
@@ -100,7 +81,7 @@ class VolumeSource:
         self.dtype = voxels.dtype
         self.geometry = _geometry(image, path, files)
         self.spacing = tuple(reversed(self.geometry.spacing))
-        self.kept_bytes = voxels.nbytes
+        self.info = ImageInfo(geometry=self.geometry, kept_bytes=voxels.nbytes)
 
     def read(self, first: int, end: int) -> NDArray:
         """A view of the band."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.images.pyramid import SlideRegions
+from nnunet_octreenca.images.source import NO_INFO
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
@@ -112,6 +113,7 @@ class WholeSlide:
     channels: int = 3
     dtype: np.dtype = np.dtype(np.float32)
     spacing: tuple[float, ...] = (1.0, 1.0)
+    info = NO_INFO
 
     def __init__(self, case: SlideCase, context: Sequence[int]) -> None:
         self._case = case

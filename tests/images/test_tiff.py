@@ -214,9 +214,9 @@ def test_the_level_of_a_resolution(tmp_path, steps, open_tiff):
     write_pyramid(path, image, steps, **MICROSCOPE)
     for step in steps:
         source = open_tiff(path, mpp=0.25 * step * 1.04)
-        assert source.mpp == pytest.approx(0.25 * step)
+        assert source.info.mpp == pytest.approx(0.25 * step)
         assert source.spacing == pytest.approx((0.00025 * step,) * 2)
-        assert source.base_shape == (256, 160)
+        assert source.info.base_shape == (256, 160)
         check_bands(source, channels_first(image[::step, ::step]))
 
 
@@ -281,7 +281,7 @@ def test_what_files_say_of_their_pixels_size(tmp_path, options, spacing, open_ti
     tifffile.imwrite(path, RGB[..., 0], **options)
     source = open_tiff(path)
     assert source.spacing == pytest.approx(spacing)
-    assert source.mpp == (None if spacing == (1, 1) else pytest.approx(500 * sum(spacing)))
+    assert source.info.mpp == (None if spacing == (1, 1) else pytest.approx(500 * sum(spacing)))
 
 
 def test_the_spacing_of_stacks(tmp_path, open_tiff):
@@ -329,7 +329,7 @@ def test_memory_is_that_of_the_bands(tmp_path, monkeypatch, open_tiff):
         source.read(first, first + 128)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert source.kept_bytes == 2 * band
+    assert source.info.kept_bytes == 2 * band
     assert 2 * band < peak < 6 * band, "of 32 bands in the image"
 
 
@@ -398,7 +398,7 @@ def test_what_is_no_tiff(tmp_path, open_tiff):
 def test_the_real_slide(data_folder, open_tiff):
     path = data_folder("wsi_unlabelled") / "cmu-1-small-region.svs"
     source = open_tiff(path, channels=3)
-    assert source.mpp == 0.499
+    assert source.info.mpp == 0.499
     assert source.spacing == pytest.approx((0.000499, 0.000499))
     whole = channels_first(tifffile.imread(path, key=0))
     assert source.shape == whole.shape[1:] == (2967, 2220)
