@@ -156,8 +156,8 @@ def work(case: Case, shape: tuple[int, ...]) -> None:
         return
     if case.task == "stream":
         seeds = range(1 if case.batch_size == 3 else case.batch_size)
-        ensemble = Ensemble([Member(network.eval(), seed) for seed in seeds], units=case.units)
-        for _ in ensemble.run(Procedural(case.input_channels, shape)):
+        ensemble = Ensemble([Member(network.eval(), seed) for seed in seeds], band_rows=case.units)
+        for _ in ensemble.segment(Procedural(case.input_channels, shape)):
             pass
         return
     crop = Crop(*case.crop) if case.crop else None

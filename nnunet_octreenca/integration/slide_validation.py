@@ -93,9 +93,9 @@ def _segmented(
         beside=int(np.prod(case.shape)),
     )  # fmt: skip
     predicted = np.empty(image.shape, np.uint8)
-    ensemble = Ensemble([Member(network, seed)], mirror_axes=mirror_axes, units=plan.units)
+    ensemble = Ensemble([Member(network, seed)], mirror_axes=mirror_axes, band_rows=plan.units)
     try:
-        for first, labels in ensemble.run(image):
+        for first, labels in ensemble.segment(image):
             predicted[first : first + len(labels)] = labels
     finally:
         image.close()
