@@ -51,6 +51,11 @@ class Model:
     plans: str
     configuration: str
 
+    @property
+    def device(self) -> torch.device:
+        """That the networks are on."""
+        return next(self.networks[0].parameters()).device
+
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
     """Where nnU-Net trained a model, below `nnUNet_results`.
@@ -151,7 +156,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the folds that were trained with -f")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         checkpoint["network_weights"], checkpoint["init_args"]["configuration"]
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
@@ -187,6 +192,7 @@ def _network(
             f"fold {fold} of {folder} has weights that are not finite; predict with another fold "
             f"or checkpoint"
         )
+    assert isinstance(network, OctreeNCA)
     return network
 
 
