@@ -1,10 +1,16 @@
-"""Every example in a docstring of the core gives what it says."""
+"""Every example in a docstring gives what it says."""
 
 import doctest
 import pkgutil
 from importlib import import_module
 
+import numpy as np
 import pytest
+from PIL import Image
+from untrained_model import model_folder
+
+import nnunet_octreenca
+from nnunet_octreenca.integration import register
 
 PACKAGES = (
     "octree",
@@ -29,6 +35,8 @@ def modules():
             yield import_module(module.name)
     for name in ("extend_plans", "convert"):
         yield import_module(f"nnunet_octreenca.cli.{name}")
+    for name in ("model", "register"):
+        yield import_module(f"nnunet_octreenca.integration.{name}")
 
 
 EXAMPLES = [
@@ -39,11 +47,35 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What examples find where they run: a model that was never trained, and a picture."""
+    base = tmp_path_factory.mktemp("examples")
+    model_folder(base / "model")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(base / "image.png")
+    return base
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name)
-def test_example(example):
+def test_example(example, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    # An example must not change the nnU-Net that runs the tests.
+    for shim in register.shims():
+        inside = shim.target.relative_to(register.nnunet_folder())
+        (folder / "nnunetv2" / inside.parent).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(register, "nnunet_folder", lambda: folder / "nnunetv2")
     outcome = doctest.DocTestRunner(verbose=False).run(example, out=print)
     assert outcome.attempted == len(example.examples)
     assert outcome.failed == 0
+
+
+def test_every_public_name_has_an_example():
+    shown = {test.name for test in EXAMPLES}
+    for name in nnunet_octreenca.__all__:
+        if name != "__version__":
+            thing = getattr(nnunet_octreenca, name)
+            assert f"{thing.__module__}.{thing.__qualname__}" in shown, name
 
 
 def test_the_examples_are_found():

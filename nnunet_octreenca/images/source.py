@@ -102,6 +102,7 @@ class ArraySource:
     Raises:
         InputError: the array has no 2 or 3 spatial axes, or `spacing` another number of them.
 
+    >>> import numpy as np
     >>> image = ArraySource(np.arange(24).reshape(1, 4, 6), spacing=(0.5, 0.5))
     >>> image.shape, image.channels
     ((4, 6), 1)

@@ -166,6 +166,7 @@ def predict(
     >>> run = predict("image.png", "results", "model", mirror=False, overwrite=True)
     >>> run.done[0].kind, run.done[0].shape
     ('picture', [48, 40])
+    >>> from pathlib import Path
     >>> [Path(path).name for path in run.done[0].outputs]
     ['image.png', 'image_overlay.png']
     """
