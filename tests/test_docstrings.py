@@ -4,10 +4,8 @@ import doctest
 import pkgutil
 from importlib import import_module
 
-import numpy as np
 import pytest
-from PIL import Image
-from untrained_model import model_folder
+from example_folder import make_example_folder
 
 import nnunet_octreenca
 from nnunet_octreenca.integration import register
@@ -49,12 +47,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What examples find where they run: a model that was never trained, and a picture."""
-    base = tmp_path_factory.mktemp("examples")
-    model_folder(base / "model")
-    pixels = np.random.default_rng(0).integers(0, 255, (48, 40, 3), np.uint8)
-    Image.fromarray(pixels).save(base / "image.png")
-    return base
+    return make_example_folder(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name)

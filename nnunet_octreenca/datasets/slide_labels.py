@@ -162,7 +162,7 @@ class PolygonLabels:
         return drawn
 
 
-def bands(labels: SlideLabels) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def label_bands(labels: SlideLabels) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """All labels from top to bottom: (first row, (rows, columns))."""
     rows, columns = labels.shape
     for first in range(0, rows, BAND):
@@ -184,7 +184,7 @@ def sample_locations(
         pixel of the class about as likely as any other.
     """
     found: dict[int, list[tuple[int, NDArray[np.intp]]]] = {label: [] for label in foreground}
-    for first, band in bands(labels):
+    for first, band in label_bands(labels):
         counts = np.bincount(band.ravel(), minlength=max(foreground) + 1)
         for label in foreground:
             if counts[label]:
@@ -207,7 +207,7 @@ def write_labels(path: Path, labels: SlideLabels) -> None:
     """Write all labels as a tiled TIFF, band by band."""
 
     def tiles() -> Iterator[NDArray[np.uint8]]:
-        for _, band in bands(labels):
+        for _, band in label_bands(labels):
             padded = np.zeros((BAND, -(-band.shape[1] // BAND) * BAND), np.uint8)
             padded[: band.shape[0], : band.shape[1]] = band
             yield from padded.reshape(BAND, -1, BAND).transpose(1, 0, 2)

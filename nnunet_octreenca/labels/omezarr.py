@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.labels.output import (
     atomic_folder,
-    bands,
     check_axes,
     class_name,
     greatest_label,
     halvings,
+    row_ranges,
 )
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.libraries import import_optional
@@ -108,7 +108,7 @@ def _write_level(group: Any, name: str, level: NDArray, dtype: type) -> None:
         fill_value=0,
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
-    for first, end in bands(chunks[0], level.shape[0]):
+    for first, end in row_ranges(chunks[0], level.shape[0]):
         array[first:end] = level[first:end].astype(dtype, copy=False)
 
 

@@ -156,10 +156,10 @@ def in_order(
                 future.cancel()
 
 
-def bands(rows: int, height: int) -> Iterator[tuple[int, int]]:
+def row_ranges(rows: int, height: int) -> Iterator[tuple[int, int]]:
     """First and end of bands of at most `rows` rows that cover `height`.
 
-    >>> list(bands(2, 5))
+    >>> list(row_ranges(2, 5))
     [(0, 2), (2, 4), (4, 5)]
     """
     for first in range(0, height, rows):

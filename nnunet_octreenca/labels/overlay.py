@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
-from nnunet_octreenca.labels.output import atomic_output, bands, class_name
+from nnunet_octreenca.labels.output import atomic_output, class_name, row_ranges
 from nnunet_octreenca.labels.palette import colour
 
 ENDING = "_overlay.png"
@@ -75,7 +75,7 @@ def label_shares(labels: NDArray) -> dict[int, float]:
     """
     flat = labels.reshape(-1)
     counts = np.zeros(int(labels.max()) + 1, np.int64)
-    for first, end in bands(_BLOCK, flat.size):
+    for first, end in row_ranges(_BLOCK, flat.size):
         found = np.bincount(flat[first:end])
         counts[: len(found)] += found
     return {n: int(counts[n]) / flat.size for n in np.flatnonzero(counts).tolist()}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.labels.outlines import outlines
-from nnunet_octreenca.labels.output import bands
+from nnunet_octreenca.labels.output import row_ranges
 from nnunet_octreenca.labels.polygons import filled
 from nnunet_octreenca.libraries import import_optional
 
@@ -86,10 +86,10 @@ class Regions:
     def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
         height, width = self._labels.shape
         above = np.zeros(width, np.int64)
-        for top, bottom in bands(self._tile, height):
+        for top, bottom in row_ranges(self._tile, height):
             below = np.zeros(width, np.int64)
             beside = np.zeros(bottom - top, np.int64)
-            for left, right in bands(self._tile, width):
+            for left, right in row_ranges(self._tile, width):
                 tile = np.asarray(self._labels[top:bottom, left:right])
                 borders = yield from self._tile_regions(tile, top, left)
                 if top > 0:

@@ -88,7 +88,9 @@ def around(boxes: Sequence[Box]) -> Box:
     )
 
 
-def bands(source: ImageSource, starts: Iterable[int], band: int) -> Iterator[tuple[int, NDArray]]:
+def read_bands(
+    source: ImageSource, starts: Iterable[int], band: int
+) -> Iterator[tuple[int, NDArray]]:
     """The bands that begin at `starts` as (channels, z, y, x), integers or float32."""
     for first in starts:
         values = source.read(first, min(first + band, source.shape[0]))
@@ -108,14 +110,14 @@ def box_from_the_borders(source: ImageSource, band: int) -> Box:
     starts = range(0, source.shape[0], band)
     found: list[Box] = []
     read = 0
-    for first, values in bands(source, starts, band):
+    for first, values in read_bands(source, starts, band):
         read += 1
         found += placed(nonzero_box(values), lead, first)
         if found and all(
             axis == lead or side == (0, shape[axis]) for axis, side in enumerate(around(found))
         ):
             break
-    for first, values in bands(source, starts[: read - 1 : -1], band):
+    for first, values in read_bands(source, starts[: read - 1 : -1], band):
         last = placed(nonzero_box(values), lead, first)
         found += last
         if last:

@@ -12,13 +12,13 @@ from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.preprocessing.crop import (
     Box,
     around,
-    bands,
     box_from_the_borders,
     box_slices,
     filled_holes,
     nonzero_box,
     nonzero_mask,
     placed,
+    read_bands,
     volume_shape,
     whole_box,
 )
@@ -128,7 +128,7 @@ def _read_all(
     ]
     boxes: list[Box] = []
     wrong, where = 0, ""
-    for first, values in bands(source, range(0, source.shape[0], band), band):
+    for first, values in read_bands(source, range(0, source.shape[0], band), band):
         local = nonzero_box(values)
         if local is None:
             continue

@@ -10,7 +10,7 @@ from tiny_slides import write_pyramid
 from nnunet_octreenca.datasets import slide_labels
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.slide_labels import (
-    bands,
+    label_bands,
     open_labels,
     sample_locations,
     write_labels,
@@ -60,7 +60,7 @@ def test_bands_are_the_whole(tmp_path):
     values = mask()
     write_pyramid(tmp_path / "m.tif", [values])
     labels = open_labels(tmp_path / "m.tif", SHAPE, 1.0, CLASSES)
-    parts = list(bands(labels))
+    parts = list(label_bands(labels))
     assert [first for first, _ in parts] == [0, 256]
     assert np.array_equal(np.concatenate([band for _, band in parts]), expected(values))
     write_labels(tmp_path / "out.tif", labels)
