@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class ChannelStack:
         kept = sum(source.info.kept_bytes for source in self._sources)
         self.info = replace(first.info, kept_bytes=kept)
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> NDArray[Any]:
         """The band of all channels, as `ImageSource.read` has it.
 
         Raises:
