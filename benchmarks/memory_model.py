@@ -165,7 +165,7 @@ def work(case: Case, shape: tuple[int, ...]) -> None:
         ensemble = Ensemble(
             [Member(network.eval(), seed) for seed in seeds], band_rows=case.band_rows
         )
-        for _ in ensemble.run(Procedural(case.input_channels, shape)):
+        for _ in ensemble.segment(Procedural(case.input_channels, shape)):
             pass
         return
     crop = Crop(*case.crop) if case.crop else None

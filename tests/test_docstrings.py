@@ -1,10 +1,14 @@
-"""Every example in a docstring of the core gives what it says."""
+"""Every example in a docstring gives what it says."""
 
 import doctest
 import pkgutil
 from importlib import import_module
 
 import pytest
+from example_folder import make_example_folder
+
+import nnunet_octreenca
+from nnunet_octreenca.integration import register
 
 PACKAGES = (
     "octree",
@@ -27,7 +31,13 @@ def modules():
         yield package
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             yield import_module(module.name)
-    for name in ("bands", "cli.extend_plans", "cli.convert"):
+    for name in (
+        "bands",
+        "cli.extend_plans",
+        "cli.convert",
+        "integration.model",
+        "integration.register",
+    ):
         yield import_module(f"nnunet_octreenca.{name}")
 
 
@@ -39,11 +49,30 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_example_folder(tmp_path_factory.mktemp("examples"))
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name)
-def test_example(example):
+def test_example(example, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    # An example must not change the nnU-Net that runs the tests.
+    for shim in register.shims():
+        inside = shim.target.relative_to(register.nnunet_folder())
+        (folder / "nnunetv2" / inside.parent).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(register, "nnunet_folder", lambda: folder / "nnunetv2")
     outcome = doctest.DocTestRunner(verbose=False).run(example, out=print)
     assert outcome.attempted == len(example.examples)
     assert outcome.failed == 0
+
+
+def test_every_public_name_has_an_example():
+    shown = {test.name for test in EXAMPLES}
+    for name in nnunet_octreenca.__all__:
+        if name != "__version__":
+            thing = getattr(nnunet_octreenca, name)
+            assert f"{thing.__module__}.{thing.__qualname__}" in shown, name
 
 
 def test_the_examples_are_found():

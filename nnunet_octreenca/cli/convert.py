@@ -10,6 +10,7 @@ from nnunet_octreenca.errors import InputError
 if TYPE_CHECKING:
     from nnunet_octreenca.datasets.classes import Classes
     from nnunet_octreenca.datasets.raw_dataset import Converted
+    from nnunet_octreenca.datasets.slides import SlideOptions
 
 HELP = "convert MSD prostate, PESO, CholecSeg8k, slides or frames into nnU-Net data sets"
 EXAMPLE = """\
@@ -237,16 +238,17 @@ def _convert(arguments: argparse.Namespace, target: Path) -> "Converted":
         return convert_prostate(
             arguments.i, target, channels=arguments.channels, zones=arguments.zones, **common
         )
-    common |= {"test": arguments.test, "seed": arguments.seed}
-    if arguments.kind in ("peso", "slides"):
-        common |= _slide_options(arguments)
-        if arguments.kind == "peso":
-            from nnunet_octreenca.datasets.peso import convert_peso
+    if arguments.kind == "peso":
+        from nnunet_octreenca.datasets.peso import convert_peso
 
-            return convert_peso(arguments.i, target, **common)
+        return convert_peso(arguments.i, target, _slide_options(arguments), **common)
+    if arguments.kind == "slides":
         from nnunet_octreenca.datasets.slides import convert_slides
 
-        return convert_slides(arguments.i, target, _classes(arguments), **common)
+        return convert_slides(
+            arguments.i, target, _classes(arguments), _slide_options(arguments), **common
+        )
+    common |= {"test": arguments.test, "seed": arguments.seed}
     from nnunet_octreenca.datasets.frames import FrameLayout, convert_frames
 
     common["layout"] = FrameLayout(
@@ -263,22 +265,25 @@ def _convert(arguments: argparse.Namespace, target: Path) -> "Converted":
     )
 
 
-def _slide_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _slide_options(arguments: argparse.Namespace) -> "SlideOptions":
     from nnunet_octreenca.cli.extend_plans import parse_settings
+    from nnunet_octreenca.datasets.slides import SlideOptions
 
     if not arguments.in_place and (arguments.set or arguments.batch_size):
         raise InputError("--set and --batch-size are for --in-place, which makes the plans")
-    return {
+    return SlideOptions(
         # PESO's level is a default: a resolution that was asked for counts.
-        "level": None if arguments.mpp is not None else arguments.level,
-        "mpp": arguments.mpp,
-        "patch_size": arguments.patch_size,
-        "patches": arguments.patches,
-        "in_place": arguments.in_place,
-        "link": arguments.link,
-        "batch_size": arguments.batch_size,
-        "settings": parse_settings(arguments.set),
-    }
+        level=None if arguments.mpp is not None else arguments.level,
+        mpp=arguments.mpp,
+        patch_size=arguments.patch_size,
+        patches=arguments.patches,
+        test=arguments.test,
+        seed=arguments.seed,
+        in_place=arguments.in_place,
+        link=arguments.link,
+        batch_size=arguments.batch_size,
+        settings=parse_settings(arguments.set),
+    )
 
 
 def _classes(arguments: argparse.Namespace) -> "Classes":

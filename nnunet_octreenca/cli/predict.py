@@ -13,7 +13,7 @@ from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, Octree
 
 if TYPE_CHECKING:
     from nnunet_octreenca.images.cases import Case
-    from nnunet_octreenca.prediction.case import Job
+    from nnunet_octreenca.prediction.folder import Run
 
 HELP = "segment images of any size, streamed from the file to the file"
 EXAMPLE = """\
@@ -124,48 +124,52 @@ def _terminated() -> Iterator[None]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nnunet_octreenca.images.cases import list_cases
-    from nnunet_octreenca.prediction.report import Report
+    from nnunet_octreenca.prediction.report import summary, write_report
 
     began = perf_counter()
-    job = _job(arguments)
-    model = job.model
-    cases = list_cases(arguments.i, model.channels, frames=model.preprocessing.dimension == 3)
-    job.output.mkdir(parents=True, exist_ok=True)
-    report = Report(job, arguments)
+    run = _prepared(arguments)
+    model = run.model
+    cases = run.cases(arguments.i)
     print(
         f"{len(cases)} case{'s' * (len(cases) != 1)}, {model.trainer} {model.configuration}, "
-        f"{_counted(len(model.networks), 'fold')}, {_counted(len(job.seeds), 'seed')}, engine "
+        f"{_counted(len(model.networks), 'fold')}, "
+        f"{_counted(len(run.options.seeds_of(model)), 'seed')}, engine "
         f"{model.networks[0].engine().name}"
     )
     try:
         for case in cases:
-            _predict(job, case, report, resume=arguments.resume, quiet=arguments.quiet)
+            _predict(run, case, quiet=arguments.quiet)
     finally:
-        report.seconds = perf_counter() - began
+        run.seconds = perf_counter() - began
         if arguments.report:
-            report.write(Path(arguments.report))
-    for line in report.summary():
-        print(line, file=sys.stderr if report.failed else sys.stdout)
-    if not report.failed:
+            given = vars(arguments).items()
+            write_report(
+                Path(arguments.report),
+                run,
+                {key: value for key, value in given if key not in ("run", "command")},
+            )
+    for line in summary(run):
+        print(line, file=sys.stderr if run.failed else sys.stdout)
+    if not run.failed:
         return 0
-    return SOME_FAILED if report.done or report.left_out else 1
+    return SOME_FAILED if run.done or run.left_out else 1
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _job(arguments: argparse.Namespace) -> "Job":
+def _prepared(arguments: argparse.Namespace) -> "Run":
     import torch
 
     from nnunet_octreenca.inference.memory_plan import parse_memory
     from nnunet_octreenca.integration.model import load_model, model_folder
-    from nnunet_octreenca.prediction.case import Job
+    from nnunet_octreenca.prediction.case import Destination
+    from nnunet_octreenca.prediction.folder import Run
+    from nnunet_octreenca.prediction.options import Options
 
     memory = None if arguments.memory is None else parse_memory(arguments.memory)
-    for name in ("threads", "band"):
-        value = getattr(arguments, name)
+    for name, value in (("threads", arguments.threads), ("band", arguments.band)):
         if value is not None and value < 1:
             raise InputError(f"--{name} {value} must be at least 1")
     if arguments.mpp is not None and not arguments.mpp > 0:
@@ -177,22 +181,24 @@ def _job(arguments: argparse.Namespace) -> "Job":
     if arguments.d is not None and arguments.c is None:
         raise InputError("-d needs the configuration, e.g. -c 3d_fullres")
     folder = arguments.m or model_folder(arguments.d, arguments.tr, arguments.p, arguments.c)
-    device = _device(arguments.device)
-    model = load_model(folder, folds=arguments.f, checkpoint=arguments.chk, device=device)
-    return Job(
-        model=model,
-        output=Path(arguments.o),
-        formats=tuple(arguments.formats) if arguments.formats else None,
-        mirror=not arguments.disable_tta,
-        seeds=tuple(arguments.seeds or (model.seed,)),
-        mpp=arguments.mpp,
-        series=arguments.series,
-        tissue=arguments.tissue,
-        half=arguments.precision == "float16",
-        memory=memory,
-        band_rows=arguments.band,
-        overwrite=arguments.overwrite,
-        device=device,
+    model = load_model(
+        folder, folds=arguments.f, checkpoint=arguments.chk, device=_device(arguments.device)
+    )
+    formats = tuple(arguments.formats) if arguments.formats else None
+    return Run(
+        model,
+        Destination(Path(arguments.o), formats, arguments.overwrite),
+        Options(
+            mirror=not arguments.disable_tta,
+            seeds=tuple(arguments.seeds) if arguments.seeds else None,
+            mpp=arguments.mpp,
+            series=arguments.series,
+            tissue=arguments.tissue,
+            float16=arguments.precision == "float16",
+            memory=memory,
+            band_rows=arguments.band,
+        ),
+        resume=arguments.resume,
     )
 
 
@@ -212,21 +218,11 @@ def _device(name: str | None) -> Any:
     return device
 
 
-def _predict(job: "Job", case: "Case", report: Any, *, resume: bool, quiet: bool) -> None:
-    from nnunet_octreenca.labels.overlay import ENDING
-    from nnunet_octreenca.prediction.case import segment_case
-    from nnunet_octreenca.prediction.report import progress_bar
+def _predict(run: "Run", case: "Case", *, quiet: bool) -> None:
+    from nnunet_octreenca.cli.progress_bar import progress_bar
 
-    # The overlay is written last: where it is, all is.
-    if resume and (job.output / f"{case.name}{ENDING}").exists():
-        report.left_out.append(case.name)
-        print(f"{case.name}: finished before, left out")
-        return
     try:
         with progress_bar(case.name, quiet) as (tell, progress):
-            report.done.append(segment_case(job, case, tell=tell, progress=progress))
-    except (OctreeNCAError, OSError, MemoryError) as error:
-        sentence = str(error) or "memory ran out; give less with --memory"
-        report.failed.append({"case": case.name, "files": list(map(str, case.files)),
-                              "error": type(error).__name__, "sentence": sentence})  # fmt: skip
-        print(f"ERROR: {case.name}: {sentence}", file=sys.stderr)
+            run.segment(case, tell=tell, progress=progress)
+    except (OctreeNCAError, OSError, MemoryError):
+        print(f"ERROR: {case.name}: {run.failed[-1].sentence}", file=sys.stderr)

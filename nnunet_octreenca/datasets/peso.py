@@ -5,19 +5,23 @@ for the training slides `pds_N_HE_training_mask.tif` with 2 for epithelium and 0
 """
 
 from pathlib import Path
-from typing import Any
 
 from nnunet_octreenca.datasets.classes import Classes
-from nnunet_octreenca.datasets.raw_dataset import Converted
-from nnunet_octreenca.datasets.slides import SlidePair, convert_pairs
+from nnunet_octreenca.datasets.raw_dataset import Converted, Track, untracked
+from nnunet_octreenca.datasets.slides import SlideOptions, SlidePair, convert_pairs
 from nnunet_octreenca.errors import InputError
 
 CLASSES = Classes({"epithelium": (2,)}, background=(0, 1))
-LEVEL = 1  # 0.48 microns per pixel, the paper's
+OPTIONS = SlideOptions(level=1, test=0.2)  # 0.48 microns per pixel, the paper's
 
 
 def convert_peso(
-    source: Path, target: Path, *, level: int | None = LEVEL, test: float = 0.2, **options: Any
+    source: Path,
+    target: Path,
+    options: SlideOptions = OPTIONS,
+    *,
+    overwrite: bool = False,
+    track: Track = untracked,
 ) -> Converted:
     """Write an nnU-Net data set of PESO.
 
@@ -26,9 +30,7 @@ def convert_peso(
     Args:
         source: the folder of slides and masks, in any folders below it.
         target: the new data set's folder.
-        level: of the slides' pyramid; None if `mpp` is given.
-        test: part of the slides with masks that are held out, whole, for testing.
-        options: `slides.convert_pairs`'.
+        options, overwrite, track: as for `slides.convert_pairs`.
 
     Raises:
         InputError, OutputError: as `convert_pairs`.
@@ -38,11 +40,11 @@ def convert_peso(
         Path(source),
         target,
         CLASSES,
-        level=level,
-        test=test,
+        options,
         kind="peso",
         description="PESO, prostate epithelium, CC BY-NC-SA 4.0",
-        **options,
+        overwrite=overwrite,
+        track=track,
     )
 
 

@@ -3,6 +3,7 @@
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,14 +56,66 @@ class Slide(NamedTuple):
     labels: SlideLabels | None
 
 
-def convert_slides(source: Path, target: Path, classes: Classes, **options: Any) -> Converted:
+@dataclass(frozen=True)
+class SlideOptions:
+    """How slides become a data set.
+
+    Attributes:
+        level: of the pyramid to work at; 0 if `mpp` is left out too.
+        mpp: microns per pixel to work at, instead; within 10 % of what averaging whole pixels
+            of a level gives.
+        patch_size: pixels per side.
+        patches: of every training slide.
+        test: part of the slides with masks that are held out for testing, 0 to 1.
+        seed: of what is held out, the folds and the patches' places.
+        in_place: make no patches, train from the slides themselves.
+        link: "symlink" or "copy" the test slides.
+        batch_size, settings: of the plans that `in_place` makes.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    level: int | None = None
+    mpp: float | None = None
+    patch_size: int = PATCH_SIZE
+    patches: int = PATCHES
+    test: float = 0.0
+    seed: int = 0
+    in_place: bool = False
+    link: str = "symlink"
+    batch_size: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.level is not None and self.mpp is not None:
+            raise InputError("give a level or microns per pixel (mpp), not both")
+        if self.patch_size < 16 or self.patches < 1 or self.link not in LINKS:
+            raise InputError(
+                f"patch size ({self.patch_size}) must be at least 16, patches ({self.patches}) at "
+                f"least 1, link ({self.link!r}) one of {', '.join(LINKS)}"
+            )
+
+
+DEFAULTS = SlideOptions()
+
+
+def convert_slides(
+    source: Path,
+    target: Path,
+    classes: Classes,
+    options: SlideOptions = DEFAULTS,
+    *,
+    overwrite: bool = False,
+    track: Track = untracked,
+) -> Converted:
     """Write an nnU-Net data set of `images/NAME.svs` and `masks/NAME.tif` (or .png, .geojson).
 
     Args:
         source: the folder that holds `images` and `masks`.
         target: the new data set's folder.
         classes: of the masks.
-        options: `convert_pairs`'.
+        options, overwrite, track: as for `convert_pairs`.
 
     Raises:
         InputError, OutputError: as `convert_pairs`.
@@ -73,9 +126,11 @@ def convert_slides(source: Path, target: Path, classes: Classes, **options: Any)
         source,
         target,
         classes,
+        options,
         kind="slides",
         description=f"slides of {source.resolve().name}",
-        **options,
+        overwrite=overwrite,
+        track=track,
     )
 
 
@@ -114,44 +169,26 @@ def convert_pairs(
     source: Path,
     target: Path,
     classes: Classes,
+    options: SlideOptions,
     *,
     kind: str,
     description: str,
-    level: int | None = None,
-    mpp: float | None = None,
-    patch_size: int = PATCH_SIZE,
-    patches: int = PATCHES,
-    test: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
-    link: str = "symlink",
-    batch_size: int | None = None,
-    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     track: Track = untracked,
 ) -> Converted:
     """Write slides that were found, whatever their folders look like.
 
-    Training slides become patches around foreground (PNG), or with `in_place` a small JSON file
-    each, from which `-tr OctreeNCASlideTrainer` reads the slides themselves. Test slides stay
-    whole: imagesTs holds the files, labelsTs their labels as TIFF at the chosen resolution.
+    Training slides become patches around foreground (PNG), or with `options.in_place` a small
+    JSON file each, from which `-tr OctreeNCASlideTrainer` reads the slides themselves. Test slides
+    stay whole: imagesTs holds the files, labelsTs their labels as TIFF at the chosen resolution.
 
     Args:
         pairs: slides and masks.
         source: where they lie.
         target: the new data set's folder.
         classes: of the masks.
+        options: how they become a data set.
         kind, description: of the data set.
-        level: of the pyramid to work at; 0 if `mpp` is left out too.
-        mpp: microns per pixel to work at, instead; within 10 % of what averaging whole pixels
-            of a level gives.
-        patch_size: pixels per side.
-        patches: of every training slide.
-        test: part of the slides with masks that are held out for testing.
-        seed: of what is held out, the folds and the patches' places.
-        in_place: make no patches.
-        link: "symlink" or "copy" the test slides.
-        batch_size, settings: of the plans that `in_place` makes.
         overwrite: remove a data set that is there already.
         track: shows progress.
 
@@ -161,43 +198,38 @@ def convert_pairs(
         OutputError: the data set exists already, or cannot be written.
         EnvironmentMismatchError: a package is missing, or `in_place` without nnU-Net's folders.
     """
-    if level is not None and mpp is not None:
-        raise InputError("give a level or microns per pixel (mpp), not both")
-    if patch_size < 16 or patches < 1 or link not in LINKS:
-        raise InputError(
-            f"patch size ({patch_size}) must be at least 16, patches ({patches}) at least 1, link "
-            f"({link!r}) one of {', '.join(LINKS)}"
-        )
-    prepared = preprocessed_or_error(Path(target)) if in_place else None
-    out = held_out([pair.name for pair in pairs if pair.mask is not None], test, seed)
+    prepared = preprocessed_or_error(Path(target)) if options.in_place else None
+    out = held_out(
+        [pair.name for pair in pairs if pair.mask is not None], options.test, options.seed
+    )
     request = {
         "kind": kind,
         "foreground": dict(classes.foreground),
         "background": classes.background,
         "ignore": classes.ignore,
-        "level": level,
-        "mpp": mpp,
-        "patch_size": patch_size,
-        "patches": patches,
-        "test": test,
-        "seed": seed,
-        "in_place": in_place,
-        "link": link,
+        "level": options.level,
+        "mpp": options.mpp,
+        "patch_size": options.patch_size,
+        "patches": options.patches,
+        "test": options.test,
+        "seed": options.seed,
+        "in_place": options.in_place,
+        "link": options.link,
     }
     dataset = RawDataset(target, source, request, overwrite)
     notes: list[str] = []
     cases: list[SlideCase] = []
     groups: dict[str, str] = {}
     for pair in track(pairs, kind):
-        slide = open_slide(pair, classes, level=level, mpp=mpp)
+        slide = open_pair(pair, classes, options)
         try:
             if pair.name in out or slide.labels is None:
-                _keep_whole(dataset, pair, slide, link)
-            elif in_place:
-                cases.append(_case(dataset, slide, classes, patch_size, seed))
+                _keep_whole(dataset, pair, slide, options.link)
+            elif options.in_place:
+                cases.append(_case(dataset, slide, classes, options))
                 groups[pair.name] = pair.name
             else:
-                written = _cut(dataset, slide, classes, patch_size, patches, seed)
+                written = _cut(dataset, slide, classes, options)
                 groups.update(dict.fromkeys(written, pair.name))
                 if not written:
                     notes.append(f"{pair.name} has no foreground: no patch was cut from it.")
@@ -205,7 +237,7 @@ def convert_pairs(
             slide.regions.close()
     if not groups:
         raise InputError(f"{source} has no slide with foreground to train on")
-    splits = group_folds(groups, seed=seed)
+    splits = group_folds(groups, seed=options.seed)
     if splits is None:
         notes.append("There is a single training slide: train with the fold `all`.")
     else:
@@ -219,13 +251,18 @@ def convert_pairs(
         channel_names=RGB,
         labels=classes.labels,
         training=len(groups),
-        file_ending=".tif" if in_place else ".png",
+        file_ending=".tif" if options.in_place else ".png",
         description=description,
         overwrite_image_reader_writer="NaturalImage2DIO",
     )
     if prepared is not None:
         notes += prepare_in_place(
-            prepared, content, cases, patch_size, batch_size=batch_size, settings=settings
+            prepared,
+            content,
+            cases,
+            options.patch_size,
+            batch_size=options.batch_size,
+            settings=options.settings,
         )
     dataset.finish(content, splits)
     return Converted(
@@ -234,15 +271,13 @@ def convert_pairs(
         len(out) + unlabelled,
         "2d",
         tuple(notes),
-        in_place,
+        options.in_place,
         "0" if splits else "all",
     )
 
 
-def open_slide(
-    pair: SlidePair, classes: Classes, *, level: int | None = None, mpp: float | None = None
-) -> Slide:
-    """Open a slide and its mask at a resolution.
+def open_pair(pair: SlidePair, classes: Classes, options: SlideOptions) -> Slide:
+    """Open a slide and its mask at the options' resolution.
 
     Raises:
         InputError: the slide has no such level or resolution, is not RGB, or the mask does not
@@ -254,7 +289,7 @@ def open_slide(
             f"{pair.image} has {regions.channels} channel(s) of {regions.dtype}; a slide is RGB "
             f"with 8 bits a colour"
         )
-    downsample = _downsample(regions, level, mpp)
+    downsample = _downsample(regions, options.level, options.mpp)
     source, factor = regions.source_level(downsample)
     rows, columns = regions.shapes[source]
     shape = (-(-rows // factor), -(-columns // factor))
@@ -294,16 +329,15 @@ def _foreground(classes: Classes) -> list[int]:
     return list(range(1, len(classes.foreground) + 1))
 
 
-def _cut(
-    dataset: RawDataset, slide: Slide, classes: Classes, size: int, count: int, seed: int
-) -> list[str]:
+def _cut(dataset: RawDataset, slide: Slide, classes: Classes, options: SlideOptions) -> list[str]:
     """Write patches around foreground, the classes in turn; their names."""
     assert slide.labels is not None
+    size = options.patch_size
     _check_size(slide, size)
-    generator = _generator(slide.name, seed)
+    generator = _generator(slide.name, options.seed)
     locations = sample_locations(slide.labels, _foreground(classes), generator)
     names = []
-    for number in range(count if locations else 0):
+    for number in range(options.patches if locations else 0):
         places = list(locations.values())[number % len(locations)]
         y, x = (
             int(min(max(at - size // 2, 0), n - size))
@@ -327,15 +361,16 @@ def _check_size(slide: Slide, size: int) -> None:
         )
 
 
-def _case(dataset: RawDataset, slide: Slide, classes: Classes, size: int, seed: int) -> SlideCase:
+def _case(dataset: RawDataset, slide: Slide, classes: Classes, options: SlideOptions) -> SlideCase:
     """Write a training slide's labels and what describes it."""
     assert slide.labels is not None
-    _check_size(slide, size)
+    _check_size(slide, options.patch_size)
     labels, described = f"labelsTr/{slide.name}.tif", f"imagesTr/{slide.name}_0000.json"
     if not dataset.has(described):
         source = slide.labels
         dataset.put(labels, lambda file: write_labels(file, source))
-        locations = sample_locations(source, _foreground(classes), _generator(slide.name, seed))
+        generator = _generator(slide.name, options.seed)
+        locations = sample_locations(source, _foreground(classes), generator)
         case = SlideCase(
             slide.name,
             slide.regions.path.resolve(),

@@ -1,14 +1,15 @@
 """Channels in files of their own, as nnU-Net has them: CASE_0000, CASE_0001."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ImageSource
-from nnunet_octreenca.images.volumes import Geometry
 
 # Differences that rounding in a header makes: of origins and spacings as a share of a voxel, of
 # direction cosines as they are.
@@ -23,8 +24,7 @@ class ChannelStack:
         names: of their files, for the errors.
 
     Attributes:
-        geometry: of the first one, where it has one.
-        notes: of all of them.
+        info: the first one's, with the sum of `kept_bytes` and the `notes` of all.
 
     Raises:
         InputError: shapes, spacings, origins or directions differ.
@@ -44,13 +44,11 @@ class ChannelStack:
         self.spacing = first.spacing
         self.channels = sum(source.channels for source in self._sources)
         self.dtype = np.result_type(*(source.dtype for source in self._sources))
-        self.geometry: Geometry | None = getattr(first, "geometry", None)
-        self.notes = tuple(note for source in sources for note in getattr(source, "notes", ()))
-        self.mpp: float | None = getattr(first, "mpp", None)
-        self.base_shape = getattr(first, "base_shape", first.shape)
-        self.kept_bytes = sum(getattr(source, "kept_bytes", 0) for source in self._sources)
+        kept = sum(source.info.kept_bytes for source in self._sources)
+        notes = tuple(note for source in self._sources for note in source.info.notes)
+        self.info = replace(first.info, kept_bytes=kept, notes=notes)
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> NDArray[Any]:
         """The band of all channels, as `ImageSource.read` has it.
 
         Raises:
@@ -68,7 +66,7 @@ class ChannelStack:
 
 def _require_same_place(one: ImageSource, other: ImageSource, name: Path, other_name: Path) -> None:
     compared = [("spacing", one.spacing, other.spacing, min(one.spacing))]
-    first, second = getattr(one, "geometry", None), getattr(other, "geometry", None)
+    first, second = one.info.geometry, other.info.geometry
     if first is not None and second is not None:
         compared += [
             ("origin", first.origin, second.origin, min(one.spacing)),

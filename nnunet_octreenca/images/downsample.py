@@ -1,5 +1,6 @@
 """An image averaged down to a coarser resolution, band by band."""
 
+from dataclasses import replace
 from math import ceil, floor
 
 import numpy as np
@@ -42,15 +43,9 @@ class Downsampled:
         self.channels = source.channels
         self.dtype = source.dtype
         self.spacing: tuple[float, ...] = (mpp / MICRONS_PER_MM,) * 2
-        self.mpp: float | None = mpp
-        self.base_shape = base_shape
+        self.info = replace(source.info, mpp=mpp, base_shape=base_shape)
         self._sums = _sums(self.dtype)
         _, _, self._columns = covered(0, self.shape[1], factor[1], source.shape[1], self.dtype)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes that stay in memory between two bands, at most."""
-        return getattr(self._source, "kept_bytes", 0)
 
     def read(self, first: int, end: int) -> NDArray:
         """The band, as `ImageSource.read` has it.

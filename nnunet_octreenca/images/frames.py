@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
+from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.images.stripes import StripedSource
 
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -47,7 +48,7 @@ class FrameSource(StripedSource):
 
     Attributes:
         shape: (frame, y, x).
-        files: as they were given.
+        files: as they were given; `info` has them too.
         spacing: ones.
 
     Raises:
@@ -73,7 +74,10 @@ class FrameSource(StripedSource):
                     f"the frames of a video must be alike"
                 )
         shape, count, dtype = usual
-        super().__init__((len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1)
+        info = ImageInfo(is_video=True, files=tuple(self.files))
+        super().__init__(
+            (len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1, info
+        )
 
     def _open(self, number: int) -> SlideReader:
         file = self.files[number]

@@ -13,7 +13,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, Level, choose_level
-from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.source import NO_INFO, ImageInfo, ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.libraries import import_optional
 
@@ -43,8 +43,8 @@ def open_omezarr(
             if left out.
 
     Returns:
-        (y, x), or (z, y, x) where the axis z is longer than 1. With attributes `mpp` (None where
-        unknown) and `base_shape`, (y, x) of the finest level.
+        (y, x), or (z, y, x) where the axis z is longer than 1. `info` holds
+        `mpp` and `base_shape`.
 
     Raises:
         InputError: no such folder, no image in it, several time points, or no such resolution.
@@ -88,10 +88,12 @@ def open_omezarr(
         raise InputError(f"{path} is a stack of planes; a resolution (--mpp) is for 2-D images")
     index, factor = choose_level(levels, mpp, path)
     spacing = [1.0 if n is None else n for n in spacings[index]][-3 if stack else -2 :]
-    source = OmeZarrSource(path, arrays[index], axes, spacing)
-    source.base_shape = levels[0].shape
     chosen = levels[index].mpp
-    source.mpp = None if chosen is None else sum(chosen) / 2
+    info = ImageInfo(
+        mpp=None if chosen is None else sum(chosen) / 2,
+        base_shape=levels[0].shape,
+    )
+    source = OmeZarrSource(path, arrays[index], axes, spacing, info)
     if factor is None:
         return source
     assert mpp is not None
@@ -143,13 +145,16 @@ class OmeZarrSource(StripedSource):
         array: the level's `zarr.Array`.
         axes: names of its axes, of t, c, z, y, x in this order.
         spacing: mm (y, x), or (z, y, x) for a stack.
+        info: what the folder says.
     """
 
-    mpp: float | None = None
-    base_shape: tuple[int, int]
-
     def __init__(
-        self, path: Path, array: Any, axes: Sequence[str], spacing: Sequence[float]
+        self,
+        path: Path,
+        array: Any,
+        axes: Sequence[str],
+        spacing: Sequence[float],
+        info: ImageInfo = NO_INFO,
     ) -> None:
         self._path = path
         self._array = array
@@ -163,6 +168,7 @@ class OmeZarrSource(StripedSource):
             array.dtype.newbyteorder("="),
             spacing,
             chunk,
+            info,
         )
         require_memory(path, self._stripe_bytes)
         codecs = [type(codec).__name__ for codec in array.compressors]

@@ -48,8 +48,7 @@ def open_image(
         series: SeriesInstanceUID to read, of a folder with several DICOM series.
 
     Returns:
-        The image in bands. Beside what `ImageSource` promises: `kept_bytes` that stay in memory,
-        `mpp` and `base_shape` of 2-D images, `geometry` and `notes` of volumes, `fps` of videos.
+        The image in bands; `info` holds what the file says about it.
 
     Raises:
         InputError: the image is missing, damaged, of an unknown kind, of other channels, or has

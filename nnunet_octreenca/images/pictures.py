@@ -12,6 +12,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.header_checks import require_deflated, require_memory
 from nnunet_octreenca.images.levels import Level
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
+from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.libraries import unlimited_pillow
 
 # What Pillow raises where a file is damaged; that it is not an image is an OSError too.
@@ -42,7 +43,6 @@ class PictureSource:
     shape: tuple[int, ...]
     dtype: np.dtype
     spacing: tuple[float, ...] = (1.0, 1.0)
-    mpp: float | None = None
     planes = 1
 
     def __init__(
@@ -59,16 +59,16 @@ class PictureSource:
             raise InputError(f"{path} cannot be read as a picture ({error})") from error
         image = self._image
         self.shape = (image.height, image.width)
-        self.base_shape = self.shape
         self.levels = [Level((image.height, image.width), None)]
         self._mode = image.mode if stored else picture_mode(image)
         probe = self._pixels(Image.new(image.mode, (1, 1)))
         self._alpha = self._mode in ("LA", "RGBA") and not stored
         self.channels = channels_kept(probe.shape[0], alpha=self._alpha, wanted=channels)
         self.dtype = probe.dtype
-        self.kept_bytes = image.width * image.height * _bytes_per_pixel(image.mode)
+        kept = image.width * image.height * _bytes_per_pixel(image.mode)
+        self.info = ImageInfo(base_shape=(image.height, image.width), kept_bytes=kept)
         try:
-            require_memory(self._path, self.kept_bytes)
+            require_memory(self._path, kept)
             if image.format == "PNG":
                 stored = image.width * image.height * len(image.getbands()) // 8
                 require_deflated(self._path, stored, self._path.stat().st_size)

@@ -11,7 +11,7 @@ from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import choose_level
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
-from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.source import ImageInfo, ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.images.tiff_reader import TiffReader
 from nnunet_octreenca.resources import decoding_threads
@@ -32,8 +32,7 @@ def open_slide(
             if left out.
 
     Returns:
-        (y, x), or (z, y, x) for a stack. With attributes `mpp` (None where unknown) and
-        `base_shape`, (y, x) of the finest level.
+        (y, x), or (z, y, x) for a stack; `info` holds `mpp` and `base_shape`.
 
     Raises:
         InputError: the file is missing, truncated or no slide, or has no such resolution.
@@ -56,7 +55,7 @@ def open_slide(
     if factor is None:
         return source
     assert mpp is not None
-    return Downsampled(source, factor, mpp, source.base_shape)
+    return Downsampled(source, factor, mpp, reader.levels[0].shape)
 
 
 class SlideSource(StripedSource):
@@ -78,11 +77,10 @@ class SlideSource(StripedSource):
         self._reader = reader
         self._level = level
         chosen = reader.levels[level]
-        self.mpp: float | None = chosen.mean_mpp
-        self.base_shape = reader.levels[0].shape
+        info = ImageInfo(mpp=chosen.mean_mpp, base_shape=reader.levels[0].shape)
         rows = reader.rows(level)
         stripe = rows * -(-_ROWS // rows)
-        super().__init__(chosen.shape, reader.channels, reader.dtype, chosen.spacing, stripe)
+        super().__init__(chosen.shape, reader.channels, reader.dtype, chosen.spacing, stripe, info)
         require_memory(path, 2 * self._stripe_bytes)
 
     def _read_stripe(self, first: int, end: int) -> NDArray[Any]:
@@ -105,16 +103,14 @@ class StackSource(StripedSource):
         InputError: data that the file's directory names lie beyond its end.
     """
 
-    mpp: float | None = None
-
     def __init__(self, path: Path, reader: TiffReader) -> None:
         self._reader = reader
         plane = reader.levels[0]
-        self.mpp = plane.mean_mpp
-        self.base_shape = plane.shape
+        info = ImageInfo(mpp=plane.mean_mpp, base_shape=plane.shape)
         reader.rows(0)  # looks whether the file is whole
         shape = (reader.planes, *plane.shape)
-        super().__init__(shape, reader.channels, np.dtype(reader.dtype), reader.stack_spacing, 1)
+        dtype = np.dtype(reader.dtype)
+        super().__init__(shape, reader.channels, dtype, reader.stack_spacing, 1, info)
         require_memory(path, 2 * self._stripe_bytes)
 
     def _read_stripe(self, first: int, end: int) -> NDArray[Any]:

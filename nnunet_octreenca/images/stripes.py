@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nnunet_octreenca.images.source import NO_INFO, ImageInfo
 
 # Bytes of decoded stripes that stay for the next band. Two stripes stay in any case: bands
 # overlap by the rows that the steps of a level reach, and these may lie across a border.
@@ -25,6 +28,7 @@ class StripedSource(ABC):
         dtype: of what `read` returns.
         spacing: mm per axis.
         stripe: rows (2-D) or planes (3-D) of a stripe.
+        info: what the file says; `kept_bytes` is filled in.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class StripedSource(ABC):
         dtype: np.dtype,
         spacing: Sequence[float],
         stripe: int,
+        info: ImageInfo = NO_INFO,
     ) -> None:
         self.shape = tuple(shape)
         self.channels = channels
@@ -44,15 +49,12 @@ class StripedSource(ABC):
         self._stay = max(2, KEPT_BYTES // max(1, self._stripe_bytes))
         self._kept: OrderedDict[int, NDArray] = OrderedDict()
         self._lock = Lock()
+        kept = min(self._stay, -(-self.shape[0] // self.stripe)) * self._stripe_bytes
+        self.info = replace(info, kept_bytes=kept)
 
     @abstractmethod
     def _read_stripe(self, first: int, end: int) -> NDArray:
         """Decode (channels, end - first, *shape[1:]); `first` is a multiple of `stripe`."""
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes that stay in memory between two bands, at most."""
-        return min(self._stay, -(-self.shape[0] // self.stripe)) * self._stripe_bytes
 
     def read(self, first: int, end: int) -> NDArray:
         """The band, as `ImageSource.read` has it; a copy that the caller may change.

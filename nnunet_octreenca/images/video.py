@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import free_disk
 
@@ -35,7 +36,7 @@ class VideoSource:
 
     Attributes:
         shape: (frame, y, x), as many frames as could be decoded.
-        fps: frames per second; None where the file does not say.
+        fps: frames per second, `info`'s; None where the file does not say.
         spacing: ones.
 
     Raises:
@@ -48,7 +49,6 @@ class VideoSource:
     channels: int = 3
     dtype: np.dtype = np.dtype(np.uint8)
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
-    kept_bytes = 0
 
     def __init__(self, path: Path | str, *, scratch: Path | str | None = None) -> None:
         self._path = Path(path)
@@ -71,6 +71,7 @@ class VideoSource:
             self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
             try:
                 self.shape = self._decode(container, av)
+                self.info = ImageInfo(is_video=True, fps=self.fps)
             except OSError as error:
                 self._file.close()
                 raise _no_room(folder, str(error)) from error

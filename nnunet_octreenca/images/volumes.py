@@ -1,7 +1,6 @@
 """Volumes: NIfTI, NRRD, MetaImage and DICOM series, whole in memory in their own type."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from nnunet_octreenca.images.dicom_series import read_stack
 from nnunet_octreenca.images.file_kinds import content_of
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.nifti import read_nifti
+from nnunet_octreenca.images.source import Geometry, ImageInfo
 from nnunet_octreenca.images.volume_checks import require_whole
-from nnunet_octreenca.nifti_place import NiftiPlace
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")
 
@@ -36,27 +35,6 @@ _NOT_UPRIGHT = (
     "upright grid"
 )
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # SOP class of microscopy images in tiles
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a volume lies in the patient, in ITK's order of axes: x, y, z (2-D: x, y).
-
-    Attributes:
-        spacing: mm per axis.
-        origin: mm, of the centre of the first voxel.
-        direction: cosines, row by row.
-        path: what was read, a file or a DICOM folder.
-        dicom_files: the slices in their order, or the single DICOM file; None for other formats.
-        nifti: what a NIfTI file says of its place; None for other formats.
-    """
-
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-    path: Path
-    dicom_files: list[Path] | None
-    nifti: NiftiPlace | None = None
 
 
 class _Owned:
@@ -81,8 +59,7 @@ class VolumeSource:
         channels: components of a voxel, or the length of a fourth axis.
         dtype: as stored; float32 where a header scales by anything but whole numbers.
         spacing: mm in the order of `shape`.
-        geometry: of the file, for what is to be written beside it.
-        notes: sentences about what was left out.
+        geometry: of the file, for what is to be written beside it; `info`'s.
 
     Raises:
         InputError: the file is missing, truncated, damaged or of another format, its header
@@ -95,7 +72,7 @@ class VolumeSource:
         path = Path(path)
         if not path.exists():
             raise InputError(f"{path} does not exist")
-        self.notes: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()
         name = path.name.lower()
         if path.is_dir() or is_dicom(path):
             voxels = self._dicom(path, series)
@@ -115,7 +92,7 @@ class VolumeSource:
         self.shape = voxels.shape[1:]
         self.dtype = voxels.dtype
         self.spacing = tuple(reversed(self.geometry.spacing))
-        self.kept_bytes = voxels.nbytes
+        self.info = ImageInfo(geometry=self.geometry, kept_bytes=voxels.nbytes, notes=self._notes)
 
     def _dicom(self, path: Path, series: str | None) -> NDArray:
         stack = read_stack(path, series)
@@ -124,7 +101,7 @@ class VolumeSource:
             raise InputError(
                 f'{path} is a slide in DICOM; run pip install "nnunet-octreenca[slides]" to read it'
             )
-        self.notes = stack.notes
+        self._notes = stack.notes
         self.geometry = Geometry(stack.spacing, stack.origin, stack.direction, path, stack.files)
         return read_voxels(path, stack)
 

@@ -41,60 +41,108 @@ class Member(NamedTuple):
 
 
 class Ensemble:
-    """Members whose logits are averaged, each over all mirrored copies.
+    """Networks whose logits are averaged, each over all mirrored copies, band by band.
+
+    `segment` gives labels and `logits` gives logits. Neither needs the whole image in memory, and
+    the result is that of whole images, whatever the height of the bands.
 
     Args:
-        members: at least one; all of the same channels and classes.
-        mirror_axes: spatial axes of the networks to mirror; None or empty for none.
-        band_rows: rows (2-D) or planes (3-D) of a band.
-        state: "float32", or "float16" for states in half the memory; the environment's if None.
-        labels: `run` gives labels, (rows, *axes) uint8 or int16; else logits, (num_classes, rows,
-            *axes) float32.
+        members: at least one network, or pairs of a network and the seed of its fire draws; all
+            of the same channels, classes and dimension. A network alone draws with its own `seed`.
+        mirror_axes: spatial axes of the networks to mirror, 0 for y (2-D) or z (3-D); all sets of
+            them are averaged. None or empty for none.
+        band_rows: rows (2-D) or planes (3-D) of a band, rounded up to whole nodes of the
+            coarsest level.
+        state: "float32", or "float16" for states in half the memory, which changes some labels;
+            None for what the environment variable OCTREENCA_STATE says.
+
+    Attributes:
+        passes: how often the image is segmented, members times mirrored copies.
+
+    Raises:
+        ValueError: no members, or `band_rows` below 1.
+
+    >>> import numpy as np
+    >>> from nnunet_octreenca import ArraySource, Ensemble, OctreeNCA
+    >>> network = OctreeNCA(3, 2, dimension=2, factors=[[2, 2]] * 2, steps=[4, 4, 8])
+    >>> ensemble = Ensemble([(network, 0), (network, 1)], band_rows=16)
+    >>> image = ArraySource(np.ones((3, 40, 24), np.float32))
+    >>> [(first, labels.shape) for first, labels in ensemble.segment(image)][:2]
+    [(0, (16, 24)), (16, (16, 24))]
     """
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[OctreeNCA | tuple[OctreeNCA, int]],
         *,
         mirror_axes: Sequence[int] | None = None,
         band_rows: int = 256,
         state: str | None = None,
-        labels: bool = True,
     ) -> None:
-        self.members = tuple(members)
+        if not members or band_rows < 1:
+            raise ValueError(f"{len(members)} members, bands of {band_rows} rows: give 1 or more")
+        self.members = tuple(
+            Member(one, one.seed) if isinstance(one, OctreeNCA) else Member(*one) for one in members
+        )
         self.mirrorings = mirrorings(mirror_axes)
         self.band_rows = band_rows
         self.state = state
-        self.labels = labels
 
     @property
     def passes(self) -> int:
         """How often the image is segmented."""
         return len(self.members) * len(self.mirrorings)
 
-    def run(
+    def segment(
         self,
         image: ImageSource,
         *,
         progress: Progress | None = None,
         tissue: bool = False,
     ) -> Iterator[Result]:
-        """Segment an image as the networks take it.
+        """Labels of an image as the networks take it.
 
         Args:
-            image: normalized, float32.
-            progress: told of every band.
-            tissue: leave out bands without tissue (inference.tissue), which get label 0, or logits
-                in favour of it. What is computed is as without.
+            image: normalized, float32, (channels, y, x) or (channels, z, y, x).
+            progress: called with "read" or "segment" and how many more rows are through it.
+            tissue: leave out bands without tissue (inference.tissue), which get label 0. What is
+                computed is as without.
 
         Yields:
-            (first row, labels or logits), in order and without gaps.
+            (first row, labels), in order and without gaps; labels are (rows, *axes), uint8, or
+            int16 above 255 classes.
 
         Raises:
             InputError: what the image raises, or logits that are not finite.
         """
-        progress = progress or _silent
-        alone = self.passes == 1 and self.labels
+        return self._open(image, progress or _silent, tissue, True)
+
+    def logits(
+        self,
+        image: ImageSource,
+        *,
+        progress: Progress | None = None,
+        tissue: bool = False,
+    ) -> Iterator[Result]:
+        """Mean logits of an image as the networks take it.
+
+        Args:
+            image, progress: as for `segment`.
+            tissue: leave out bands without tissue, which get logits in favour of label 0.
+
+        Yields:
+            (first row, logits), in order and without gaps; logits are (num_classes, rows, *axes),
+            float32.
+
+        Raises:
+            InputError: what the image raises, or logits that are not finite.
+        """
+        return self._open(image, progress or _silent, tissue, False)
+
+    def _open(
+        self, image: ImageSource, progress: Progress, tissue: bool, labels: bool
+    ) -> Iterator[Result]:
+        alone = self.passes == 1 and labels
         shared = _Shared(image.read, 1 if alone else 3 * len(self.mirrorings))
         passes = [
             _Pass(member, axes, image, shared, self.state, alone)
@@ -102,7 +150,7 @@ class Ensemble:
             for member in self.members
         ]
         try:
-            yield from self._run(image, passes, shared, alone, progress, tissue)
+            yield from self._run(image, passes, shared, labels, progress, tissue)
         finally:
             for part in passes:
                 part.close()
@@ -112,7 +160,7 @@ class Ensemble:
         image: ImageSource,
         passes: list["_Pass"],
         shared: "_Shared",
-        alone: bool,
+        labels: bool,
         progress: Progress,
         tissue: bool,
     ) -> Iterator[Result]:
@@ -127,18 +175,18 @@ class Ensemble:
         done = 0
         for stretch in [*wanted, Rows(end, end)]:
             if stretch.first > done:  # nothing but glass
-                yield done, self._background(passes[0].stream, stretch.first - done)
+                yield done, self._background(passes[0].stream, stretch.first - done, labels)
                 progress("segment", stretch.first - done)
             if stretch.first == end:
                 return
             results = (
                 passes[0].stream.run(stretch, shared, band_rows)
-                if alone
-                else self._means(passes, stretch, band_rows)
+                if labels and self.passes == 1
+                else self._means(passes, stretch, band_rows, labels)
             )
             for first, values in results:
                 yield first, values
-                progress("segment", values.shape[0 if self.labels else 1])
+                progress("segment", values.shape[0 if labels else 1])
             done = stretch.end
 
     def _pool(
@@ -161,7 +209,9 @@ class Ensemble:
                     seen.add(rows)
                 progress("read", band.end - band.first)
 
-    def _means(self, passes: list["_Pass"], stretch: Rows, band_rows: int) -> Iterator[Result]:
+    def _means(
+        self, passes: list["_Pass"], stretch: Rows, band_rows: int, labels: bool
+    ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
             total = passes[0].take(band, stretch, band_rows)
             for part in passes[1:]:
@@ -172,14 +222,14 @@ class Ensemble:
                     "the network's logits are not finite: its weights may be damaged; predict with "
                     "another checkpoint"
                 )
-            if self.labels:
+            if labels:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
 
-    def _background(self, stream: OctreeStream, rows: int) -> Values:
+    def _background(self, stream: OctreeStream, rows: int, labels: bool) -> Values:
         shape = (rows, *stream.shape[1:])
         heads = stream.network.num_classes
-        if self.labels:
+        if labels:
             return np.zeros(shape, label_dtype(heads))
         values = np.full((heads, *shape), -1.0, np.float32)
         if stream.network.constant_background:

@@ -65,7 +65,7 @@ def sample_foreground_locations(
     return locations
 
 
-def _bands(seg: NDArray) -> Iterator[tuple[int, int, NDArray]]:
+def _plane_rows(seg: NDArray) -> Iterator[tuple[int, int, NDArray]]:
     """Bands of one plane at a time, in pixel order: z, first row, labels."""
     rows = max(1, _BAND // max(1, seg.shape[3]))
     for z in range(seg.shape[1]):
@@ -75,7 +75,9 @@ def _bands(seg: NDArray) -> Iterator[tuple[int, int, NDArray]]:
 
 def _counts(seg: NDArray, labels: Sequence[int]) -> dict[int, NDArray[np.int64]]:
     """Count each label's pixels in each band."""
-    bands = [[np.count_nonzero(band == label) for label in labels] for _, _, band in _bands(seg)]
+    bands = [
+        [np.count_nonzero(band == label) for label in labels] for _, _, band in _plane_rows(seg)
+    ]
     table = np.array(bands, dtype=np.int64).reshape(len(bands), len(labels))
     return dict(zip(labels, table.T, strict=True))
 
@@ -97,7 +99,7 @@ def _locations(
     splits = np.searchsorted(ascending, ends)
     found = np.zeros((len(ranks), 4), dtype=np.int64)
     start = 0
-    for (z, y, band), first, end in zip(_bands(seg), ends - counts, splits, strict=True):
+    for (z, y, band), first, end in zip(_plane_rows(seg), ends - counts, splits, strict=True):
         if end > start:
             pixels = np.flatnonzero(band == label)[ascending[start:end] - first]
             rows, columns = np.divmod(pixels, band.shape[1])

@@ -52,6 +52,11 @@ class Model:
     plans: str
     configuration: str
 
+    @property
+    def device(self) -> torch.device:
+        """That the networks are on."""
+        return next(self.networks[0].parameters()).device
+
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
     """Where nnU-Net trained a model, below `nnUNet_results`.
@@ -83,16 +88,27 @@ def load_model(
 ) -> Model:
     """Load the networks of a model folder.
 
+    Checkpoints are pickles: load only models whose origin you trust.
+
     Args:
-        folder: holds dataset.json, plans.json and fold_X folders.
+        folder: TRAINER__PLANS__CONFIGURATION of a training; holds dataset.json, plans.json and
+            fold_X folders.
         folds: "0", "1", ... or "all"; None for all that have the checkpoint.
         checkpoint: its file name.
         device: where the networks go.
+
+    Returns:
+        The model: `networks` in evaluation mode, one a fold; `names` of the labels; `channels` of
+        an image; what the plans say of preprocessing.
 
     Raises:
         InputError: the folder is no model's, or a fold is missing.
         CheckpointError: a checkpoint is damaged, or another network's.
         PlansError: the plans are another network's, or cannot be followed.
+
+    >>> model = load_model("model")
+    >>> model.folds, model.channels, model.names
+    (('0',), 3, {0: 'background', 1: 'first', 2: 'second'})
     """
     folder = Path(folder)
     advice = "give the folder TRAINER__PLANS__CONFIGURATION that training made"
@@ -234,6 +250,7 @@ def _network(
             f"fold {fold} of {folder} has weights that are not finite; predict with another fold "
             f"or checkpoint"
         )
+    assert isinstance(network, OctreeNCA)
     return network
 
 

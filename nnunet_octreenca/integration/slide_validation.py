@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.images.pyramid import SlideRegions
+from nnunet_octreenca.images.source import NO_INFO
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
@@ -94,7 +95,7 @@ def _segmented(
     predicted = np.empty(image.shape, np.uint8)
     ensemble = Ensemble([Member(network, seed)], mirror_axes=mirror_axes, band_rows=plan.band_rows)
     try:
-        for first, labels in ensemble.run(image):
+        for first, labels in ensemble.segment(image):
             predicted[first : first + len(labels)] = labels
     finally:
         image.close()
@@ -112,6 +113,7 @@ class WholeSlide:
     channels: int = 3
     dtype: np.dtype = np.dtype(np.float32)
     spacing: tuple[float, ...] = (1.0, 1.0)
+    info = NO_INFO
 
     def __init__(self, case: SlideCase, context: Sequence[int]) -> None:
         self._case = case

@@ -14,6 +14,17 @@ class StepWeights(NamedTuple):
         hidden_weight: (H, 2 C), columns [state | perceived].
         hidden_bias: (H,).
         update_weight: (C - n_in, H); no bias.
+
+    >>> import torch
+    >>> weights = StepWeights(
+    ...     perceive_weight=torch.zeros(16, 3, 3),
+    ...     perceive_bias=torch.zeros(16),
+    ...     hidden_weight=torch.zeros(64, 32),
+    ...     hidden_bias=torch.zeros(64),
+    ...     update_weight=torch.zeros(13, 64),
+    ... )
+    >>> weights.dimension, weights.channels, weights.input_channels
+    (2, 16, 3)
     """
 
     perceive_weight: Tensor
@@ -38,7 +49,11 @@ class StepWeights(NamedTuple):
         return self.channels - self.update_weight.shape[0]
 
     def check(self) -> None:
-        """Raise ValueError where the five shapes do not fit one another."""
+        """Compare the five shapes.
+
+        Raises:
+            ValueError: they do not fit one another; the message names them.
+        """
         channels, hidden = self.channels, self.hidden_weight.shape[0]
         kernel = tuple(self.perceive_weight.shape[1:])
         wrong = (

@@ -47,8 +47,21 @@ def extend_plans(
         preset: one of the paper's set-ups (`load_preset`); replaces what is worked out in the
             configurations that have as many axes.
 
+    Returns:
+        The new plans, for nnU-Net to read as `plans_name`.json; `plans` stays as it is.
+
     Raises:
-        PlansError: `plans` is not a plans file, or nothing fits the memory target.
+        PlansError: `plans` is not a plans file, a setting cannot be used, or nothing fits the
+            memory target.
+
+    >>> stock = {"configurations": {"2d": {"median_image_size_in_voxels": [320, 320]}}}
+    >>> plans = extend_plans(
+    ...     stock, input_channels=3, num_classes=2, foreground_labels=1, has_regions=False
+    ... )
+    >>> plans["configurations"]["2d"]["patch_size"]
+    [320, 320]
+    >>> plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["steps"]
+    [10, 10, 10, 10, 20]
     """
     if not isinstance(plans.get("configurations"), Mapping) or not plans["configurations"]:
         raise PlansError(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, PlansError
-from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.images.source import NO_INFO, ImageSource
 from nnunet_octreenca.preprocessing.crop import Box, box_slices
 from nnunet_octreenca.preprocessing.geometry import CaseGeometry, oriented, spacings
 from nnunet_octreenca.preprocessing.normalization import Normalizer, normalized_bounds, normalizers
@@ -147,6 +147,7 @@ class _Plane:
         self.shape: tuple[int, ...] = tuple(source.shape[1:])
         self.channels, self.dtype = source.channels, source.dtype
         self.spacing: tuple[float, ...] = tuple(source.spacing[1:])
+        self.info = NO_INFO
 
     def read(self, first: int, end: int) -> NDArray:
         if self._values is None:
@@ -189,7 +190,7 @@ class PreprocessedImage:
         inside: tuple[slice, ...],
         spacing: tuple[float, ...],
     ) -> None:
-        self.shape, self.spacing = padded, spacing
+        self.shape, self.spacing, self.info = padded, spacing, NO_INFO
         self.channels, self.dtype = source.channels, np.dtype(np.float32)
         self._source, self._box, self._mask = source, box, mask
         self._normalizers, self._resampler, self._inside = normalizers, resampler, inside

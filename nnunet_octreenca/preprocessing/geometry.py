@@ -25,6 +25,7 @@ class _Swapped:
         self.shape: tuple[int, ...] = (z, x, y)
         self.channels, self.dtype = source.channels, source.dtype
         self.spacing: tuple[float, ...] = tuple(source.spacing[axis] for axis in (0, 2, 1))
+        self.info = source.info
 
     def read(self, first: int, end: int) -> NDArray:
         return self._source.read(first, end).transpose(0, 1, 3, 2)

@@ -230,14 +230,14 @@ def test_results_are_not_overwritten_unasked(models, tmp_path, capsys):
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_end_halfway_leaves_nothing(models, tmp_path, monkeypatch, stop):
     picture(tmp_path / "a.png")
-    stock = Ensemble.run
+    stock = Ensemble.segment
 
     def ends(self, *args, **kwargs):
         results = stock(self, *args, **kwargs)
         yield next(results)
         raise stop
 
-    monkeypatch.setattr(Ensemble, "run", ends)
+    monkeypatch.setattr(Ensemble, "segment", ends)
     flags = ("--disable_tta", "-f", "0", "--band", "16")
     code = 130 if stop is KeyboardInterrupt else 1
     out = predict(models.rgb, tmp_path / "a.png", tmp_path / "out", *flags, code=code)
@@ -247,7 +247,7 @@ def test_an_end_halfway_leaves_nothing(models, tmp_path, monkeypatch, stop):
 def test_kill_ends_like_an_interrupt(models, tmp_path, monkeypatch):
     picture(tmp_path / "a.png")
     before = signal.getsignal(signal.SIGTERM)
-    stock = Ensemble.run
+    stock = Ensemble.segment
 
     def killed(self, *args, **kwargs):
         results = stock(self, *args, **kwargs)
@@ -255,7 +255,7 @@ def test_kill_ends_like_an_interrupt(models, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from results
 
-    monkeypatch.setattr(Ensemble, "run", killed)
+    monkeypatch.setattr(Ensemble, "segment", killed)
     report = tmp_path / "run.json"
     with pytest.raises(SystemExit) as end:
         predict(

@@ -1,7 +1,9 @@
 """Slides to patches and whole test slides; PESO's layout; training in place."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from PIL import Image
 from tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.datasets.classes import Classes
-from nnunet_octreenca.datasets.peso import convert_peso
-from nnunet_octreenca.datasets.slides import convert_slides, place
+from nnunet_octreenca.datasets.peso import OPTIONS, convert_peso
+from nnunet_octreenca.datasets.raw_dataset import Converted
+from nnunet_octreenca.datasets.slides import SlideOptions, convert_slides, place
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
@@ -46,13 +49,22 @@ def peso(tmp_path) -> Path:
     return folder
 
 
+def peso_data(folder: Path, target: Path, **options: Any) -> Converted:
+    """PESO with other options than the paper's."""
+    return convert_peso(folder, target, replace(OPTIONS, **options))
+
+
+def slide_data(folder: Path, target: Path, **options: Any) -> Converted:
+    return convert_slides(folder, target, TUMOUR, SlideOptions(**options))
+
+
 def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
 def test_peso_becomes_patches_and_whole_slides(peso, tmp_path):
     target = tmp_path / "Dataset106_PESO"
-    done = convert_peso(peso, target, patch_size=64, patches=6)
+    done = peso_data(peso, target, patch_size=64, patches=6)
     assert (done.training, done.test, done.configuration) == (24, 2, "2d")
     content = json.loads((target / "dataset.json").read_text())
     assert content["labels"] == {"background": 0, "epithelium": 1}
@@ -87,7 +99,7 @@ def test_peso_becomes_patches_and_whole_slides(peso, tmp_path):
 
 def test_the_same_seed_cuts_the_same_patches(peso, tmp_path):
     def names(folder: str, seed: int) -> list[str]:
-        convert_peso(peso, tmp_path / folder, patch_size=32, patches=3, seed=seed, test=0)
+        peso_data(peso, tmp_path / folder, patch_size=32, patches=3, seed=seed, test=0)
         return sorted(path.name for path in (tmp_path / folder / "labelsTr").iterdir())
 
     assert names("a", 1) == names("b", 1)
@@ -103,38 +115,38 @@ def test_the_same_seed_cuts_the_same_patches(peso, tmp_path):
 
 
 def test_peso_at_micrometres_a_pixel(peso, tmp_path):
-    done = convert_peso(peso, tmp_path / "a", level=None, mpp=0.5, patch_size=64, patches=2)
+    done = peso_data(peso, tmp_path / "a", level=None, mpp=0.5, patch_size=64, patches=2)
     assert done.training == 8
     path = next((tmp_path / "a/imagesTr").iterdir())
     assert read(path).shape == (64, 64, 3)
     with pytest.raises(InputError, match=r"has 0\.24, 0\.48 microns per pixel; 0\.36"):
-        convert_peso(peso, tmp_path / "b", level=None, mpp=0.36)
+        peso_data(peso, tmp_path / "b", level=None, mpp=0.36)
     with pytest.raises(InputError, match="not both"):
-        convert_peso(peso, tmp_path / "b", mpp=0.5)
+        peso_data(peso, tmp_path / "b", mpp=0.5)
 
 
 def test_peso_that_is_wrong(peso, tmp_path):
     mask = peso / "masks/pds_7_HE_training_mask.tif"
     mask.rename(mask.with_name("pds_7_HE_training_mask_corrected.tif"))
-    assert convert_peso(peso, tmp_path / "a", patch_size=32, patches=1).training == 4
+    assert peso_data(peso, tmp_path / "a", patch_size=32, patches=1).training == 4
     write_pyramid(mask, [truth((180, 220), 7)])
     with pytest.raises(InputError, match=r"pds_7_HE\.tif has 2 masks"):
-        convert_peso(peso, tmp_path / "b")
+        peso_data(peso, tmp_path / "b")
     mask.with_name("pds_7_HE_training_mask_corrected.tif").unlink()
     write_pyramid(mask, [truth((150, 220), 7)])
     with pytest.raises(InputError, match=r"pds_7_HE_training_mask\.tif has 150 x 220"):
-        convert_peso(peso, tmp_path / "b", patch_size=32, patches=1)
+        peso_data(peso, tmp_path / "b", patch_size=32, patches=1)
     write_pyramid(mask, [truth((180, 220), 7) + 1])
     with pytest.raises(InputError, match=r"pds_7_HE_training_mask\.tif holds the value\(s\) 3"):
-        convert_peso(peso, tmp_path / "b", patch_size=32, patches=1)
+        peso_data(peso, tmp_path / "b", patch_size=32, patches=1)
     with pytest.raises(InputError, match="less than a patch of 320"):
-        convert_peso(peso, tmp_path / "c")
+        peso_data(peso, tmp_path / "c")
     with pytest.raises(InputError, match="has no level 2; it has 0 to 1"):
-        convert_peso(peso, tmp_path / "c", level=2)
+        peso_data(peso, tmp_path / "c", level=2)
     for path in (peso / "masks").iterdir():
         path.unlink()
     with pytest.raises(InputError, match=r"holds no pds_N_HE_training_mask\.tif"):
-        convert_peso(peso, tmp_path / "d")
+        peso_data(peso, tmp_path / "d")
 
 
 @pytest.fixture
@@ -156,7 +168,7 @@ def generic(tmp_path) -> Path:
 
 def test_generic_slides(generic, tmp_path):
     target = tmp_path / "Dataset108_S"
-    done = convert_slides(generic, target, TUMOUR, level=1, patch_size=48, patches=10, test=0.0)
+    done = slide_data(generic, target, level=1, patch_size=48, patches=10, test=0.0)
     assert (done.training, done.test) == (30, 0)
     assert any(note.startswith("d has no foreground") for note in done.notes)
     per_slide = {name: [0, 0] for name in "abc"}
@@ -175,7 +187,7 @@ def test_generic_slides(generic, tmp_path):
 
 
 def test_copies_instead_of_links(generic, tmp_path):
-    convert_slides(generic, tmp_path / "o", TUMOUR, patch_size=48, patches=1, test=0.5, link="copy")
+    slide_data(generic, tmp_path / "o", patch_size=48, patches=1, test=0.5, link="copy")
     paths = list((tmp_path / "o/imagesTs").iterdir())
     assert len(paths) == 2
     for path in paths:
@@ -195,13 +207,13 @@ def test_in_place(generic, tmp_path, monkeypatch):
     target = tmp_path / "raw/Dataset108_S"
     options = {"level": 1, "patch_size": 80, "in_place": True, "test": 0.25, "seed": 4}
     with pytest.raises(EnvironmentMismatchError, match="nnUNet_preprocessed is not set"):
-        convert_slides(generic, target, TUMOUR, **options)
+        slide_data(generic, target, **options)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
     with pytest.raises(InputError, match="must be named DatasetXXX_Name"):
-        convert_slides(generic, tmp_path / "raw/slides", TUMOUR, **options)
+        slide_data(generic, tmp_path / "raw/slides", **options)
     with pytest.raises(PlansError, match="no_such_key"):
-        convert_slides(generic, target, TUMOUR, **options, settings={"no_such_key": 1})
-    done = convert_slides(generic, target, TUMOUR, **options, settings={"num_epochs": 7})
+        slide_data(generic, target, **options, settings={"no_such_key": 1})
+    done = slide_data(generic, target, **options, settings={"num_epochs": 7})
     assert (done.training, done.test, done.in_place) == (3, 1, True)
     pre = tmp_path / "pre/Dataset108_S"
     plans = json.loads((pre / "nnUNetOctreeNCAPlans.json").read_text())
@@ -251,24 +263,24 @@ def test_slides_that_are_wrong(generic, tmp_path):
         ({"test": 1.5}, r"1\.5"),
     ):
         with pytest.raises(InputError, match=message):
-            convert_slides(generic, tmp_path / message[:3], TUMOUR, **options)
+            slide_data(generic, tmp_path / message[:3], **options)
     (generic / "masks/b.png").rename(generic / "masks/e.png")
     with pytest.raises(InputError, match=r"b\.tif has no mask"):
-        convert_slides(generic, target, TUMOUR, **small)
+        slide_data(generic, target, **small)
     write_pyramid(generic / "images/b.tif", [picture(*SHAPE)[..., 0]])
     (generic / "masks/e.png").rename(generic / "masks/b.png")
     with pytest.raises(InputError, match=r"b\.tif has 1 channel\(s\) of uint8"):
-        convert_slides(generic, target, TUMOUR, **small)
+        slide_data(generic, target, **small)
     (generic / "images/b.tif").write_bytes((generic / "images/a.tif").read_bytes()[:5000])
     with pytest.raises(InputError, match=r"b\.tif is truncated"):
-        convert_slides(generic, target, TUMOUR, **small)
+        slide_data(generic, target, **small)
     (generic / "masks/b.tif").write_bytes(b"")
     with pytest.raises(InputError, match="the name 'b' occurs twice"):
-        convert_slides(generic, target, TUMOUR, **small)
+        slide_data(generic, target, **small)
     with pytest.raises(InputError, match="a folder images and a folder masks"):
-        convert_slides(tmp_path / "none", target, TUMOUR)
+        slide_data(tmp_path / "none", target)
     only = tmp_path / "only"
     write_pyramid(only / "images/d.tif", [picture(*SHAPE)])
     write_pyramid(only / "masks/d.tif", [np.zeros(SHAPE, np.uint8)])
     with pytest.raises(InputError, match="no slide with foreground"):
-        convert_slides(only, tmp_path / "other", TUMOUR, **small)
+        slide_data(only, tmp_path / "other", **small)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import LANGUAGES, README_COMMANDS, ROOT, Block, blocks, commands
+from example_folder import make_example_folder
 
 from nnunet_octreenca.cli.main import COMMANDS, build_parser
 
@@ -127,8 +128,14 @@ def test_json(block):
     json.loads(text if text[0] in "[{" else f"{{{text}}}")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_example_folder(tmp_path_factory.mktemp("examples"))
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=named)
-def test_python(block, capsys, request):
+def test_python(block, capsys, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     code = compile(block.text, block.name, "exec")
     if block.title:
         return

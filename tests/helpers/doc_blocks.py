@@ -1,8 +1,8 @@
 """Fenced code blocks of the documentation, and what the tests do with each.
 
 The convention is in CONTRIBUTING.md: `bash` is run; `bash` with a title is parsed, command by
-command, and the title says why it is not run; `python` is run, with a title compiled; `json` is
-parsed; `text` is output.
+command, and the title says why it is not run; `python` is run where `example_folder` lies, with a
+title compiled; `json` is parsed; `text` is output.
 """
 
 import re

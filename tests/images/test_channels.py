@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ from bands import check_bands
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.channels import ChannelStack
-from nnunet_octreenca.images.source import ArraySource
+from nnunet_octreenca.images.source import ArraySource, Geometry, ImageInfo
 
 NAMES = [Path("a_0000.nii"), Path("a_0001.nii")]
 ONE = np.random.default_rng(0).integers(0, 99, (1, 12, 5, 6), np.int16)
@@ -15,14 +14,14 @@ ONE = np.random.default_rng(0).integers(0, 99, (1, 12, 5, 6), np.int16)
 
 def placed(array, origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), spacing=(3, 1, 1)):
     source = ArraySource(array, spacing)
-    source.geometry = SimpleNamespace(origin=origin, direction=direction)
+    source.info = ImageInfo(geometry=Geometry(spacing, origin, direction, Path("a.nii"), None))
     return source
 
 
 def test_channels_one_behind_the_other():
     two = np.concatenate([ONE, ONE + 7]).astype(np.float32)
     stack = ChannelStack([placed(ONE), placed(two)], NAMES)
-    assert stack.geometry.origin == (0, 0, 0)
+    assert stack.info.geometry.origin == (0, 0, 0)
     assert stack.spacing == (3, 1, 1)
     check_bands(stack, np.concatenate([ONE.astype(np.float32), two]), heights=(1, 5))
 

@@ -59,5 +59,5 @@ def test_what_it_says_of_itself():
     source = resampled(np.zeros((2, 100, 50), np.uint8), (2.0, 2.5))
     assert source.shape == (50, 20)
     assert source.spacing == pytest.approx((0.00048, 0.00048))
-    assert source.mpp == 0.48
-    assert source.base_shape == (100, 50)
+    assert source.info.mpp == 0.48
+    assert source.info.base_shape == (100, 50)

@@ -90,14 +90,14 @@ def test_levels_and_resolutions(tmp_path, version, open_omezarr):
     path = tmp_path / "a.ome.zarr"
     levels = [IMAGE, IMAGE[:, ::2, ::2], IMAGE[:, ::4, ::4]]
     write(path, levels, "cyx", version, scale=[1, 0.25, 0.25])
-    assert open_omezarr(path).mpp == 0.25
+    assert open_omezarr(path).info.mpp == 0.25
     source = open_omezarr(path, mpp=0.51)
-    assert source.mpp == pytest.approx(0.5, rel=0.02)
-    assert source.base_shape == (67, 90)
+    assert source.info.mpp == pytest.approx(0.5, rel=0.02)
+    assert source.info.base_shape == (67, 90)
     check_bands(source, levels[1])
     averaged = open_omezarr(path, mpp=0.75)
     check_bands(averaged, averaged.read(0, averaged.shape[0]))
-    assert averaged.mpp == 0.75
+    assert averaged.info.mpp == 0.75
     with pytest.raises(InputError, match=r"a\.ome\.zarr has no level as fine as 0\.1"):
         open_omezarr(path, mpp=0.1)
 
@@ -114,7 +114,7 @@ def test_no_unit_is_no_resolution(tmp_path, version, open_omezarr):
     write(path, [IMAGE], "cyx", version, scale=[1, 2, 3], units=None)
     source = open_omezarr(path)
     assert source.spacing == (1.0, 1.0)
-    assert source.mpp is None
+    assert source.info.mpp is None
     with pytest.raises(InputError, match=r"a\.zarr does not say its resolution"):
         open_omezarr(path, mpp=0.5)
 

@@ -86,7 +86,14 @@ def test_every_kind_by_its_name(tmp_path, open_image):
         source = open_image(tmp_path / name, channels=whole.shape[0])
         assert type(source) is kind, name
         check_bands(source, whole)
-        assert source.kept_bytes >= 0
+        info = source.info
+        assert info.kept_bytes >= 0
+        assert info.is_video == (kind in (VideoSource, FrameSource)), name
+        assert (info.fps is not None) == (kind is VideoSource), name
+        assert (info.files is not None) == (kind is FrameSource), name
+        assert (info.geometry is not None) == (kind is VolumeSource), name
+        if len(source.shape) == 2 and kind is not VolumeSource:
+            assert info.base_shape == source.shape, name
 
 
 @pytest.mark.parametrize(
@@ -151,7 +158,7 @@ def test_a_case_of_several_files(tmp_path, open_channels):
     source = open_channels(files, channels=3)
     assert isinstance(source, ChannelStack)
     check_bands(source, np.stack([VOXELS, VOXELS + 1, VOXELS + 2]))
-    assert source.geometry.path == files[0]
+    assert source.info.geometry.path == files[0]
     with pytest.raises(InputError, match=r"have 2 channels in all and the model takes 3"):
         open_channels(files[:2], channels=3)
     write_volume(files[1], origin=(5, 0, 0))

@@ -110,7 +110,7 @@ def test_bands_are_cut_from_one_buffer(tmp_path, PictureSource):
     path = tmp_path / "a.png"
     Image.new("RGB", (1000, 2000), "red").save(path)
     source = PictureSource(path)
-    assert source.kept_bytes == 4 * 1000 * 2000
+    assert source.info.kept_bytes == 4 * 1000 * 2000
     source.read(0, 1)
     tracemalloc.start()  # counts NumPy's and Python's memory, not Pillow's buffer
     for first in range(0, 2000, 20):

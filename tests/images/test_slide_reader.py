@@ -209,7 +209,7 @@ def test_memory_is_that_of_the_bands(tmp_path, monkeypatch, open_image):
         source.read(first, first + 128)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert source.kept_bytes == 2 * band
+    assert source.info.kept_bytes == 2 * band
     assert 2 * band < peak < 6 * band, "of 32 bands in the image"
 
 
@@ -260,7 +260,7 @@ def test_the_real_slide(data_folder, open_image):
     pytest.importorskip("openslide")
     path = next(data_folder("wsi_unlabelled").glob("*.svs"))
     source = open_image(path, channels=3)
-    assert source.mpp == 0.499
+    assert source.info.mpp == 0.499
     whole = np.moveaxis(tifffile.imread(path, key=0), -1, 0)
     assert source.shape == whole.shape[1:] == (2967, 2220)
     for first, end in [(0, 500), (480, 1000), (2900, 2967), (1, 2)]:

@@ -38,9 +38,9 @@ def test_no_more_stripes_stay_than_announced(monkeypatch):
     stripe = 3 * 16 * 17
     monkeypatch.setattr(stripes, "KEPT_BYTES", 3 * stripe + 1)
     source = Counted(16)
-    assert source.kept_bytes == 3 * stripe
+    assert source.info.kept_bytes == 3 * stripe
     source.read(0, 101)
-    assert sum(kept.nbytes for kept in source._kept.values()) <= source.kept_bytes
+    assert sum(kept.nbytes for kept in source._kept.values()) <= source.info.kept_bytes
     source.close()
     source.close()
     assert not source._kept

@@ -39,9 +39,9 @@ def test_levels_however_they_are_marked(tmp_path, steps, options, open_slide):
         assert slide.downsamples == pytest.approx(steps, rel=0.02)
         for level, step in enumerate(steps):
             source = open_slide(path, mpp=0.25 * step * 1.04)
-            assert source.mpp == pytest.approx(0.25 * step, rel=0.02)
+            assert source.info.mpp == pytest.approx(0.25 * step, rel=0.02)
             assert source.spacing == pytest.approx((0.00025 * step,) * 2, rel=0.02)
-            assert source.base_shape == (256, 160)
+            assert source.info.base_shape == (256, 160)
             whole = IMAGE[::step, ::step]
             check_bands(source, np.moveaxis(whole, -1, 0))
             window = slide.region(level, 3, 2, 12, 7)

@@ -37,7 +37,7 @@ def test_what_files_say_of_their_pixels_size(tmp_path, options, spacing):
     tifffile.imwrite(path, GREY, **options)
     source = open_slide(path)
     assert source.spacing == pytest.approx(spacing)
-    assert source.mpp == (None if spacing == UNKNOWN else pytest.approx(500 * sum(spacing)))
+    assert source.info.mpp == (None if spacing == UNKNOWN else pytest.approx(500 * sum(spacing)))
     with SlideRegions(path) as slide:
-        assert slide.mpp == source.mpp
+        assert slide.mpp == source.info.mpp
     source.close()

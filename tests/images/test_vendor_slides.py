@@ -50,9 +50,9 @@ def tifffile_cannot(monkeypatch):
 
 def test_a_vendors_format_is_read_by_openslide(vms, open_slide):
     source = open_slide(vms)
-    assert source.mpp == 0.5
+    assert source.info.mpp == 0.5
     assert source.spacing == (0.0005, 0.0005)
-    assert source.base_shape == (320, 480)
+    assert source.info.base_shape == (320, 480)
     whole = np.moveaxis(np.asarray(Image.open(vms.with_name("image.jpg"))), -1, 0)
     check_bands(source, whole, heights=(7, 100))
     with SlideRegions(vms) as slide:
@@ -78,7 +78,7 @@ def test_its_levels_by_resolution(vms, open_slide, mpp, level):
 def test_its_levels_averaged(vms, open_slide):
     source = open_slide(vms, mpp=1.3)
     assert source.shape == (123, 185)
-    assert source.mpp == 1.3
+    assert source.info.mpp == 1.3
     check_bands(source, source.read(0, 123))
     with openslide.OpenSlide(vms) as slide:
         level = np.asarray(slide.read_region((0, 0), 1, slide.level_dimensions[1]))[..., :3]
@@ -131,7 +131,7 @@ def test_openslide_and_tifffile_agree_on_what_both_read(tmp_path, monkeypatch, o
             both.append(open_slide(path, mpp=0.25 * step))
             check_bands(both[-1], np.moveaxis(RGB[::step, ::step], -1, 0), heights=(9, 133))
     for one, other in zip(both, both[len(steps) :], strict=False):
-        assert one.base_shape == other.base_shape
+        assert one.info.base_shape == other.info.base_shape
         assert one.spacing == pytest.approx(other.spacing, rel=0.02)
 
 

@@ -97,7 +97,7 @@ def test_a_two_dimensional_file(tmp_path):
 def test_bands_are_views_that_outlive_the_source(tmp_path):
     write(tmp_path / "a.nii")
     source = VolumeSource(tmp_path / "a.nii")
-    assert source.kept_bytes == VOXELS.nbytes
+    assert source.info.kept_bytes == VOXELS.nbytes
     band = source.read(2, 5)
     assert band.base is not None
     with pytest.raises(ValueError, match="read-only"):

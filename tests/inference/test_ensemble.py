@@ -44,13 +44,11 @@ def test_mean_over_networks_seeds_and_mirrored_copies(shape, axes, band_rows):
             given = torch.from_numpy(np.flip(image, flips).copy())[None]
             expected += np.flip(network(given, seed=seed)[0].numpy(), flips)
     expected /= len(members) * 2 ** len(axes)
-    ensemble = Ensemble(members, mirror_axes=axes, band_rows=band_rows, labels=False)
+    ensemble = Ensemble(members, mirror_axes=axes, band_rows=band_rows)
     assert ensemble.passes == len(members) * 2 ** len(axes)
-    logits = joined(ensemble.run(ArraySource(image)), 1)
+    logits = joined(ensemble.logits(ArraySource(image)), 1)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    labels = joined(
-        Ensemble(members, mirror_axes=axes, band_rows=band_rows).run(ArraySource(image)), 0
-    )
+    labels = joined(ensemble.segment(ArraySource(image)), 0)
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, logits.argmax(0))
 
@@ -59,8 +57,8 @@ def test_a_mirrored_band_of_one_row_in_pytorch(monkeypatch):
     monkeypatch.setenv("OCTREENCA_ENGINE", "torch")
     (network,), image = networks((61, 20), 1)
     whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
-    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=60, labels=False)
-    logits = joined(ensemble.run(ArraySource(image)), 1)
+    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=60)
+    logits = joined(ensemble.logits(ArraySource(image)), 1)
     np.testing.assert_allclose(logits, whole.numpy(), rtol=2e-3, atol=2e-3)
 
 
@@ -68,8 +66,8 @@ def test_one_network_mirrored_gives_the_predictor_s_bits():
     """The order of the sum is that of `predict_logits`, so its float16 are the same."""
     (network,), image = networks((61, 20), 1)
     whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
-    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=8, labels=False)
-    logits = joined(ensemble.run(ArraySource(image)), 1)
+    ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=8)
+    logits = joined(ensemble.logits(ArraySource(image)), 1)
     assert np.array_equal(logits.astype(np.float16), whole.numpy())
 
 
@@ -80,9 +78,8 @@ def test_a_single_pass_gives_labels_and_progress():
     def progress(stage, rows):
         seen[stage] += rows
 
-    labels = joined(
-        Ensemble([Member(network, 3)], band_rows=8).run(ArraySource(image), progress=progress), 0
-    )
+    ensemble = Ensemble([Member(network, 3)], band_rows=8)
+    labels = joined(ensemble.segment(ArraySource(image), progress=progress), 0)
     whole = network.segment(torch.from_numpy(image)[None], seed=3)[0].numpy()
     assert np.array_equal(labels, whole)
     assert seen == {"read": 61, "segment": 61}
@@ -98,7 +95,7 @@ def test_bands_without_tissue_are_left_out(seeds):
     image[0, 40:50, 3:14] -= 0.5
     members = [Member(network, seed) for seed in seeds]
     ensemble = Ensemble(members, band_rows=16)
-    whole = joined(ensemble.run(ArraySource(image)), 0)
+    whole = joined(ensemble.segment(ArraySource(image)), 0)
     reads = []
 
     class Counted(ArraySource):
@@ -106,7 +103,7 @@ def test_bands_without_tissue_are_left_out(seeds):
             reads.append((first, end))
             return super().read(first, end)
 
-    some = joined(ensemble.run(Counted(image), tissue=True), 0)
+    some = joined(ensemble.segment(Counted(image), tissue=True), 0)
     assert np.array_equal(some[32:64], whole[32:64])
     assert whole[:32].any()
     assert not some[:32].any()
@@ -118,7 +115,7 @@ def test_a_slide_of_glass_has_no_tissue():
     (network,), _ = networks((64, 20), 1)
     image = np.full((3, 64, 20), 0.9, np.float32)
     image[1] += np.random.default_rng(0).normal(0, 0.001, image.shape[1:]).astype(np.float32)
-    labels = joined(Ensemble([Member(network, 0)]).run(ArraySource(image), tissue=True), 0)
+    labels = joined(Ensemble([Member(network, 0)]).segment(ArraySource(image), tissue=True), 0)
     assert labels.shape == (64, 20)
     assert not labels.any()
 
@@ -135,7 +132,7 @@ def test_the_first_reading_is_done_once_in_each_direction(axes, times):
 
     ensemble = Ensemble([Member(network, 0), Member(network, 1)], mirror_axes=axes, band_rows=8)
     ensemble._means = lambda *arguments: iter(())  # the second reading
-    list(ensemble.run(Counted(image)))
+    list(ensemble.segment(Counted(image)))
     assert sum(seen) == 61 * times
 
 
@@ -143,4 +140,21 @@ def test_damaged_weights_are_named():
     (network,), image = networks((61, 20), 1)
     network.levels[0].update.weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match="not finite"):
-        joined(Ensemble([Member(network, 0)], labels=False).run(ArraySource(image)), 1)
+        joined(Ensemble([Member(network, 0)]).logits(ArraySource(image)), 1)
+
+
+def test_networks_alone_draw_with_their_own_seed():
+    (network,), image = networks((61, 20), 1)
+    network.seed = 5
+    alone, pair = Ensemble([network]), Ensemble([(network, 5)])
+    labels = joined(alone.segment(ArraySource(image)), 0)
+    assert np.array_equal(labels, joined(pair.segment(ArraySource(image)), 0))
+    other = joined(Ensemble([(network, 6)]).segment(ArraySource(image)), 0)
+    assert not np.array_equal(labels, other)
+
+
+@pytest.mark.parametrize(("members", "rows"), [(0, 8), (1, 0)])
+def test_nothing_to_run_is_refused(members, rows):
+    made, _ = networks((61, 20), 1)
+    with pytest.raises(ValueError, match="give 1 or more"):
+        Ensemble(made[:members], band_rows=rows)

@@ -11,7 +11,7 @@ import torch
 from tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.datasets.classes import Classes
-from nnunet_octreenca.datasets.slides import convert_slides
+from nnunet_octreenca.datasets.slides import SlideOptions, convert_slides
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.octree import Crop, windows
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
@@ -49,7 +49,8 @@ def make_dataset(folder: Path, raw: Path, **settings) -> None:
         "num_val_iterations_per_epoch": 1,
         **settings,
     }
-    convert_slides(folder, raw / DATASET, CLASSES, in_place=True, patch_size=48, settings=settings)
+    options = SlideOptions(in_place=True, patch_size=48, settings=settings)
+    convert_slides(folder, raw / DATASET, CLASSES, options)
 
 
 @pytest.fixture

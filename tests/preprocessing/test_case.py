@@ -17,7 +17,7 @@ class Streamed:
     def __init__(self, array, spacing=None):
         inner = ArraySource(array, spacing)
         self.shape, self.channels, self.dtype = inner.shape, inner.channels, inner.dtype
-        self.spacing, self._inner = inner.spacing, inner
+        self.spacing, self.info, self._inner = inner.spacing, inner.info, inner
         self.reads = np.zeros(self.shape[0], int)
 
     def read(self, first, end):

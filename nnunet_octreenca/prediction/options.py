@@ -1,0 +1,57 @@
+"""How images are segmented: what holds for all cases of a run."""
+
+from dataclasses import dataclass
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.inference.ensemble import Member
+from nnunet_octreenca.integration.model import Model
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of a prediction.
+
+    Attributes:
+        mirror: average mirrored copies along the axes that the training allows.
+        seeds: of the fire draws; the logits are averaged over them. None for the model's one.
+        mpp: microns per pixel to read slides at; None for their finest level.
+        series: SeriesInstanceUID to read, of folders with several DICOM series.
+        tissue: leave out bands of a slide without tissue; their label is 0.
+        float16: keep states in float16, which halves them and changes some labels.
+        memory: bytes that the process may use in all; None for what is free.
+        band_rows: rows (2-D) or planes (3-D) of a band; None for the planner's choice.
+
+    Raises:
+        InputError: a number is below what it can be, or there is no seed.
+    """
+
+    mirror: bool = True
+    seeds: tuple[int, ...] | None = None
+    mpp: float | None = None
+    series: str | None = None
+    tissue: bool = False
+    float16: bool = False
+    memory: int | None = None
+    band_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and not self.seeds:
+            raise InputError("seeds are empty; give one, or None for the model's")
+        if self.mpp is not None and not self.mpp > 0:
+            raise InputError(f"mpp ({self.mpp}) must be above 0 microns per pixel")
+        for name, value in (("memory", self.memory), ("band_rows", self.band_rows)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} ({value}) must be at least 1")
+
+    def seeds_of(self, model: Model) -> tuple[int, ...]:
+        """The seeds, the model's where none was chosen."""
+        return self.seeds or (model.seed,)
+
+    def members_of(self, model: Model) -> list[Member]:
+        """Every network with every seed."""
+        seeds = self.seeds_of(model)
+        return [Member(network, seed) for network in model.networks for seed in seeds]
+
+    def mirror_axes_of(self, model: Model) -> tuple[int, ...]:
+        """Spatial axes that are mirrored."""
+        return (model.mirror_axes or ()) if self.mirror else ()

@@ -1,0 +1,198 @@
+"""From an open image to its labels in memory: preprocessed, planned, segmented, restored."""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.cases import Case, list_cases
+from nnunet_octreenca.images.open_image import open_channels
+from nnunet_octreenca.images.source import ArraySource, ImageSource
+from nnunet_octreenca.inference.ensemble import Ensemble, Progress
+from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
+from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.integration.model import Model, load_model
+from nnunet_octreenca.prediction.options import Options
+from nnunet_octreenca.prediction.watched_image import rows_at_a_time
+from nnunet_octreenca.preprocessing.case import PreprocessedCase
+
+
+class Segmentation:
+    """One image, ready to be segmented: its statistics are known and its memory is planned.
+
+    Args:
+        image: as its file has it; it stays the caller's to close.
+        model: the networks.
+        options: how.
+
+    Attributes:
+        prepared: the image as the networks see it.
+        passes: networks times seeds times mirrored copies.
+        plan: of the memory.
+
+    Raises:
+        InputError: an image that the model cannot take, or that is damaged.
+        OutOfMemoryError: it does not fit even in the smallest bands.
+    """
+
+    def __init__(self, image: ImageSource, model: Model, options: Options) -> None:
+        self._model, self._options = model, options
+        self.prepared = PreprocessedCase(
+            _readable(image, model), model.preprocessing, band=rows_at_a_time(image)
+        )
+        self._members = options.members_of(model)
+        self._mirror_axes = options.mirror_axes_of(model)
+        self.passes = len(self._members) * len(mirrorings(self._mirror_axes))
+        # Logits only where they are needed: to be resampled, or for regions.
+        regions = model.preprocessing.regions_class_order is not None
+        self._needs_logits = self.prepared.layout.resamples or regions
+        self.plan = plan_memory(
+            model.networks[0],
+            self.prepared.layout.padded,
+            memory_limit(options.memory, model.device),
+            passes=self.passes,
+            labels=not self._needs_logits,
+            half=options.float16,
+            # The labels, 1 byte a cell, and what writing a pyramid of them takes.
+            beside=prod(image.shape) * 4 // 3,
+            band_rows=options.band_rows,
+        )
+
+    def run(self, progress: Progress | None = None) -> NDArray[Any]:
+        """The labels in the image's own grid: (y, x) or (z, y, x), uint8 or int16.
+
+        Args:
+            progress: called as `Ensemble.segment` does; first with "total" and all rows.
+
+        Raises:
+            InputError: the file is damaged, or the logits are not finite.
+        """
+        restorer = self.prepared.restorer()
+        ensemble = Ensemble(
+            self._members,
+            mirror_axes=self._mirror_axes,
+            band_rows=self.plan.band_rows,
+            state="float16" if self.plan.half else None,
+        )
+        if progress is not None:
+            progress("total", self.prepared.parts * self.prepared.image(0).shape[0])
+        tissue = self._options.tissue
+        for number, image in enumerate(self.prepared.images()):
+            part = restorer.part(number)
+            if self._needs_logits:
+                for _, logits in ensemble.logits(image, progress=progress, tissue=tissue):
+                    part.add_logits(logits)
+            else:
+                for _, labels in ensemble.segment(image, progress=progress, tissue=tissue):
+                    part.add_labels(labels)
+        labels_of_all: NDArray[Any] = restorer.finish()
+        return labels_of_all
+
+
+class _InPixels:
+    """An image whose spacing is counted in pixels, as nnU-Net does with pictures."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.shape, self.channels, self.dtype = source.shape, source.channels, source.dtype
+        self.spacing: tuple[float, ...] = (1.0,) * len(source.shape)
+        self.info = source.info
+        self.read, self.close = source.read, source.close
+
+
+def _readable(image: ImageSource, model: Model) -> ImageSource:
+    """The image as the model can read it: along another than its first axis only in memory."""
+    if model.natural:
+        image = _InPixels(image)
+    if len(image.shape) == 2 or model.preprocessing.transpose_forward[0] == 0:
+        return image
+    return ArraySource(image.read(0, image.shape[0]), image.spacing)
+
+
+def segment_file(
+    image: Path | str | Sequence[Path | str],
+    model: Model | Path | str,
+    *,
+    mirror: bool = True,
+    seeds: Sequence[int] | None = None,
+    mpp: float | None = None,
+    series: str | None = None,
+    tissue: bool = False,
+    float16: bool = False,
+    memory: int | None = None,
+    band_rows: int | None = None,
+    device: torch.device | str = "cpu",
+    scratch: Path | str | None = None,
+    progress: Progress | None = None,
+) -> NDArray[Any]:
+    """Segment one image and return its labels; nothing is written.
+
+    The image is read, normalized and resampled as the model's plans say, segmented in bands that
+    fit the memory, and its labels are brought back to the image's own grid.
+
+    Args:
+        image: a slide, picture, video or volume; the folder of frames, of a DICOM series or of an
+            OME-Zarr image; or several files, one for each channel in the order of the data set.
+        model: from `load_model`, or the folder TRAINER__PLANS__CONFIGURATION of a training.
+        mirror: average mirrored copies along the axes that the training allows.
+        seeds: of the fire draws; the logits are averaged over them. None for the model's one.
+        mpp: microns per pixel to read a slide at; None for its finest level.
+        series: SeriesInstanceUID to read, where a folder holds several DICOM series.
+        tissue: leave out bands of a slide without tissue; their label is 0.
+        float16: keep states in float16, which halves them and changes some labels.
+        memory: bytes that the process may use in all; None for what is free.
+        band_rows: rows (2-D) or planes (3-D) of a band; None for the planner's choice. It does
+            not change the labels of a single pass.
+        device: where the networks go, if `model` is a folder.
+        scratch: folder for a video's decoded frames; the system's if left out.
+        progress: called with a stage and a number of rows: "total" once, then "read" and "segment".
+
+    Returns:
+        Labels in the shape of the image: (y, x), (z, y, x), or (frame, y, x) of a video; uint8, or
+        int16 above 255 classes. A slide at `mpp` has the shape of that resolution.
+
+    Raises:
+        InputError: the image or an option cannot be used, or the folder is no model's.
+        CheckpointError: the model's weights are damaged.
+        PlansError: the plans are another network's.
+        OutOfMemoryError: the image does not fit even in the smallest bands.
+        EnvironmentMismatchError: the library that reads such files is not installed.
+
+    >>> labels = segment_file("image.png", "model", mirror=False)
+    >>> labels.shape, labels.dtype
+    ((48, 40), dtype('uint8'))
+    """
+    options = Options(
+        mirror=mirror,
+        seeds=None if seeds is None else tuple(seeds),
+        mpp=mpp,
+        series=series,
+        tissue=tissue,
+        float16=float16,
+        memory=memory,
+        band_rows=band_rows,
+    )
+    if not isinstance(model, Model):
+        model = load_model(model, device=device)
+    if isinstance(image, (str, Path)):
+        files = _only_case(Path(image), model).files
+    else:
+        files = tuple(Path(file) for file in image)
+    source = open_channels(files, channels=model.channels, mpp=mpp, scratch=scratch, series=series)
+    try:
+        return Segmentation(source, model, options).run(progress)
+    finally:
+        source.close()
+
+
+def _only_case(path: Path, model: Model) -> Case:
+    cases = list_cases(path, model.channels, frames=model.preprocessing.dimension == 3)
+    if len(cases) > 1:
+        raise InputError(
+            f"{path} holds {len(cases)} cases ({cases[0].name}, {cases[1].name}, ...); give one of "
+            f"them, or use `predict`, which segments them all"
+        )
+    return cases[0]
