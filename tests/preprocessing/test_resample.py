@@ -66,7 +66,7 @@ def test_blocks_are_nnunets_resampling(separate, target):
 @pytest.mark.parametrize(
     ("function", "arguments", "sentence"),
     [
-        ("resample_fancy", {}, "'resample_fancy' is not known"),
+        ("resample_fancy", {}, "'resample_fancy' is not supported"),
         (SPLINE, {"order": 2}, "has order 2"),
         (SPLINE, {"order_z": 5}, "has order_z 5"),
         (SPLINE, {"is_seg": True}, "is_seg to false"),
