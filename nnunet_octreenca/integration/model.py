@@ -177,7 +177,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the folds that were trained with -f")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         weights = checkpoint["network_weights"]
         checkpoint["init_args"]["configuration"]
         checkpoint["network_weights"] = {_bare(name): w for name, w in weights.items()}
