@@ -144,8 +144,21 @@ def run_forward(device, state, weights, precision, steps, fused, **options):
     return current[..., : weights.channels]
 
 
-@pytest.mark.parametrize("spatial", [(37, 50), (9, 70), (1, 40), (5, 1), (2, 2), (9, 10, 11)])
-@pytest.mark.parametrize("precision", ["half", "tf32"])
+@pytest.mark.parametrize(
+    ("spatial", "precision"),
+    [
+        pytest.param(spatial, precision, marks=() if every_push else pytest.mark.nightly)
+        for precision in ("half", "tf32")
+        for spatial, every_push in [
+            ((37, 50), precision == "half"),
+            ((9, 70), False),
+            ((1, 40), precision == "tf32"),
+            ((5, 1), False),
+            ((2, 2), False),
+            ((9, 10, 11), True),
+        ]
+    ],
+)
 @pytest.mark.slow
 def test_two_steps_a_launch_change_no_bit(spatial, precision, devices):
     """A halo of two cells is enough, at the level's borders too."""
@@ -260,13 +273,12 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
     ("shape", "options"),
     [
         ((37, 50), {}),
-        pytest.param((9, 1), {}, marks=pytest.mark.slow),
-        pytest.param((6, 13, 10), {}, marks=pytest.mark.slow),
-        pytest.param((21, 18), {"channels": 20, "classes": 6}, marks=pytest.mark.slow),
+        pytest.param((9, 1), {}, marks=pytest.mark.nightly),
+        pytest.param((6, 13, 10), {}, marks=pytest.mark.nightly),
+        pytest.param((21, 18), {"channels": 20, "classes": 6}, marks=pytest.mark.nightly),
         pytest.param(
             (9, 8, 7),
             {"constant_background": False, "channels": 13, "hidden": 21},
-            marks=pytest.mark.slow,
         ),
     ],
     ids=str,
@@ -308,7 +320,7 @@ def test_a_network_trains_and_predicts_as_with_pytorch(shape, options, network_o
     [
         ((37, 50), 3),
         pytest.param((6, 13, 10), 4, marks=pytest.mark.slow),
-        pytest.param((20, 9), 14, marks=pytest.mark.slow),
+        pytest.param((20, 9), 14, marks=pytest.mark.nightly),
     ],
     ids=str,
 )
