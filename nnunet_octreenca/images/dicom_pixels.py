@@ -103,7 +103,7 @@ def _rescale(plane: Plane) -> tuple[float, float]:
     )
 
 
-def _values(stored: NDArray, plane: Plane, dataset: Any, dtype: np.dtype) -> NDArray:
+def _values(stored: NDArray[Any], plane: Plane, dataset: Any, dtype: np.dtype) -> NDArray[Any]:
     if "ModalityLUTSequence" in dataset:
         pixels = import_optional("pydicom.pixels", "dicom")
         return np.asarray(pixels.apply_modality_lut(stored, dataset), dtype)
@@ -113,7 +113,7 @@ def _values(stored: NDArray, plane: Plane, dataset: Any, dtype: np.dtype) -> NDA
     return (stored.astype(np.float64) * slope + intercept).astype(dtype)
 
 
-def _stored(file: Path, dataset: Any) -> NDArray:
+def _stored(file: Path, dataset: Any) -> NDArray[Any]:
     """Stored values (frame, y, x), signed as the header says, without bits of anything else."""
     for keyword, kind in (("FloatPixelData", "f4"), ("DoubleFloatPixelData", "f8")):
         if keyword in dataset:
@@ -139,7 +139,7 @@ def _stored(file: Path, dataset: Any) -> NDArray:
     return _cut(words, bits, high, signed)
 
 
-def _cut(words: NDArray, bits: int, high: int, signed: bool) -> NDArray:
+def _cut(words: NDArray[Any], bits: int, high: int, signed: bool) -> NDArray[Any]:
     """The bits up to `high` of unsigned words, of which others may hold overlays or rubbish."""
     allocated = 8 * words.itemsize
     if bits < allocated:
@@ -150,7 +150,7 @@ def _cut(words: NDArray, bits: int, high: int, signed: bool) -> NDArray:
     return words >> np.array(allocated - bits, words.dtype) if bits < allocated else words
 
 
-def _native(file: Path, dataset: Any, data: bytes, kind: np.dtype) -> NDArray:
+def _native(file: Path, dataset: Any, data: bytes, kind: np.dtype) -> NDArray[Any]:
     syntax = transfer_syntax(dataset)
     kind = kind.newbyteorder("<" if syntax.is_little_endian else ">")
     shape = (frames_of(dataset), int(dataset.Rows), int(dataset.Columns))
@@ -164,7 +164,7 @@ def _native(file: Path, dataset: Any, data: bytes, kind: np.dtype) -> NDArray:
     return pixels.astype(kind.newbyteorder("="), copy=False)
 
 
-def _decoded(dataset: Any) -> NDArray:
+def _decoded(dataset: Any) -> NDArray[Any]:
     """Compressed values (frame, y, x), by pydicom's decoders or else by ITK's."""
     shape = (frames_of(dataset), int(dataset.Rows), int(dataset.Columns))
     syntax = transfer_syntax(dataset)
@@ -178,7 +178,7 @@ def _decoded(dataset: Any) -> NDArray:
     return _decoded_by_itk(dataset).reshape(shape)
 
 
-def _decoded_by_itk(dataset: Any) -> NDArray:
+def _decoded_by_itk(dataset: Any) -> NDArray[Any]:
     """From a copy without anything that ITK would apply: slopes, tables, kinds of images."""
     import SimpleITK as sitk
 
@@ -207,7 +207,7 @@ def _decoded_by_itk(dataset: Any) -> NDArray:
         return np.asarray(sitk.GetArrayFromImage(reader.Execute()))
 
 
-def _colours(file: Path, dataset: Any) -> NDArray:
+def _colours(file: Path, dataset: Any) -> NDArray[Any]:
     """RGB (frame, 3, y, x)."""
     pixels = import_optional("pydicom.pixels", "dicom")
     with warnings.catch_warnings():

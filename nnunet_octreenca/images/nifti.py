@@ -156,7 +156,7 @@ def _scale(header: Any) -> tuple[float, float]:
     return slope, intercept if np.isfinite(intercept) else 0.0
 
 
-def _channels(path: Path, voxels: NDArray, shape: tuple[int, ...]) -> NDArray:
+def _channels(path: Path, voxels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Axes (..., z, y, x) as (channels, z, y, x) or (channels, y, x)."""
     if voxels.dtype.kind == "V":
         if len([length for length in shape[3:] if length > 1]):
@@ -176,7 +176,7 @@ def _channels(path: Path, voxels: NDArray, shape: tuple[int, ...]) -> NDArray:
     return voxels.reshape(-1, *grid)
 
 
-def _rescaled(voxels: NDArray, slope: float, intercept: float) -> NDArray[np.float32]:
+def _rescaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
     """Plane by plane, so that no double-precision copy of the whole is made."""
     scaled = np.empty(voxels.shape, np.float32)
     for channel, target in zip(voxels, scaled, strict=True):
