@@ -21,6 +21,7 @@ ROWS = [
     ["integration"],
     ["prediction", "datasets"],
     ["cli"],
+    ["io"],  # the former path of open_image, nothing else
 ]
 ORDER = {folder: place for place, row in enumerate(ROWS) for folder in row}
 # The core does without nnunetv2 altogether.

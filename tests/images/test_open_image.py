@@ -189,3 +189,10 @@ def test_a_slide_in_dicom_is_not_taken_for_a_volume(tmp_path, monkeypatch, open_
     open_image(file)
     open_image(tmp_path / "slide")
     assert opened == [file, file]
+
+
+def test_the_former_path_still_imports():
+    from nnunet_octreenca.images import open_image as present
+    from nnunet_octreenca.io import open_image as former
+
+    assert former.open_image is present.open_image
