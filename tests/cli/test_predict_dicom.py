@@ -58,6 +58,6 @@ def test_a_format_that_cannot_be_written_is_refused_before_computing(tmp_path, m
     def never(*arguments, **keywords):
         raise AssertionError("computed")
 
-    monkeypatch.setattr(case, "_segment", never)
+    monkeypatch.setattr(case.Segmentation, "run", never)
     for name in ("nrrd", "mha", "dcm"):
         assert predict(model, tmp_path / "a.nii", tmp_path / "out", "--formats", name) == 1

@@ -176,7 +176,7 @@ def test_empty_folder_and_missing_channel_are_named(predictor_of, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         predictor._manage_input_and_output_lists(str(folder), str(tmp_path))
     folder.mkdir()
-    with pytest.raises(InputError, match=r"no image called \*_0000\.nii\.gz"):
+    with pytest.raises(InputError, match=r"no image named \*_0000\.nii\.gz"):
         predictor._manage_input_and_output_lists(str(folder), str(tmp_path))
     (folder / "a_0000.nii.gz").touch()
     with pytest.raises(InputError, match=r"2 channel\(s\) \(channel 0, channel 1\).*1 file"):
