@@ -391,8 +391,8 @@ def check() -> None:
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[None]:
     """CPU tensors go to the CUDA engine's templates, compiled as C++."""
-    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
-    from host_device import HostDevice
+    sys.path.insert(0, str(ROOT / "tests" / "lib"))
+    from helpers.host_device import HostDevice
 
     with tempfile.TemporaryDirectory() as folder:
         device = HostDevice(Path(folder))

@@ -5,7 +5,7 @@ import pkgutil
 from importlib import import_module
 
 import pytest
-from example_folder import make_example_folder
+from helpers.example_folder import make_example_folder
 
 import nnunet_octreenca
 from nnunet_octreenca.integration import register

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers.tiny_slides import halved, picture, write_pyramid
 from PIL import Image
-from tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.cli import convert
 from nnunet_octreenca.datasets.raw_dataset import Converted

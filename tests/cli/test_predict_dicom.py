@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
-from dicom_planes import dicom_folder, dicom_plane
+from helpers.dicom_planes import dicom_folder, dicom_plane
 from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import make
+from helpers.oracle import make
 
 from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError, OutOfMemoryError
 from nnunet_octreenca.ops import cuda_compiler, cuda_device, cuda_engine

@@ -13,9 +13,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from host_device import HostDevice
-from oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
-from streams import segmented
+from helpers.host_device import HostDevice
+from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
+from helpers.streams import segmented
 
 from nnunet_octreenca.inference.stream import WindowStream, open_stream
 from nnunet_octreenca.network import OctreeNCA
@@ -240,8 +240,8 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
     script.write_text(
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from host_device import HostDevice\n"
-        "from oracle import make\n"
+        "from helpers.host_device import HostDevice\n"
+        "from helpers.oracle import make\n"
         "from nnunet_octreenca.ops import FireDraws, cuda_engine\n"
         "device = HostDevice(Path(sys.argv[1]), 90)\n"
         "results = []\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_ladder import RUNGS, Kernel1Level
-from host_device import HostDevice
-from oracle import LEVEL, SEED, difference, make
+from helpers.host_device import HostDevice
+from helpers.oracle import LEVEL, SEED, difference, make
 
 from nnunet_octreenca.ops import FireDraws, cuda_level, torch_engine
 from nnunet_octreenca.ops.native import cuda_module

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
+from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
 from nnunet_octreenca.ops import (
     FireDraws,
@@ -193,7 +193,7 @@ def test_torch_compile():
 
 SANITIZED = """\
 import torch
-from oracle import make
+from helpers.oracle import make
 from nnunet_octreenca.ops import FireDraws, StepWeights, cuda_engine, cuda_level
 for spatial in ((37, 50), (7, 8, 9)):
     state, weights = make(spatial, 16, 3, 64, 2)

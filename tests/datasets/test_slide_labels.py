@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from tiny_slides import write_pyramid
+from helpers.tiny_slides import write_pyramid
 
 from nnunet_octreenca.datasets import slide_labels
 from nnunet_octreenca.datasets.classes import Classes

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from helpers.tiny_slides import halved, picture, write_pyramid
 from PIL import Image
-from tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.peso import OPTIONS, convert_peso

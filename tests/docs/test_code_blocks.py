@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from doc_blocks import LANGUAGES, README_COMMANDS, ROOT, Block, blocks, commands
-from example_folder import make_example_folder
+from helpers.doc_blocks import LANGUAGES, README_COMMANDS, ROOT, Block, blocks, commands
+from helpers.example_folder import make_example_folder
 
 from nnunet_octreenca.cli.main import COMMANDS, build_parser
 

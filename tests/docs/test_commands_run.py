@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doc_blocks import README_COMMANDS, ROOT, Block, blocks, commands
+from helpers.doc_blocks import README_COMMANDS, ROOT, Block, blocks, commands
+from helpers.tiny_slides import halved, picture, write_pyramid
 from PIL import Image
-from tiny_slides import halved, picture, write_pyramid
 from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main

@@ -6,7 +6,7 @@ import sys
 
 import matplotlib as mpl
 import pytest
-from doc_blocks import ROOT, pages
+from helpers.doc_blocks import ROOT, pages
 
 PICTURES = ROOT / "docs" / "pictures"
 SCRIPTS = sorted(path.stem for path in PICTURES.glob("*.py") if path.stem != "style")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from doc_blocks import ROOT, pages
+from helpers.doc_blocks import ROOT, pages
 
 import nnunet_octreenca
 from nnunet_octreenca.cli.main import build_parser

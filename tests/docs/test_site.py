@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from doc_blocks import ROOT
+from helpers.doc_blocks import ROOT
 
 pytest.importorskip("mkdocs", reason='the docs need `pip install ".[docs]"`')
 pytest.importorskip("material", reason='the docs need `pip install ".[docs]"`')

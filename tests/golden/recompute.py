@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "helpers"), str(HERE.parents[1] / "benchmarks")]
+sys.path[:0] = [str(HERE.parent / "lib"), str(HERE.parents[1] / "benchmarks")]
 
-from dicom_slices import write_series  # noqa: E402
-from tiny_slides import halved, picture, write_pyramid  # noqa: E402
+from helpers.dicom_slices import write_series  # noqa: E402
+from helpers.tiny_slides import halved, picture, write_pyramid  # noqa: E402
 from untrained_model import model_folder  # noqa: E402
 
 from nnunet_octreenca import OctreeNCA, StepWeights, nca_steps  # noqa: E402

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tifffile
-from dicom_slices import write_series
+from helpers.dicom_slices import write_series
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError

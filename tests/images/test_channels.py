@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bands import check_bands
+from helpers.bands import check_bands
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.channels import ChannelStack

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 import tifffile
+from helpers.tiny_slides import picture
 from PIL import Image
-from tiny_slides import picture
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.open_image import open_image

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dicom_planes import dicom_folder, dicom_plane, enhanced
+from helpers.dicom_planes import dicom_folder, dicom_plane, enhanced
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import header_checks

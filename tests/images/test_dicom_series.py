@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from dicom_planes import dicom_folder, dicom_plane, enhanced
-from dicom_slices import write_series
+from helpers.dicom_planes import dicom_folder, dicom_plane, enhanced
+from helpers.dicom_slices import write_series
 
 from nnunet_octreenca.dicom_file import dicom_files, is_dicom
 from nnunet_octreenca.errors import InputError

@@ -3,8 +3,8 @@ import shutil
 
 import numpy as np
 import pytest
-from bands import check_bands
-from closed import closed_afterwards
+from helpers.bands import check_bands
+from helpers.closed import closed_afterwards
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import omezarr, stripes

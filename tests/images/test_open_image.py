@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from bands import check_bands
-from closed import closed_afterwards
-from dicom_slices import write_series
+from helpers.bands import check_bands
+from helpers.closed import closed_afterwards
+from helpers.dicom_slices import write_series
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tifffile
-from bands import check_bands
-from closed import closed_afterwards
+from helpers.bands import check_bands
+from helpers.closed import closed_afterwards
+from helpers.tiny_slides import halved, picture, write_pyramid
 from PIL import Image
-from tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.images import open_image as module

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from bands import check_bands
+from helpers.bands import check_bands
 
 from nnunet_octreenca.images import stripes
 from nnunet_octreenca.images.stripes import StripedSource

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tifffile
-from bands import check_bands
-from closed import closed_afterwards
-from tiny_slides import picture
+from helpers.bands import check_bands
+from helpers.closed import closed_afterwards
+from helpers.tiny_slides import picture
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import slides

@@ -2,7 +2,7 @@
 
 import pytest
 import tifffile
-from tiny_slides import picture
+from helpers.tiny_slides import picture
 
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.images.slides import open_slide

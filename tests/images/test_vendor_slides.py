@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tifffile
-from bands import check_bands
-from closed import closed_afterwards
+from helpers.bands import check_bands
+from helpers.closed import closed_afterwards
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError

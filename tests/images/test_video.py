@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bands import check_bands
-from closed import closed_afterwards
+from helpers.bands import check_bands
+from helpers.closed import closed_afterwards
 
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.images import video

@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from bands import check_bands
-from dicom_slices import write_series
+from helpers.bands import check_bands
+from helpers.dicom_slices import write_series
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import header_checks

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from oracle import make_network
+from helpers.oracle import make_network
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ArraySource

@@ -1,7 +1,7 @@
 """What is chosen for which memory."""
 
 import pytest
-from oracle import make_network
+from helpers.oracle import make_network
 
 from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.inference import memory_plan

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from oracle import make_network
-from streams import segmented
+from helpers.oracle import make_network
+from helpers.streams import segmented
 
 from nnunet_octreenca import OctreeNCA
 from nnunet_octreenca.bands import Rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from tiny_slides import halved, picture, write_pyramid
+from helpers.tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.slides import SlideOptions, convert_slides

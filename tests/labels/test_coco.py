@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from label_maps import blobs
+from helpers.label_maps import blobs
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.coco import write_coco_rle

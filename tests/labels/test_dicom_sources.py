@@ -5,8 +5,8 @@ import subprocess
 
 import numpy as np
 import pytest
-from dicom_planes import dicom_folder, dicom_plane, enhanced
-from label_maps import blobs
+from helpers.dicom_planes import dicom_folder, dicom_plane, enhanced
+from helpers.label_maps import blobs
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.images.dicom_series import read_stack

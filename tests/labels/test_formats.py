@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from label_maps import blobs, noise
+from helpers.label_maps import blobs, noise
 from PIL import Image
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, OutputError

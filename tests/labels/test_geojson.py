@@ -3,7 +3,7 @@ import uuid
 
 import numpy as np
 import pytest
-from label_maps import blobs, noise
+from helpers.label_maps import blobs, noise
 from rasterio.features import rasterize
 from scipy import ndimage
 from shapely.geometry import shape as to_shapely

@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from label_maps import blobs
+from helpers.label_maps import blobs
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.images.nifti import read_nifti

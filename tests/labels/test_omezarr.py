@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import zarr
-from label_maps import noise
+from helpers.label_maps import noise
 
 from nnunet_octreenca.labels import omezarr as module
 from nnunet_octreenca.labels.omezarr import write_label_zarr

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from label_maps import blobs, noise
+from helpers.label_maps import blobs, noise
 from rasterio.features import rasterize
 from scipy import ndimage
 

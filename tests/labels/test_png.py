@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from label_maps import blobs, noise
+from helpers.label_maps import blobs, noise
 from PIL import Image
 
 from nnunet_octreenca.errors import OutputError

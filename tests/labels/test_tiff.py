@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tifffile
-from label_maps import blobs, noise
+from helpers.label_maps import blobs, noise
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels import tiff as module

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from label_maps import blobs, noise
+from helpers.label_maps import blobs, noise
 
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.volume import ENDINGS, write_volume

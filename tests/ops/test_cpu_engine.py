@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import LEVEL, SEED, difference, each_case, make, oracle
-from steps_in_a_child import put_steps
+from helpers.oracle import LEVEL, SEED, difference, each_case, make, oracle
+from helpers.steps_in_a_child import put_steps
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.ops import FireDraws, StepWeights, cpu_engine, nca_steps, torch_engine

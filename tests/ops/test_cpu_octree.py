@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from oracle import pad
+from helpers.oracle import pad
 from torch import nn
 from torch.nn import functional
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import make, make_network
+from helpers.oracle import make, make_network
 
 from nnunet_octreenca.ops import cpu_engine, cuda_engine, engine_for, engine_named, torch_engine
 from nnunet_octreenca.ops.engine import ENGINES, BandEngine, Engine, OctreeEngine, WindowEngine

@@ -6,7 +6,7 @@ compares the engines with one another.
 
 import pytest
 import torch
-from oracle import pad
+from helpers.oracle import pad
 from torch.nn import functional
 
 from nnunet_octreenca.ops import StepWeights, fire_mask, nca_steps

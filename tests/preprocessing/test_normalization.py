@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.stock_case import INTENSITIES, StockCase
 from nnunetv2.preprocessing.normalization import default_normalization_schemes as stock
-from stock_case import INTENSITIES, StockCase
 
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import ArraySource

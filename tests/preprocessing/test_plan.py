@@ -1,5 +1,5 @@
 import pytest
-from stock_case import INTENSITIES, StockCase
+from helpers.stock_case import INTENSITIES, StockCase
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from stock_case import SPLINE, TORCH, StockCase, amid_zeros, smooth
+from helpers.stock_case import SPLINE, TORCH, StockCase, amid_zeros, smooth
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.images.source import ArraySource

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_slides import halved, picture, write_pyramid
+from helpers.tiny_slides import halved, picture, write_pyramid
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.pyramid import SlideRegions

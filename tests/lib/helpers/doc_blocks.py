@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LANGUAGES = {"bash", "python", "json", "text"}
 # CI runs these two from a fresh clone; the tests only hold them fixed.
 README_COMMANDS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_octreenca.ops.cuda_program import Configuration, Program, program
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class HostProgram:
