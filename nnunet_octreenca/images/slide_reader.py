@@ -95,13 +95,13 @@ def open_reader(
     return OpenSlideReader(path, threads=threads)
 
 
-def read_whole(path: Path | str, *, stored: bool = False) -> NDArray[Any]:
+def read_whole(path: Path | str, *, channels: int = 3, stored: bool = False) -> NDArray[Any]:
     """A picture's or slide's finest level, (rows, columns, channels); see `open_reader`.
 
     Raises:
         InputError: as `open_reader`, or it is a stack of planes.
     """
-    reader = open_reader(path, channels=None if stored else 3, stored=stored)
+    reader = open_reader(path, channels=None if stored else channels, stored=stored)
     try:
         require_one_plane(reader, path)
         pixels = reader.region(0, 0, 0, *reader.levels[0].shape)

@@ -38,7 +38,9 @@ class TiffColours:
     Args:
         page: a `tifffile.TiffPage`.
         path: of the file; named in the errors.
-        stored: for masks: values of 2 and 4 bits stay, and what was never written is 0.
+        stored: for masks: values of 2 and 4 bits stay, and what was never written is 0. One bit
+            with white as 0 is refused: tifffile and scikit-image mark all of their bilevel
+            files so, with 1 for the object.
 
     Attributes:
         fill: (samples, 1, 1), what a tile that was never written stores: white in colours, as
@@ -70,6 +72,11 @@ class TiffColours:
             raise InputError(
                 f"{path} stores white as 0 in samples of {page.dtype}, which have no largest "
                 f"value; save it with black as 0"
+            )
+        if self._inverted and stored and bits == 1:
+            raise InputError(
+                f"{path} is a mask of one bit in which white is stored as 0: some programs mean "
+                f"1 by the object, others white; save it with 8 bits and black as 0"
             )
         self.changes = self._inverted or self._ycbcr or self._scale > 1
         self.fill = np.zeros((separate * contiguous, 1, 1))

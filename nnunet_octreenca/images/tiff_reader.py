@@ -23,6 +23,21 @@ from nnunet_octreenca.images.tiff_segments import TiffSegments
 from nnunet_octreenca.libraries import import_optional
 
 
+def samples_to_convert(path: Path | str) -> int | None:
+    """Samples a pixel of a TIFF file whose first page stores other numbers than viewers show.
+
+    None where what is stored is what is shown.
+
+    Raises:
+        InputError: the colours cannot be read.
+    """
+    with import_optional("tifffile", "slides").TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        colours = TiffColours(page, Path(path))
+        unscanned = 0 in page.databytecounts and colours.fill.any()
+        return int(page.samplesperpixel) if colours.changes or unscanned else None
+
+
 class TiffReader:
     """The largest image of a TIFF file, a `SlideReader`.
 

@@ -12,6 +12,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.libraries import missing_decoder
 
 _JPEG = (6, 7, 34892, 33007)  # values of the tag Compression that need the tables beside
+_JPEG2000 = (33003, 33004, 33005, 34712)
 
 Window = tuple[int, int, int, int]  # y, x, height, width
 
@@ -41,6 +42,8 @@ class TiffSegments:
         self._level = level
         self._run = run
         page = self._page = level.keyframe
+        if int(page.compression) in _JPEG2000:  # which restores what it subsampled
+            page.subsampling = (1, 1)
         rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self.rows: int = 1 if page.is_final else min(rows, page.imagelength)
         # Where all pages follow one another without a gap, tifffile may list the first only.
@@ -151,6 +154,10 @@ class TiffSegments:
         try:
             for _ in self._run(place, jobs):
                 pass
+        except NotImplementedError as error:
+            raise InputError(
+                f"{self._path} cannot be decoded ({error}); save it in another compression"
+            ) from error
         except Exception as error:
             raise missing_decoder(self._path, error) or InputError(
                 f"{self._path} cannot be decoded in rows {y} to {y + height - 1} ({error}); it is "

@@ -15,6 +15,8 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.slide_reader import read_whole
+from nnunet_octreenca.images.tiff_reader import samples_to_convert
 from nnunet_octreenca.libraries import unlimited_pillow
 from nnunet_octreenca.resources import physical_memory
 
@@ -87,6 +89,10 @@ def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict
 class OctreeNCANaturalImage2DIO(NaturalImage2DIO):
     """nnU-Net's reader of natural images, for pictures of any size and with identical values.
 
+    But for TIFF files in which white is 0, colours are YCbCr, samples have 2 or 4 bits, or tiles
+    were never written: nnU-Net takes the numbers as they are stored, here they are what viewers
+    show and predictions are made from.
+
     For all of nnU-Net's commands, once `nnunet_octreenca register` has made it known:
     `"overwrite_image_reader_writer": "OctreeNCANaturalImage2DIO"` in dataset.json.
     """
@@ -102,8 +108,12 @@ def _pixels(path: str) -> NDArray[Any]:
     from skimage import io
 
     try:
-        return io.imread(path)
-    except MemoryError:
+        samples = samples_to_convert(path) if path.lower().endswith((".tif", ".tiff")) else None
+        if samples is None:
+            return io.imread(path)
+        pixels = read_whole(path, channels=samples)  # as a prediction sees it
+        return pixels if samples > 1 else pixels[..., 0]
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # a damaged image can raise anything
         raise InputError(

@@ -32,7 +32,8 @@ def save(path, pixels):
     if isinstance(pixels, str):
         Image.fromarray(picture(19, 23, 3)).quantize(16).save(path)
     elif path.suffix == ".tif":
-        tifffile.imwrite(path, pixels)
+        photometric = None if pixels.dtype != bool else "minisblack"
+        tifffile.imwrite(path, pixels, photometric=photometric)
     else:
         Image.fromarray(pixels).save(path)
     return str(path)
