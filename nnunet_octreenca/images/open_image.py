@@ -17,10 +17,13 @@ from nnunet_octreenca.libraries import import_optional
 
 # The longest endings first, so that .ome.tif is not taken for .tif.
 ENDINGS: dict[str, tuple[str, ...]] = {
-    "slide": (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
+    "slide": (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff"),
     "TIFF": (".ome.tiff", ".ome.tif", ".ome.tf2", ".ome.tf8", ".tiff", ".tif", ".tf8", ".btf"),
-    "picture": (".png", ".jpg", ".jpeg", ".bmp"),
-    "video": (".mp4", ".m4v", ".avi", ".mkv", ".mov", ".webm"),
+    "picture": (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp"),
+    "video": (
+        *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".wmv", ".asf"),
+        *(".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".flv", ".ogv", ".mxf"),
+    ),
     "volume": VOLUME_ENDINGS,
     "OME-Zarr folder": (".ome.zarr", ".zarr"),
 }

@@ -43,7 +43,8 @@ class ImageInfo:
         base_shape: of a level of a pyramid, (y, x) of the finest level in pixels.
         geometry: of a volume, its place in the patient.
         is_video: the first axis is time.
-        fps: of a video, frames per second.
+        fps: of a video, frames per second; the mean where they differ.
+        pixel_aspect: of a video, a pixel's width over its height.
         files: of a video in frames, their files in order.
         kept_bytes: that stay in memory between two bands, at most.
         notes: sentences about what was left out or chosen, for the user.
@@ -54,6 +55,7 @@ class ImageInfo:
     geometry: Geometry | None = None
     is_video: bool = False
     fps: Fraction | None = None
+    pixel_aspect: Fraction | None = None
     files: tuple[Path, ...] | None = None
     kept_bytes: int = 0
     notes: tuple[str, ...] = ()

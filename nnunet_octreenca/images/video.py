@@ -1,6 +1,7 @@
 """Videos, decoded once into a scratch file and read from there in bands of frames."""
 
 import tempfile
+from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 from pathlib import Path
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.images.source import ImageInfo
+from nnunet_octreenca.images.video_files import require_whole
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import free_disk
 
 # Without it FFmpeg paints over what it cannot decode. "bitstream" and "buffer" found nothing
 # more in files with flipped bytes, and refuse some that are merely unusual.
 _STRICT = {"err_detect": "crccheck+explode"}
-# Containers whose end can be missing without an error.
-_OPEN_ENDED = ("matroska", "webm", "avi")
 
 
 class VideoSource:
@@ -30,13 +30,14 @@ class VideoSource:
     memory of the process.
 
     Args:
-        path: mp4, avi, mkv, mov or webm; what FFmpeg reads.
+        path: whatever FFmpeg reads: mp4, mov, mkv, webm, avi, mpg, ts, wmv and others.
         scratch: folder for the scratch file, width x height x frames x 3 bytes; the system's
             folder for temporary files if left out.
 
     Attributes:
-        shape: (frame, y, x), as many frames as could be decoded.
-        fps: frames per second, `info`'s; None where the file does not say.
+        shape: (frame, y, x), every frame that FFmpeg shows, turned as players turn it.
+        fps: frames per second, `info`'s: the mean where frames last differently, None where the
+            file does not say.
         spacing: ones.
 
     Raises:
@@ -53,6 +54,7 @@ class VideoSource:
     def __init__(self, path: Path | str, *, scratch: Path | str | None = None) -> None:
         self._path = Path(path)
         self.fps: Fraction | None = None
+        self._turned = 0  # degrees, counterclockwise
         self._lock = Lock()
         av = import_optional("av", "video")
         if not self._path.exists():
@@ -65,13 +67,18 @@ class VideoSource:
             ) from error
         folder = Path(scratch if scratch is not None else tempfile.gettempdir())
         with container:
-            if not container.streams.video:
-                raise InputError(f"{path} holds no video stream; is it truncated?")
-            self._require_room(container, folder)
+            stream, self._notes = _video_stream(self._path, container)
+            require_whole(self._path, container, stream)
+            self._require_room(stream, folder)
             self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
             try:
-                self.shape = self._decode(container, av)
-                self.info = ImageInfo(is_video=True, fps=self.fps)
+                self.shape = self._decode(container, stream, av)
+                self.info = ImageInfo(
+                    is_video=True,
+                    fps=self.fps,
+                    pixel_aspect=_pixel_aspect(stream, self._turned),
+                    notes=self._notes,
+                )
             except OSError as error:
                 self._file.close()
                 raise _no_room(folder, str(error)) from error
@@ -79,34 +86,40 @@ class VideoSource:
                 self._file.close()
                 raise
 
-    def _require_room(self, container: Any, folder: Path) -> None:
+    def _require_room(self, stream: Any, folder: Path) -> None:
         if not folder.is_dir():
             raise OutputError(f"{folder} is no folder to decode a video in; give one that exists")
-        stream = container.streams.video[0]
-        frames = stream.frames or float(_seconds(container) * (stream.average_rate or 0))
+        frames = stream.frames or float(_seconds(stream) * (stream.average_rate or 0))
         wanted = frames * stream.width * stream.height * self.channels
         free = free_disk(folder)
         if wanted > free:
             raise _no_room(folder, f"{wanted / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free")
 
-    def _decode(self, container: Any, av: Any) -> tuple[int, int, int]:
-        stream = container.streams.video[0]
+    def _decode(self, container: Any, stream: Any, av: Any) -> tuple[int, int, int]:
         # Threads by frames would report an error at a later frame, or not at all.
         stream.thread_type = "SLICE"
         stream.codec_context.options = _STRICT
         self.fps = stream.average_rate or stream.guessed_rate
         size: tuple[int, int] | None = None
-        count, last = 0, None
+        count = 0
+        times: list[float] = []
+        lasting: Fraction | None = None  # the last packet's frame
+        opening = _Opening("mpeg" in container.format.name)
         try:
             for packet in container.demux(stream):
+                leads = opening.leads(packet)
                 if packet.is_corrupt:
                     raise InputError(
                         f"{self._path} is truncated or damaged at frame "
                         f"{self._number(packet, count)}"
                     )
+                if packet.pts is not None and packet.duration:
+                    lasting = packet.duration * packet.time_base
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
+                    if leads:
+                        continue
                     raise InputError(
                         f"{self._path} cannot be decoded at frame "
                         f"{self._number(packet, count)} ({error.strerror}); it is "
@@ -114,16 +127,21 @@ class VideoSource:
                     ) from error
                 for frame in frames:
                     if frame.is_corrupt:
+                        if opening.before_first(frame):
+                            continue
                         raise InputError(f"{self._path} is damaged at frame {count}")
-                    if size not in (None, (frame.height, frame.width)):
+                    self._turned = frame.rotation
+                    pixels = self._upright(frame.to_ndarray(format="rgb24"), self._turned)
+                    if size not in (None, pixels.shape[:2]):
                         raise InputError(
                             f"{self._path} changes its size at frame {count}, from {size} to "
-                            f"{(frame.height, frame.width)}; cut it there"
+                            f"{pixels.shape[:2]}; cut it there"
                         )
-                    size = (frame.height, frame.width)
-                    self._write(np.ascontiguousarray(frame.to_ndarray(format="rgb24")))
+                    size = pixels.shape[:2]
+                    self._write(np.ascontiguousarray(pixels))
                     count += 1
-                    last = frame
+                    if frame.time is not None:
+                        times.append(frame.time)
         except av.FFmpegError as error:
             raise InputError(
                 f"{self._path} cannot be read after frame {count - 1} ({error.strerror}); it is "
@@ -131,8 +149,22 @@ class VideoSource:
             ) from error
         if size is None:
             raise InputError(f"{self._path} holds no frame that can be decoded")
-        self._require_end(container, last, count)
+        self._require_end(container, stream, count)
+        self._set_rate(times, lasting, _seconds(stream), count)
+        if self._turned:
+            self._notes += (
+                f"{self._path} is turned by {self._turned % 360} degrees, as players show it",
+            )
         return (count, *size)
+
+    def _upright(self, pixels: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:
+        """A frame (y, x, 3) as players show it: turned counterclockwise, as its file asks for."""
+        if degrees % 90:
+            raise InputError(
+                f"{self._path} is to be shown turned by {degrees} degrees; only quarter turns can "
+                f"be segmented: encode it upright"
+            )
+        return np.rot90(pixels, degrees // 90 % 4)
 
     def _number(self, packet: Any, count: int) -> int:
         """The frame that a packet holds: packets come in another order than frames."""
@@ -141,19 +173,33 @@ class VideoSource:
         start = packet.stream.start_time or 0
         return max(0, round((packet.pts - start) * packet.time_base * self.fps))
 
-    def _require_end(self, container: Any, last: Any, count: int) -> None:
-        """Refuse a file that ends before its header says, which FFmpeg takes for its end."""
-        if not any(name in container.format.name for name in _OPEN_ENDED) or not self.fps:
-            return
-        frame = float(1 / self.fps)
-        promised = float(_seconds(container))
-        if "avi" in container.format.name:  # whose duration FFmpeg corrects silently
-            promised = container.streams.video[0].frames * frame
-        ended = (count - 1) * frame if last.time is None else last.time
-        if ended + 1.5 * frame < promised:
+    def _require_end(self, container: Any, stream: Any, count: int) -> None:
+        """Refuse an AVI file of fewer frames than its header says, which FFmpeg takes silently."""
+        if "avi" in container.format.name and count < stream.frames:
             raise InputError(
-                f"{self._path} ends after frame {count - 1} ({ended + frame:.2f} s) and should "
-                f"last {promised:.2f} s; it is truncated or damaged there"
+                f"{self._path} ends after frame {count - 1} of {stream.frames}; it is truncated or "
+                f"damaged there"
+            )
+
+    def _set_rate(
+        self, times: Sequence[float], lasting: Fraction | None, promised: Fraction, count: int
+    ) -> None:
+        """The mean rate where the frames do not come evenly or the file says none."""
+        if len(times) < 2:
+            return
+        steps = np.diff(times)
+        usual = float(1 / self.fps) if self.fps else float(np.median(steps))
+        # A last frame that lasts longer is told by its packet or by the whole video's duration.
+        last = max(float(lasting or usual), float(promised) - times[-1])
+        even = self.fps is not None and float(np.abs(steps - usual).max()) < 0.5 * usual
+        if even and abs(last - usual) < 0.5 * usual:
+            return
+        span = times[-1] - times[0] + last
+        if span > 0:
+            self.fps = Fraction(count / span).limit_denominator(1000)
+            self._notes += (
+                f"{self._path} has a variable frame rate; its overlay plays at the mean of "
+                f"{float(self.fps):.3g} frames per second",
             )
 
     def _write(self, frame: NDArray[np.uint8]) -> None:
@@ -179,21 +225,69 @@ class VideoSource:
         self._file.close()
 
 
-def _seconds(container: Any) -> Fraction:
+class _Opening:
+    """Frames at the start that refer to ones before it, as a cut leaves them: players skip them.
+
+    Args:
+        recorded: the format can begin anywhere, before the first key frame too.
+    """
+
+    def __init__(self, recorded: bool) -> None:
+        self._recorded = recorded
+        self._first: int | None = None  # when the first key frame is shown
+
+    def leads(self, packet: Any) -> bool:
+        """Whether a packet's frame is shown before the first key frame."""
+        if self._first is None and packet.is_keyframe:
+            self._first = packet.pts
+        return self._is_before(packet.pts)
+
+    def before_first(self, frame: Any) -> bool:
+        """The same of a decoded frame."""
+        return self._is_before(frame.pts)
+
+    def _is_before(self, pts: int | None) -> bool:
+        if self._first is None:
+            return self._recorded
+        return pts is not None and pts < self._first
+
+
+def _video_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
+    """The stream that players show, never a cover picture; and what is to be said about it."""
+    streams = container.streams.video
+    moving = [one for one in streams if not one.disposition & type(one.disposition).attached_pic]
+    if not moving:
+        what = "only a cover picture" if streams else "no video stream"
+        raise InputError(f"{path} holds {what}; is it truncated?")
+    best = container.streams.best("video")
+    if best not in moving:
+        best = moving[0]
+    if len(moving) == 1:
+        return best, ()
+    return best, (
+        f"{path} holds {len(moving)} videos; the one that players show is read, stream "
+        f"{best.index}: {best.width} x {best.height}",
+    )
+
+
+def _pixel_aspect(stream: Any, turned: int) -> Fraction | None:
+    """Width over height of a pixel as it is shown; None where the file does not say."""
+    aspect = stream.codec_context.sample_aspect_ratio
+    if not aspect:
+        return None
+    return Fraction(1 / aspect if turned % 180 else aspect)
+
+
+def _seconds(stream: Any) -> Fraction:
     """How long the video stream lasts, as the header says; 0 where it does not."""
-    stream = container.streams.video[0]
+    if stream.duration:
+        return Fraction(stream.duration * stream.time_base)
     text = stream.metadata.get("DURATION", "")  # of a Matroska stream, 00:01:16.200000000
     try:
         hours, minutes, seconds = text.split(":")
         return Fraction(hours) * 3600 + Fraction(minutes) * 60 + Fraction(seconds)
     except ValueError:
-        pass
-    if stream.duration:
-        return stream.duration * stream.time_base
-    # The whole file's duration is that of its longest stream, sound included.
-    if container.duration and len(container.streams) == 1:
-        return Fraction(container.duration, 1_000_000)
-    return Fraction(0)
+        return Fraction(0)
 
 
 def _no_room(folder: Path, why: str) -> OutputError:

@@ -35,6 +35,7 @@ class LabelInfo:
         spacing, origin, direction: of a volume, as SimpleITK has them: axes (x, y, z), mm.
         nifti: of a volume in NIfTI, what its header says of its place.
         fps: of a video, frames a second.
+        pixel_aspect: of a video, a pixel's width over its height; None for square ones.
         frames: of a video, its frames (y, x, 3) RGB uint8 in order, or a function that gives them.
         dicom_files: of a volume from a DICOM series, its files.
         stems: of a video that was a folder of frames, their file names without ending.
@@ -51,6 +52,7 @@ class LabelInfo:
     direction: Sequence[float] | None = None
     nifti: NiftiPlace | None = None
     fps: float | Fraction | None = None
+    pixel_aspect: Fraction | None = None
     frames: Frames | None = None
     dicom_files: Sequence[Path | str] | None = None
     stems: Sequence[str] | None = None
@@ -130,7 +132,14 @@ def _coco(labels: NDArray, path: Path, info: LabelInfo) -> None:
 def _mp4(labels: NDArray, path: Path, info: LabelInfo) -> None:
     if info.frames is None:
         raise OutputError(f"{path} needs the video's frames; choose another output format")
-    write_overlay_mp4(info.frames, labels, path, fps=info.fps or 25, names=info.names)
+    write_overlay_mp4(
+        info.frames,
+        labels,
+        path,
+        fps=info.fps or 25,
+        names=info.names,
+        pixel_aspect=info.pixel_aspect,
+    )
 
 
 def _check_upright(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:

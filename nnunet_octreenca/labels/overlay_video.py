@@ -23,6 +23,7 @@ from nnunet_octreenca.libraries import import_optional
 Frames = Iterable[NDArray[np.uint8]] | Callable[[], Iterable[NDArray[np.uint8]]]
 
 _LONGEST_FRACTION = 65535  # MPEG-4 part 2 keeps the frame rate in 16 bits
+_BT709, _LIMITED = 1, 1  # FFmpeg's numbers
 _QUALITY = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
 
 
@@ -33,10 +34,12 @@ def write_overlay_mp4(
     *,
     fps: float | Fraction,
     names: dict[int, str],
+    pixel_aspect: Fraction | None = None,
 ) -> None:
     """Write an MP4 with the classes half transparent over the frames and a legend below.
 
-    H.264 where PyAV has libx264, else MPEG-4 part 2; yuv420p, padded to even sizes.
+    H.264 where PyAV has libx264, else MPEG-4 part 2; yuv420p in BT.709 of limited range, and
+    marked so; padded to even sizes.
 
     Args:
         frames: (y, x, 3) RGB uint8 each, in order, or a function that gives them.
@@ -44,6 +47,7 @@ def write_overlay_mp4(
         path: the file, `.mp4`.
         fps: frames a second.
         names: label to class name; the legend has those that occur.
+        pixel_aspect: a pixel's width over its height; square pixels if left out.
 
     Raises:
         OutputError: the frames and the labels do not fit, or the disk is full.
@@ -67,7 +71,9 @@ def write_overlay_mp4(
         picture = np.full((*picture_shape, 3), 255, np.uint8)
         picture[: labels.shape[1], :width] = blend(frame, frame_labels)
         picture[labels.shape[1] : height, :width] = strip
-        return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+        return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED
+        )
 
     with (
         atomic_output(path) as temporary,
@@ -78,6 +84,11 @@ def write_overlay_mp4(
         stream = container.add_stream(codec, rate=rate, options=_QUALITY[codec])
         stream.height, stream.width = picture_shape
         stream.pix_fmt = "yuv420p"
+        coding = stream.codec_context
+        coding.colorspace = coding.color_primaries = coding.color_trc = _BT709
+        coding.color_range = _LIMITED
+        if pixel_aspect is not None:
+            coding.sample_aspect_ratio = pixel_aspect
         given = frames() if callable(frames) else frames
         for picture in in_order(draw, _paired(iter(given), labels, path)):
             container.mux(stream.encode(picture))

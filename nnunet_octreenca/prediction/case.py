@@ -247,6 +247,7 @@ def _label_info(case: Case, model: Model, kind: str, source: ImageSource) -> Lab
         dicom_files=geometry.dicom_files if geometry else None,
         nifti=geometry.nifti if geometry else None,
         fps=info.fps,
+        pixel_aspect=info.pixel_aspect,
         frames=(lambda: _frames(source)) if kind == "video" else None,
         stems=[file.stem for file in info.files] if info.files else None,
         image_path=Path(case.files[0]),

@@ -13,7 +13,7 @@ from helpers.bands import check_bands
 from helpers.closed import closed_afterwards
 
 from nnunet_octreenca.errors import InputError, OutputError
-from nnunet_octreenca.images import video
+from nnunet_octreenca.images import open_image, video
 
 av = pytest.importorskip("av")
 FRAMES, ROWS, COLUMNS = 24, 48, 64
@@ -275,3 +275,190 @@ def test_a_video_of_no_frames(tmp_path, VideoSource):
         target.start_encoding()
     with pytest.raises(InputError, match=r"b\.mkv (holds no frame|cannot be read)"):
         VideoSource(tmp_path / "b.mkv")
+
+
+# ------------------------------------------------------------------ files of cameras and browsers
+
+
+def timed(path, times, lasting, codec="mjpeg", pixels="yuvj420p", **options):
+    """Frames shown at `times` (ms), the last one for `lasting` ms."""
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 64, 48, pixels
+    encoder.time_base = Fraction(1, 1000)
+    if codec == "mjpeg":
+        encoder.color_range = 2
+    packets = []
+    for number, time in enumerate(times):
+        frame = av.VideoFrame.from_ndarray(moving()[number], format="rgb24")
+        frame = frame.reformat(format=pixels)
+        frame.pts, frame.time_base = time, encoder.time_base
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    with av.open(str(path), "w", options=options) as file:
+        stream = file.add_mux_stream(codec, width=64, height=48)
+        stream.time_base = encoder.time_base
+        for packet, until in zip(packets, [*times[1:], times[-1] + lasting], strict=True):
+            packet.stream, packet.time_base = stream, encoder.time_base
+            packet.duration = until - packet.pts
+            file.mux(packet)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "b.mp4", "c.mov"])
+@pytest.mark.parametrize(
+    ("times", "lasting"),
+    [
+        ([0, 40, 80, 120, 160, 200], 40),
+        ([0, 40, 80, 120, 160, 200], 3000),
+        ([0, 40, 80, 1080, 2080, 3080], 1000),
+        ([0, 1000, 1040, 1080, 1120, 1160], 40),
+        ([500, 540, 580, 620, 660, 700], 40),
+    ],
+)
+def test_every_frame_however_long_it_lasts(tmp_path, name, times, lasting, VideoSource):
+    timed(tmp_path / name, times, lasting)
+    source = VideoSource(tmp_path / name)
+    assert source.shape == (6, 48, 64)
+    lasts = (times[-1] - times[0] + lasting) / 1000
+    assert 6 / float(source.info.fps) == pytest.approx(lasts, rel=0.35)
+    uneven = len(set(np.diff([*times, times[-1] + lasting]))) > 1
+    assert any("variable frame rate" in note for note in source.info.notes) == uneven
+
+
+def test_a_recording_without_a_duration(tmp_path, VideoSource):
+    """As browsers write it: no duration, no cues, clusters of unknown size."""
+    path = tmp_path / "a.webm"
+    timed(path, [0, 40, 80, 1080, 2080], 1000, "libvpx", "yuv420p", live="1")
+    with av.open(str(path)) as file:
+        assert not file.duration
+        assert not file.streams.video[0].duration
+    assert VideoSource(path).shape[0] == 5
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"a\.webm is truncated or damaged after \d+ frames"):
+        VideoSource(path)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_frames_are_turned_as_players_turn_them(tmp_path, turn, VideoSource):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264rgb", rate=5, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        stream.set_display_rotation(turn)
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(moving()[number], format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    with av.open(str(path)) as file:
+        told = next(file.decode(video=0)).rotation
+    source = VideoSource(path)
+    shown = np.stack([np.rot90(frame, told // 90 % 4) for frame in moving()[:3]])
+    assert source.shape == shown.shape[:3]
+    np.testing.assert_array_equal(source.read(0, 3), np.moveaxis(shown, -1, 0))
+    assert any("as players show it" in note for note in source.info.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [
+        ("a.mpg", "mpeg", "mpeg2video"),
+        ("a.MPEG", "mpeg", "mpeg1video"),
+        ("a.ts", "mpegts", "libx264"),
+        ("a.MTS", "mpegts", "mpeg2video"),
+        ("a.wmv", "asf", "wmv2"),
+        ("a.m4v", "mp4", "libx264"),
+        ("a.3gp", "3gp", "mpeg4"),
+        ("a.flv", "flv", "flv1"),
+    ],
+)
+def test_endings_of_cameras(tmp_path, name, container, codec):
+    path = tmp_path / name
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in moving():
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
+    source = open_image.open_image(path)
+    assert source.shape == (FRAMES, 48, 64)
+    assert source.info.is_video
+    source.close()
+
+
+def test_a_truncated_asf_file(tmp_path, VideoSource):
+    path = tmp_path / "a.wmv"
+    with av.open(str(path), "w", format="asf") as file:
+        stream = file.add_stream("wmv2", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in moving():
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(InputError, match=r"a\.wmv is truncated: it has \d+ of \d+ bytes"):
+        VideoSource(path)
+
+
+def test_a_cover_picture_alone_is_no_video(tmp_path, VideoSource):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as file:
+        sound = file.add_stream("pcm_s16le", rate=8000)
+        sound.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        file.mux(sound.encode(frame))
+        file.mux(sound.encode(None))
+    with pytest.raises(InputError, match="holds no video stream"):
+        VideoSource(path)
+
+
+@pytest.mark.parametrize("second", [1, 2])
+def test_a_cut_within_an_open_group_shows_what_ffmpeg_shows(tmp_path, second, VideoSource):
+    """Frames that lead a key frame refer to ones that the cut has removed."""
+    whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    options = {"x264-params": "open-gop=1:keyint=6:min-keyint=6:bframes=3:scenecut=0"}
+    write(whole, "libx264", **options)
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        keys = 0
+        for packet in source.demux(stream):
+            if packet.dts is None:
+                continue
+            keys += packet.is_keyframe
+            if keys > second:
+                packet.stream = copy
+                target.mux(packet)
+    with av.open(str(cut)) as file:
+        decoded = [f for f in file.decode(video=0) if not f.is_corrupt]
+    assert VideoSource(cut).shape[0] == len(decoded) > 3
+
+
+def test_pixels_that_are_not_square(tmp_path, VideoSource):
+    for turn, wanted in ((0, Fraction(4, 3)), (90, Fraction(3, 4))):
+        path = tmp_path / f"{turn}.mp4"
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("libx264", rate=5)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            if turn:
+                stream.set_display_rotation(turn)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(moving()[0], format="rgb24")))
+            file.mux(stream.encode(None))
+        assert VideoSource(path).info.pixel_aspect == wanted
+
+
+@pytest.mark.parametrize("space", [1, 5])
+@pytest.mark.parametrize("reach", [1, 2])
+def test_colours_are_read_as_the_file_marks_them(tmp_path, space, reach, VideoSource):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24], picture[:, :8] = 255, (200, 30, 60)
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        stream = file.add_stream("libx264", rate=5, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
+        stream.codec_context.color_range, stream.codec_context.colorspace = reach, space
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            format="yuv444p", dst_color_range=reach, dst_colorspace=space
+        )
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    found = np.moveaxis(VideoSource(tmp_path / "a.mkv").read(0, 1)[:, 0], 0, -1)
+    assert np.abs(found.astype(int) - picture).max() <= 2

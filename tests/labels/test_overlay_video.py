@@ -89,3 +89,14 @@ def test_frames_that_do_not_fit(tmp_path, frames, message):
     with pytest.raises(OutputError, match=message):
         write_overlay_mp4(frames, blobs(3, 40, 50), tmp_path / "a.mp4", fps=10, names=NAMES)
     assert not list(tmp_path.iterdir())
+
+
+def test_colours_and_pixels_are_marked(tmp_path):
+    labels = blobs(3, 40, 50)
+    frames = smooth_frames(3, *labels.shape[1:])
+    path = tmp_path / "a.mp4"
+    write_overlay_mp4(frames, labels, path, fps=25, names=NAMES, pixel_aspect=Fraction(16, 11))
+    with av.open(str(path)) as file:
+        coding = file.streams.video[0].codec_context
+        assert coding.sample_aspect_ratio == Fraction(16, 11)
+        assert (coding.colorspace, coding.color_range) == (1, 1)
