@@ -290,7 +290,9 @@ double burn(std::int64_t iterations, T* sink) {
 #pragma GCC unroll 12
     for (int n = 0; n < N; ++n) {
       sum[n] = sum[n] * factor + term;
-#if defined(__aarch64__)
+#if defined(OCTREENCA_PORTABLE_VECTORS)
+      asm volatile("" : "+m"(sum[n]));  // wider than any register
+#elif defined(__aarch64__)
       asm volatile("" : "+w"(sum[n]));
 #elif defined(__x86_64__)
       asm volatile("" : "+x"(sum[n]));
