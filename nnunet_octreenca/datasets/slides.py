@@ -233,6 +233,8 @@ def convert_pairs(
                 groups.update(dict.fromkeys(written, pair.name))
                 if not written:
                     notes.append(f"{pair.name} has no foreground: no patch was cut from it.")
+            if slide.labels is not None:
+                notes += [f"{pair.name}: {note}." for note in slide.labels.notes]
         finally:
             slide.regions.close()
     if not groups:
@@ -293,7 +295,10 @@ def open_pair(pair: SlidePair, classes: Classes, options: SlideOptions) -> Slide
     source, factor = regions.source_level(downsample)
     rows, columns = regions.shapes[source]
     shape = (-(-rows // factor), -(-columns // factor))
-    labels = None if pair.mask is None else open_labels(pair.mask, shape, downsample, classes)
+    labels = None
+    if pair.mask is not None:
+        corner = regions.corner
+        labels = open_labels(pair.mask, shape, downsample, classes, corner=corner)
     return Slide(pair.name, regions, downsample, shape, labels)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.header_checks import require_deflated, require_memory
-from nnunet_octreenca.images.levels import Level
+from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.libraries import unlimited_pillow
@@ -44,6 +44,7 @@ class PictureSource:
     dtype: np.dtype
     spacing: tuple[float, ...] = (1.0, 1.0)
     planes = 1
+    bounds: Bounds | None = None
 
     def __init__(
         self, path: Path | str, *, channels: int | None = None, stored: bool = False

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
-from nnunet_octreenca.images.levels import Level
+from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pictures import PictureSource
 from nnunet_octreenca.images.tiff_reader import TiffReader
 from nnunet_octreenca.images.vendor_slides import OpenSlideReader
@@ -30,12 +30,17 @@ class SlideReader(Protocol):
         channels: samples a pixel.
         dtype: of the samples.
         planes: of a stack; 1 of a 2-D image. Only `TiffReader.region` reads others than the first.
+        bounds: (x, y, width, height) in pixels of the finest level of what was scanned, which
+            QuPath cuts a slide to; None where nobody says.
     """
 
     levels: list[Level]
     channels: int
     dtype: np.dtype[Any]
     planes: int
+
+    @property
+    def bounds(self) -> Bounds | None: ...
 
     def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """A window that lies within its level, (channels, height, width).

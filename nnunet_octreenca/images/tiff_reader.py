@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.downsample import area_average, covered
-from nnunet_octreenca.images.levels import MICRONS_PER_MM, pyramid
+from nnunet_octreenca.images.levels import MICRONS_PER_MM, Bounds, pyramid
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white
 from nnunet_octreenca.images.tiff_colours import TiffColours, cmyk_as_rgb
 from nnunet_octreenca.images.tiff_levels import largest_series, level_series
@@ -58,6 +58,8 @@ class TiffReader:
         InputError: the file is truncated, or no image that can be read.
         EnvironmentMismatchError: tifffile is not installed.
     """
+
+    bounds: Bounds | None = None
 
     def __init__(
         self, path: Path, *, channels: int | None = None, stored: bool = False, threads: int = 1
