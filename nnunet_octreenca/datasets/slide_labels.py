@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.qupath_regions import read_regions
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.orientation import note
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.libraries import import_optional
 
@@ -71,12 +72,11 @@ def open_labels(
 class MaskLabels:
     """A mask as a picture, which may be some whole times finer or coarser than wanted."""
 
-    notes: tuple[str, ...] = ()
-
     def __init__(self, mask: Path, shape: Shape, classes: Classes) -> None:
         self.shape = shape
         self.classes = classes
         self.mask = SlideRegions(mask, stored=True)
+        self.notes = note("mask", self.mask.orientation, "file's")
         fitting = [
             (level, own)
             for level, own in enumerate(self.mask.shapes)

@@ -33,6 +33,7 @@ class SlideRegions:
         channels: samples a pixel.
         dtype: of the samples.
         mpp: microns per pixel of the finest level; None where the file does not say.
+        orientation: of the eight that EXIF and TIFF have; windows are as viewers show them.
         corner: pixel (x, y) of the finest level that QuPath's coordinates begin at.
 
     Raises:
@@ -78,6 +79,10 @@ class SlideRegions:
     @property
     def mpp(self) -> float | None:
         return self._reader.levels[0].mean_mpp
+
+    @property
+    def orientation(self) -> int:
+        return self._reader.orientation
 
     @property
     def corner(self) -> tuple[int, int]:

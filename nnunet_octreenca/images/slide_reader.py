@@ -30,6 +30,7 @@ class SlideReader(Protocol):
         channels: samples a pixel.
         dtype: of the samples.
         planes: of a stack; 1 of a 2-D image. Only `TiffReader.region` reads others than the first.
+        orientation: of the eight that EXIF and TIFF have; levels and windows are as shown.
         bounds: (x, y, width, height) in pixels of the finest level of what was scanned, which
             QuPath cuts a slide to; None where nobody says.
     """
@@ -38,6 +39,7 @@ class SlideReader(Protocol):
     channels: int
     dtype: np.dtype[Any]
     planes: int
+    orientation: int
 
     @property
     def bounds(self) -> Bounds | None: ...
@@ -113,6 +115,19 @@ def read_whole(path: Path | str, *, channels: int = 3, stored: bool = False) -> 
     finally:
         reader.close()
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+
+
+def orientation_of(path: Path | str) -> int:
+    """Of the eight orientations that EXIF and TIFF have, a file's; its pixels are not read.
+
+    Raises:
+        InputError: as `open_reader`.
+    """
+    reader = open_reader(path, stored=True)
+    try:
+        return reader.orientation
+    finally:
+        reader.close()
 
 
 def require_one_plane(reader: SlideReader, path: Path | str) -> None:

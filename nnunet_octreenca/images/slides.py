@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import Bounds, choose_level
@@ -81,7 +82,10 @@ class SlideSource(StripedSource):
             mpp=chosen.mean_mpp,
             base_shape=reader.levels[0].shape,
             bounds=reader.bounds,
-            notes=_bounds_note(path, reader.bounds),
+            notes=(
+                *orientation.note(path.name, reader.orientation, "TIFF"),
+                *_bounds_note(path, reader.bounds),
+            ),
         )
         rows = reader.rows(level)
         stripe = rows * -(-_ROWS // rows)

@@ -36,6 +36,7 @@ class OpenSlideReader:
     channels = 3
     dtype = np.dtype(np.uint8)
     planes = 1
+    orientation = 1
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         openslide = import_optional("openslide", "slides")
