@@ -1,6 +1,7 @@
 """Frames of videos with masks for nnU-Net: clips as volumes (frame, y, x), or single pictures."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,8 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.slide_reader import read_whole
+from nnunet_octreenca.images.orientation import notes_of_many, swaps_axes
+from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 
 CLIP_LENGTH = 80  # frames, the paper's
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -223,11 +225,11 @@ def convert_clips(
         for clip in clips
         for case in (cut_into_clips(clip, length) if len(clip.frames) > 1 else [clip])
     ]
+    notes = [*notes, *_orientations(cases)]
     for part, case in track(cases, kind):
         write = _write_volume if layout.dimension == 3 else _write_picture
         write(dataset, part, case, classes, layout.size)
     groups = {case.name: case.video for part, case in cases if part == "Tr"}
-    notes = list(notes)
     splits = group_folds(groups, seed=seed)
     if splits is None and len(groups) > 1:
         # Neighbouring frames look alike: only whole stretches of a video are worth validating on.
@@ -285,7 +287,7 @@ def read_frame(
     if mask.shape[:2] != image.shape[:2]:
         raise InputError(
             f"{frame.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, but its image "
-            f"{image.shape[1]} x {image.shape[0]}"
+            f"{image.shape[1]} x {image.shape[0]}{_said(frame)}"
         )
     labels = classes.apply(mask, frame.mask)
     if size is not None and size != (image.shape[1], image.shape[0]):
@@ -298,6 +300,30 @@ def read_frame(
         )
         labels = np.asarray(Image.fromarray(labels).resize(size, sampling.NEAREST))
     return image, labels
+
+
+def _said(frame: Frame) -> str:
+    """Why sizes may differ, where a file's orientation is the reason."""
+    image, mask = orientation_of(frame.image), orientation_of(frame.mask)
+    if swaps_axes(image) == swaps_axes(mask):
+        return ""
+    return (
+        f", as viewers show them (orientation {mask} and {image} in the files). Draw the mask on "
+        f"the picture as it is shown"
+    )
+
+
+def _orientations(cases: Sequence[tuple[str, Clip]]) -> list[str]:
+    """What reading turns, in a sentence for each way."""
+    frames = [frame for _, case in cases for frame in case.frames]
+    notes: list[str] = []
+    for subject, files in (
+        ("pictures", [frame.image for frame in frames]),
+        ("masks", [frame.mask for frame in frames]),
+    ):
+        codes = Counter(map(orientation_of, files))
+        notes += [f"{note}." for note in notes_of_many(codes, subject)]
+    return notes
 
 
 def _write_volume(

@@ -1,6 +1,5 @@
 """A slide's labels, window by window: from a mask of any resolution, or from polygons."""
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.datasets.classes import Classes
+from nnunet_octreenca.datasets.qupath_regions import read_regions
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.orientation import note
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.libraries import import_optional
 
@@ -22,9 +23,17 @@ Shape = tuple[int, int]
 
 
 class SlideLabels(Protocol):
-    """Labels of a slide at the resolution it is worked at; `shape` is its rows and columns."""
+    """Labels of a slide at the resolution it is worked at.
+
+    Attributes:
+        shape: rows and columns.
+        notes: sentences about what was left out; asking for them may read the file.
+    """
 
     shape: Shape
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """(height, width) labels.
@@ -35,7 +44,14 @@ class SlideLabels(Protocol):
         ...
 
 
-def open_labels(mask: Path, shape: Shape, downsample: float, classes: Classes) -> SlideLabels:
+def open_labels(
+    mask: Path,
+    shape: Shape,
+    downsample: float,
+    classes: Classes,
+    *,
+    corner: tuple[int, int] = (0, 0),
+) -> SlideLabels:
     """The labels of a slide.
 
     Args:
@@ -43,12 +59,13 @@ def open_labels(mask: Path, shape: Shape, downsample: float, classes: Classes) -
         shape: rows and columns of the slide at the resolution it is worked at.
         downsample: pixels of the slide's finest level that one pixel there spans.
         classes: of the mask's values; of the polygons' class names.
+        corner: pixel (x, y) of the finest level that QuPath's coordinates begin at.
 
     Raises:
         InputError: the mask's size does not fit the slide's.
     """
     if mask.suffix.lower() in (".geojson", ".json"):
-        return PolygonLabels(mask, shape, downsample, classes)
+        return PolygonLabels(mask, shape, downsample, classes, corner)
     return MaskLabels(mask, shape, classes)
 
 
@@ -59,6 +76,7 @@ class MaskLabels:
         self.shape = shape
         self.classes = classes
         self.mask = SlideRegions(mask, stored=True)
+        self.notes = note("mask", self.mask.orientation, "file's")
         fitting = [
             (level, own)
             for level, own in enumerate(self.mask.shapes)
@@ -104,52 +122,40 @@ def _nearest(first: int, count: int, wanted: int, own: int) -> NDArray[np.intp]:
 class PolygonLabels:
     """GeoJSON as QuPath exports it: coordinates in pixels of the slide's finest level.
 
-    A polygon's class is `properties.classification.name`; where there is a single class, a
-    polygon needs none. Later polygons lie over earlier ones.
+    They begin at `corner`, where QuPath cuts a slide to its bounds. `read_regions` says which
+    region is which class. Later regions lie over earlier ones.
     """
 
-    def __init__(self, file: Path, shape: Shape, downsample: float, classes: Classes) -> None:
+    def __init__(
+        self,
+        file: Path,
+        shape: Shape,
+        downsample: float,
+        classes: Classes,
+        corner: tuple[int, int] = (0, 0),
+    ) -> None:
         self.shape = shape
         self.file, self.downsample = file, downsample
         self.labels = classes.labels
+        self.corner = corner
 
     @cached_property
-    def _polygons(self) -> tuple[list[tuple[Any, int]], Any]:
+    def _regions(self) -> tuple[list[tuple[Any, int]], Any, tuple[str, ...]]:
         shapely = import_optional("shapely", "slides")
-        try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
-            features = content["features"] if isinstance(content, dict) else content
-            polygons = [
-                (shapely.geometry.shape(feature["geometry"]), self._label(feature))
-                for feature in features
-            ]
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{self.file} is not a GeoJSON file of polygons ({error!r})"
-            ) from error
-        polygons = [(polygon, label) for polygon, label in polygons if polygon.area > 0]
-        return polygons, shapely.STRtree([polygon for polygon, _ in polygons])
+        polygons, notes = read_regions(self.file, self.labels)
+        return polygons, shapely.STRtree([polygon for polygon, _ in polygons]), notes
 
-    def _label(self, feature: dict[str, Any]) -> int:
-        own = (feature.get("properties") or {}).get("classification") or {}
-        name = own.get("name")
-        if name is None and len(set(self.labels) - {"background", "ignore"}) == 1:
-            return 1
-        if name not in self.labels:
-            raise InputError(
-                f"{self.file} holds a polygon of the class {name!r}; declared are "
-                f"{', '.join(self.labels)}. Declare it with --class NAME=VALUE"
-            )
-        return self.labels[name]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._regions[2]
 
     def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         features = import_optional("rasterio.features", "slides")
+        left, top = x * self.downsample - self.corner[0], y * self.downsample - self.corner[1]
         transform = import_optional("rasterio.transform", "slides").Affine(
-            self.downsample, 0, x * self.downsample, 0, self.downsample, y * self.downsample
+            self.downsample, 0, left, 0, self.downsample, top
         )
-        polygons, tree = self._polygons
+        polygons, tree, _ = self._regions
         box = import_optional("shapely", "slides").box(
             *(transform * (0, 0)), *(transform * (width, height))
         )

@@ -27,6 +27,7 @@ from nnunet_octreenca.datasets.slide_labels import (
 from nnunet_octreenca.datasets.slide_plans import prepare_in_place, preprocessed_or_error
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.orientation import note
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.images.slide_reader import SLIDE_ENDINGS
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
@@ -233,6 +234,10 @@ def convert_pairs(
                 groups.update(dict.fromkeys(written, pair.name))
                 if not written:
                     notes.append(f"{pair.name} has no foreground: no patch was cut from it.")
+            turned = note(pair.name, slide.regions.orientation, "file's")
+            notes += [f"{sentence}." for sentence in turned]
+            if slide.labels is not None:
+                notes += [f"{pair.name}: {sentence}." for sentence in slide.labels.notes]
         finally:
             slide.regions.close()
     if not groups:
@@ -293,7 +298,10 @@ def open_pair(pair: SlidePair, classes: Classes, options: SlideOptions) -> Slide
     source, factor = regions.source_level(downsample)
     rows, columns = regions.shapes[source]
     shape = (-(-rows // factor), -(-columns // factor))
-    labels = None if pair.mask is None else open_labels(pair.mask, shape, downsample, classes)
+    labels = None
+    if pair.mask is not None:
+        corner = regions.corner
+        labels = open_labels(pair.mask, shape, downsample, classes, corner=corner)
     return Slide(pair.name, regions, downsample, shape, labels)
 
 

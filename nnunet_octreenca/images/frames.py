@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.images.stripes import StripedSource
@@ -62,9 +63,11 @@ class FrameSource(StripedSource):
         if not self.files:
             raise InputError("a video of no frames cannot be read")
         kinds = []
+        codes: Counter[int] = Counter()
         for number in range(len(self.files)):
             frame = self._open(number)
             kinds.append((frame.levels[0].shape, frame.channels, frame.dtype))
+            codes[frame.orientation] += 1
             frame.close()
         usual, _ = Counter(kinds).most_common(1)[0]
         for file, kind in zip(self.files, kinds, strict=True):
@@ -74,7 +77,8 @@ class FrameSource(StripedSource):
                     f"the frames of a video must be alike"
                 )
         shape, count, dtype = usual
-        info = ImageInfo(is_video=True, files=tuple(self.files))
+        notes = orientation.notes_of_many(codes, f"frames of {self.files[0].parent.name}")
+        info = ImageInfo(is_video=True, files=tuple(self.files), notes=notes)
         super().__init__(
             (len(self.files), *shape), count, dtype, (1.0,) * (1 + len(shape)), 1, info
         )

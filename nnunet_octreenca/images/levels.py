@@ -11,6 +11,8 @@ from nnunet_octreenca.errors import InputError
 SAME_RESOLUTION = 0.05
 MICRONS_PER_MM = 1000.0
 
+Bounds = tuple[int, int, int, int]  # x, y, width, height in pixels of the finest level
+
 
 @dataclass(frozen=True)
 class Level:

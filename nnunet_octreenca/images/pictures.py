@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.header_checks import require_deflated, require_memory
-from nnunet_octreenca.images.levels import Level
+from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.libraries import unlimited_pillow
@@ -24,7 +25,8 @@ class PictureSource:
 
     That takes 4 bytes a pixel for colours, 1 for grey values and palettes; bands are cut from
     it. Palettes become RGB, bilevel images 0 and 1, CMYK becomes RGB; 16-bit grey stays. Pillow
-    has no 16-bit colours: it reads them as 8-bit, as nnU-Net's own reader does.
+    has no 16-bit colours: it reads them as 8-bit, as nnU-Net's own reader does. Pixels are turned
+    as the file's EXIF orientation says, those of masks as well.
 
     Args:
         path: the file.
@@ -32,7 +34,8 @@ class PictureSource:
         stored: samples as they are stored, for masks: numbers of a palette, alpha, CMYK.
 
     Attributes:
-        shape: (y, x).
+        shape: (y, x), as viewers show it.
+        orientation: of the eight that EXIF has.
         levels: the one there is.
         spacing: ones; what such files say is for printing.
 
@@ -44,6 +47,7 @@ class PictureSource:
     dtype: np.dtype
     spacing: tuple[float, ...] = (1.0, 1.0)
     planes = 1
+    bounds: Bounds | None = None
 
     def __init__(
         self, path: Path | str, *, channels: int | None = None, stored: bool = False
@@ -58,15 +62,21 @@ class PictureSource:
         except _DAMAGED as error:
             raise InputError(f"{path} cannot be read as a picture ({error})") from error
         image = self._image
-        self.shape = (image.height, image.width)
-        self.levels = [Level((image.height, image.width), None)]
+        self.orientation = orientation.of_picture(image, self._path)
+        rows, columns = orientation.shown_pair((image.height, image.width), self.orientation)
+        self.shape = (rows, columns)
+        self.levels = [Level((rows, columns), None)]
         self._mode = image.mode if stored else picture_mode(image)
         probe = self._pixels(Image.new(image.mode, (1, 1)))
         self._alpha = self._mode in ("LA", "RGBA") and not stored
         self.channels = channels_kept(probe.shape[0], alpha=self._alpha, wanted=channels)
         self.dtype = probe.dtype
         kept = image.width * image.height * _bytes_per_pixel(image.mode)
-        self.info = ImageInfo(base_shape=(image.height, image.width), kept_bytes=kept)
+        self.info = ImageInfo(
+            base_shape=(rows, columns),
+            kept_bytes=kept,
+            notes=orientation.note(self._path.name, self.orientation),
+        )
         try:
             require_memory(self._path, kept)
             if image.format == "PNG":
@@ -91,6 +101,8 @@ class PictureSource:
     def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """A window, as `SlideReader.region` has it."""
         image = self._image
+        window, shape = (y, x, height, width), self.levels[level].shape
+        y, x, height, width = orientation.stored_window(window, shape, self.orientation)
         try:
             image.load()  # does nothing the second time
             with unlimited_pillow():
@@ -99,7 +111,7 @@ class PictureSource:
             raise InputError(
                 f"{self._path} cannot be decoded ({error}); it is truncated or damaged"
             ) from error
-        pixels = self._pixels(band)
+        pixels = orientation.turned(self._pixels(band), self.orientation)
         return composite_on_white(pixels) if pixels.shape[0] > self.channels else pixels
 
     def _pixels(self, image: Any) -> NDArray[Any]:

@@ -33,6 +33,8 @@ class SlideRegions:
         channels: samples a pixel.
         dtype: of the samples.
         mpp: microns per pixel of the finest level; None where the file does not say.
+        orientation: of the eight that EXIF and TIFF have; windows are as viewers show them.
+        corner: pixel (x, y) of the finest level that QuPath's coordinates begin at.
 
     Raises:
         InputError: on opening or reading: the file is missing, damaged, or no slide.
@@ -77,6 +79,14 @@ class SlideRegions:
     @property
     def mpp(self) -> float | None:
         return self._reader.levels[0].mean_mpp
+
+    @property
+    def orientation(self) -> int:
+        return self._reader.orientation
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        return self._reader.bounds[:2] if self._reader.bounds else (0, 0)
 
     def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """A window of a level, (height, width, channels); only the tiles it touches are read.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
-from nnunet_octreenca.images.levels import Level
+from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pictures import PictureSource
 from nnunet_octreenca.images.tiff_reader import TiffReader
 from nnunet_octreenca.images.vendor_slides import OpenSlideReader
@@ -30,12 +30,19 @@ class SlideReader(Protocol):
         channels: samples a pixel.
         dtype: of the samples.
         planes: of a stack; 1 of a 2-D image. Only `TiffReader.region` reads others than the first.
+        orientation: of the eight that EXIF and TIFF have; levels and windows are as shown.
+        bounds: (x, y, width, height) in pixels of the finest level of what was scanned, which
+            QuPath cuts a slide to; None where nobody says.
     """
 
     levels: list[Level]
     channels: int
     dtype: np.dtype[Any]
     planes: int
+    orientation: int
+
+    @property
+    def bounds(self) -> Bounds | None: ...
 
     def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """A window that lies within its level, (channels, height, width).
@@ -108,6 +115,19 @@ def read_whole(path: Path | str, *, channels: int = 3, stored: bool = False) -> 
     finally:
         reader.close()
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+
+
+def orientation_of(path: Path | str) -> int:
+    """Of the eight orientations that EXIF and TIFF have, a file's; its pixels are not read.
+
+    Raises:
+        InputError: as `open_reader`.
+    """
+    reader = open_reader(path, stored=True)
+    try:
+        return reader.orientation
+    finally:
+        reader.close()
 
 
 def require_one_plane(reader: SlideReader, path: Path | str) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.header_checks import require_memory
-from nnunet_octreenca.images.levels import choose_level
+from nnunet_octreenca.images.levels import Bounds, choose_level
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
 from nnunet_octreenca.images.source import ImageInfo, ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
@@ -77,7 +78,15 @@ class SlideSource(StripedSource):
         self._reader = reader
         self._level = level
         chosen = reader.levels[level]
-        info = ImageInfo(mpp=chosen.mean_mpp, base_shape=reader.levels[0].shape)
+        info = ImageInfo(
+            mpp=chosen.mean_mpp,
+            base_shape=reader.levels[0].shape,
+            bounds=reader.bounds,
+            notes=(
+                *orientation.note(path.name, reader.orientation, "TIFF"),
+                *_bounds_note(path, reader.bounds),
+            ),
+        )
         rows = reader.rows(level)
         stripe = rows * -(-_ROWS // rows)
         super().__init__(chosen.shape, reader.channels, reader.dtype, chosen.spacing, stripe, info)
@@ -90,6 +99,16 @@ class SlideSource(StripedSource):
         """Close the file; a second call does nothing."""
         super().close()
         self._reader.close()
+
+
+def _bounds_note(path: Path, bounds: Bounds | None) -> tuple[str, ...]:
+    if bounds is None:
+        return ()
+    x, y, width, height = bounds
+    return (
+        f"{path.name}: {width} x {height} pixels from x {x}, y {y} were scanned. GeoJSON begins "
+        f"there, as QuPath does; other results cover the whole slide",
+    )
 
 
 class StackSource(StripedSource):

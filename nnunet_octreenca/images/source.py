@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.levels import Bounds
 from nnunet_octreenca.nifti_place import NiftiPlace
 
 
@@ -41,6 +42,8 @@ class ImageInfo:
     Attributes:
         mpp: of a 2-D image, microns per pixel as it is read.
         base_shape: of a level of a pyramid, (y, x) of the finest level in pixels.
+        bounds: of a slide of which a part was scanned, that part: (x, y, width, height) in pixels
+            of the finest level. QuPath cuts the slide to it.
         geometry: of a volume, its place in the patient.
         is_video: the first axis is time.
         fps: of a video, frames per second; the mean where they differ.
@@ -52,6 +55,7 @@ class ImageInfo:
 
     mpp: float | None = None
     base_shape: tuple[int, int] | None = None
+    bounds: Bounds | None = None
     geometry: Geometry | None = None
     is_video: bool = False
     fps: Fraction | None = None

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import area_average, covered
-from nnunet_octreenca.images.levels import MICRONS_PER_MM, pyramid
+from nnunet_octreenca.images.levels import MICRONS_PER_MM, Bounds, pyramid
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white
 from nnunet_octreenca.images.tiff_colours import TiffColours, cmyk_as_rgb
 from nnunet_octreenca.images.tiff_levels import largest_series, level_series
@@ -24,7 +25,7 @@ from nnunet_octreenca.libraries import import_optional
 
 
 def samples_to_convert(path: Path | str) -> int | None:
-    """Samples a pixel of a TIFF file whose first page stores other numbers than viewers show.
+    """Samples a pixel of a TIFF file whose first page is stored otherwise than viewers show it.
 
     None where what is stored is what is shown.
 
@@ -35,7 +36,8 @@ def samples_to_convert(path: Path | str) -> int | None:
         page = tiff.pages[0]
         colours = TiffColours(page, Path(path))
         unscanned = 0 in page.databytecounts and colours.fill.any()
-        return int(page.samplesperpixel) if colours.changes or unscanned else None
+        turned = orientation.of_tiff(page) != orientation.STORED
+        return int(page.samplesperpixel) if colours.changes or unscanned or turned else None
 
 
 class TiffReader:
@@ -50,7 +52,7 @@ class TiffReader:
         threads: that decode a window.
 
     Attributes:
-        levels, channels, dtype: as `SlideReader` has them.
+        levels, channels, dtype, orientation: as `SlideReader` has them.
         planes: of a stack; 1 of a 2-D image.
         stack_spacing: mm (z, y, x) of a stack; ones where the file says nothing.
 
@@ -58,6 +60,8 @@ class TiffReader:
         InputError: the file is truncated, or no image that can be read.
         EnvironmentMismatchError: tifffile is not installed.
     """
+
+    bounds: Bounds | None = None
 
     def __init__(
         self, path: Path, *, channels: int | None = None, stored: bool = False, threads: int = 1
@@ -86,8 +90,15 @@ class TiffReader:
                 f"{path} cannot be read as TIFF ({error}); is it truncated?"
             ) from error
         layout = self._layouts[0]
-        self.levels = pyramid([one.shape for one in self._layouts], finest)
         self.planes = layout.pages.shape[1]
+        self.orientation = orientation.STORED
+        if self.planes == 1:  # viewers of stacks do not turn them, nor does nnU-Net's reader
+            self.orientation = orientation.of_tiff(self._series[0].keyframe)
+        self._shapes = [one.shape for one in self._layouts]
+        shown = [orientation.shown_pair(shape, self.orientation) for shape in self._shapes]
+        if finest is not None:
+            finest = orientation.shown_pair(finest, self.orientation)
+        self.levels = pyramid(shown, finest)
         samples = layout.samples * layout.pages.shape[0]
         coloured = samples == 1 and channels == 3 and not stored
         self._palette = layout.palette if coloured else None
@@ -103,12 +114,21 @@ class TiffReader:
 
     def rows(self, level: int) -> int:
         """Rows decoded together, as `SlideReader.rows` has it."""
-        return self._of(level).rows
+        segments = self._of(level)
+        return segments.columns if orientation.swaps_axes(self.orientation) else segments.rows
 
     def region(
         self, level: int, y: int, x: int, height: int, width: int, *, plane: int = 0
     ) -> NDArray[Any]:
         """A window, as `SlideReader.region` has it, of a plane of a stack."""
+        window, shape = (y, x, height, width), self.levels[level].shape
+        stored = orientation.stored_window(window, shape, self.orientation)
+        return orientation.turned(self._stored(level, *stored, plane=plane), self.orientation)
+
+    def _stored(
+        self, level: int, y: int, x: int, height: int, width: int, *, plane: int = 0
+    ) -> NDArray[Any]:
+        """A window before it is turned."""
         layout, segments = self._layouts[level], self._of(level)
         samples, numbers = layout.samples, layout.pages[:, plane]
         colours = self._colours[level]
@@ -134,12 +154,12 @@ class TiffReader:
 
     def _from_finer(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """A window averaged from the next finer level."""
-        shapes = (self.levels[level - 1].shape, self.levels[level].shape)
+        shapes = self._shapes[level - 1 : level + 1]
         (top, bottom, rows), (left, right, columns) = (
             covered(first, first + count, fine / coarse, fine, self.dtype)
             for first, count, fine, coarse in zip((y, x), (height, width), *shapes, strict=True)
         )
-        fine = self.region(level - 1, top, left, bottom - top, right - left)
+        fine = self._stored(level - 1, top, left, bottom - top, right - left)
         return area_average(fine, rows, columns)
 
     def _of(self, level: int) -> TiffSegments:

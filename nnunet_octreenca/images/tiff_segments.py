@@ -29,6 +29,7 @@ class TiffSegments:
 
     Attributes:
         rows: that are decoded together: of a tile or a strip, 1 where nothing is encoded.
+        columns: likewise: of a tile, else all.
 
     Raises:
         InputError: data that the directory names lie beyond the file's end.
@@ -46,6 +47,8 @@ class TiffSegments:
             page.subsampling = (1, 1)
         rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self.rows: int = 1 if page.is_final else min(rows, page.imagelength)
+        tiled = page.is_tiled and not page.is_final
+        self.columns: int = min(page.tilewidth, page.imagewidth) if tiled else page.imagewidth
         # Where all pages follow one another without a gap, tifffile may list the first only.
         self._start = level.dataoffset if page.is_final else None
         self._require_whole(pages)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.levels import Level
+from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pixels import composite_slide_on_white
 from nnunet_octreenca.images.tiff_resolution import length
 from nnunet_octreenca.libraries import import_optional
@@ -36,6 +36,7 @@ class OpenSlideReader:
     channels = 3
     dtype = np.dtype(np.uint8)
     planes = 1
+    orientation = 1
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         openslide = import_optional("openslide", "slides")
@@ -49,6 +50,7 @@ class OpenSlideReader:
             ) from error
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.levels = _levels(self._slide)
+        self.bounds: Bounds | None = _bounds(self._slide)
 
     def rows(self, level: int) -> int:
         """Rows decoded together: of some tiles."""
@@ -86,6 +88,18 @@ class OpenSlideReader:
         if self._slide is not None:  # a second close is an error of OpenSlide's
             self._slide.close()
             self._slide = None
+
+
+def _bounds(slide: Any) -> Bounds | None:
+    """What was scanned, where the slide says so and it is less than the whole."""
+    try:
+        x, y, width, height = (
+            int(slide.properties[f"openslide.bounds-{name}"])
+            for name in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return None
+    return None if (x, y, width, height) == (0, 0, *slide.dimensions) else (x, y, width, height)
 
 
 def _levels(slide: Any) -> list[Level]:

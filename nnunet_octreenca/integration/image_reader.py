@@ -7,6 +7,7 @@ header promises, and can the machine.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.slide_reader import read_whole
+from nnunet_octreenca.images import orientation
+from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 from nnunet_octreenca.images.tiff_reader import samples_to_convert
 from nnunet_octreenca.libraries import unlimited_pillow
 from nnunet_octreenca.resources import physical_memory
@@ -89,9 +91,10 @@ def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict
 class OctreeNCANaturalImage2DIO(NaturalImage2DIO):
     """nnU-Net's reader of natural images, for pictures of any size and with identical values.
 
-    But for TIFF files in which white is 0, colours are YCbCr, samples have 2 or 4 bits, or tiles
-    were never written: nnU-Net takes the numbers as they are stored, here they are what viewers
-    show and predictions are made from.
+    But for pictures that viewers show turned (EXIF's and TIFF's orientation), and for TIFF files
+    in which white is 0, colours are YCbCr, samples have 2 or 4 bits, or tiles were never written:
+    nnU-Net takes the numbers as they are stored, here they are what viewers show and predictions
+    are made from.
 
     For all of nnU-Net's commands, once `nnunet_octreenca register` has made it known:
     `"overwrite_image_reader_writer": "OctreeNCANaturalImage2DIO"` in dataset.json.
@@ -110,8 +113,11 @@ def _pixels(path: str) -> NDArray[Any]:
     try:
         samples = samples_to_convert(path) if path.lower().endswith((".tif", ".tiff")) else None
         if samples is None:
-            return io.imread(path)
+            code = _orientation(path)
+            _tell(*orientation.note("pictures of the data set", code))
+            return orientation.turned(io.imread(path), code, axis=0)
         pixels = read_whole(path, channels=samples)  # as a prediction sees it
+        _tell(*orientation.note("pictures of the data set", _orientation(path), "TIFF"))
         return pixels if samples > 1 else pixels[..., 0]
     except (MemoryError, InputError):
         raise
@@ -119,6 +125,29 @@ def _pixels(path: str) -> NDArray[Any]:
         raise InputError(
             f"{path} cannot be read as an image ({error}); replace or remove it"
         ) from error
+
+
+def labels_as_shown(labels: NDArray[Any], path: str) -> NDArray[Any]:
+    """Labels (1, 1, y, x) that nnU-Net read from a picture, turned as its image is."""
+    return orientation.turned(labels, _orientation(path))
+
+
+def _orientation(path: str) -> int:
+    from PIL import Image
+
+    if path.lower().endswith((".tif", ".tiff")):
+        return orientation_of(path)
+    if not path.lower().endswith(".png"):
+        return orientation.STORED
+    with unlimited_pillow(), Image.open(path) as image:
+        return orientation.of_picture(image, Path(path))
+
+
+@cache
+def _tell(*sentences: str) -> None:
+    """Print what is done, each sentence once."""
+    for sentence in sentences:
+        print(sentence)
 
 
 def _alike(images: list[NDArray[Any]]) -> bool:

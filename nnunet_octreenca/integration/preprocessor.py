@@ -24,7 +24,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from nnunet_octreenca.integration.foreground_sampling import sample_foreground_locations
-from nnunet_octreenca.integration.image_reader import read_natural_images, unlimited_pillow
+from nnunet_octreenca.integration.image_reader import (
+    labels_as_shown,
+    read_natural_images,
+    unlimited_pillow,
+)
 from nnunet_octreenca.preprocessing.crop import (
     Box,
     box_slices,
@@ -78,11 +82,13 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         reader = plans_manager.image_reader_writer_class()
         schemes = set(configuration_manager.normalization_schemes)
         with unlimited_pillow():
+            seg = None if seg_file is None else reader.read_seg(seg_file)[0]
             if type(reader) is NaturalImage2DIO and schemes <= _ORDERLESS:
                 data, properties = read_natural_images(image_files)
+                if seg is not None and seg_file is not None:
+                    seg = labels_as_shown(seg, seg_file)
             else:
                 data, properties = reader.read_images(image_files)
-            seg = None if seg_file is None else reader.read_seg(seg_file)[0]
         if self.verbose:
             print(seg_file)
         return self._run_in_place(

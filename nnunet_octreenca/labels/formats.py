@@ -42,6 +42,8 @@ class LabelInfo:
         image_path: the segmented image.
         scale: of a slide, pixels of its level 0 per pixel of the labels.
         offset: of a slide, level-0 coordinates (x, y) of the labels' upper left corner.
+        bounds: of a slide of which a part was scanned, that part: (x, y, width, height) in pixels
+            of level 0. GeoJSON counts from its corner, as QuPath does; OME-TIFF names it.
     """
 
     names: dict[int, str]
@@ -59,6 +61,7 @@ class LabelInfo:
     image_path: Path | None = None
     scale: float | tuple[float, float] = 1.0
     offset: tuple[float, float] = (0.0, 0.0)
+    bounds: tuple[int, int, int, int] | None = None
 
     def pixel_size(self) -> float | Sequence[float] | None:
         """Microns per pixel in the order of the labels' axes; None where nobody knows."""
@@ -90,7 +93,9 @@ class Format:
 
 def _tiff(labels: NDArray, path: Path, info: LabelInfo) -> None:
     axes = "TYX" if info.kind == "video" else None
-    write_label_tiff(labels, path, names=info.names, mpp=info.pixel_size(), axes=axes)
+    write_label_tiff(
+        labels, path, names=info.names, mpp=info.pixel_size(), axes=axes, bounds=info.bounds
+    )
 
 
 def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
@@ -106,7 +111,9 @@ def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
 
 
 def _geojson(labels: NDArray, path: Path, info: LabelInfo) -> None:
-    write_geojson(labels, path, names=info.names, scale=info.scale, offset=info.offset)
+    left, top = info.bounds[:2] if info.bounds else (0, 0)
+    offset = (info.offset[0] - left, info.offset[1] - top)
+    write_geojson(labels, path, names=info.names, scale=info.scale, offset=offset)
 
 
 def _dicom(labels: NDArray, path: Path, info: LabelInfo) -> None:

@@ -22,6 +22,7 @@ from nnunet_octreenca.resources import processors
 _CLASSIC_BYTES = 2**32 - 2**26
 _BUFFER = 2**24  # bytes of tiles that wait to be compressed; tifffile's own default is 256 MiB
 _NAMESPACE = "nnunet_octreenca/classes"
+_BOUNDS_NAMESPACE = "nnunet_octreenca/bounds"
 
 
 def write_label_tiff(
@@ -31,6 +32,7 @@ def write_label_tiff(
     names: dict[int, str],
     mpp: float | Sequence[float] | None = None,
     axes: str | None = None,
+    bounds: tuple[int, int, int, int] | None = None,
     tile: int = 512,
 ) -> None:
     """Write a tiled, deflated OME-TIFF with half-size levels in SubIFDs.
@@ -47,6 +49,8 @@ def write_label_tiff(
         mpp: microns per pixel, one number or one for each axis in the order of `labels`; if left
             out, the file says nothing.
         axes: "YX", "ZYX" or "TYX"; by default the first two.
+        bounds: (x, y, width, height) in pixels of the slide's level 0 of what was scanned, to be
+            told in the OME-XML under OpenSlide's names. The labels cover the whole slide.
         tile: rows and columns of a tile, a multiple of 16.
 
     Raises:
@@ -62,7 +66,7 @@ def write_label_tiff(
     if dtype == np.uint8:
         colours = {"photometric": "palette", "colormap": PALETTE.T.astype(np.uint16) * 257}
     microns = np.broadcast_to(mpp, labels.ndim).tolist() if mpp is not None else None
-    metadata = _metadata(axes or "ZYX"[-labels.ndim :], microns, names)
+    metadata = _metadata(axes or "ZYX"[-labels.ndim :], microns, names, bounds)
     pixels = sum(-(-labels.size // step**2) for step in steps)
     with (
         atomic_output(path) as temporary,
@@ -107,14 +111,30 @@ def _resolution(microns: list[float] | None, step: int) -> dict[str, Any]:
     return {"resolution": (x, y), "resolutionunit": "CENTIMETER"}
 
 
-def _metadata(axes: str, microns: list[float] | None, names: dict[int, str]) -> dict[str, Any]:
+def _metadata(
+    axes: str,
+    microns: list[float] | None,
+    names: dict[int, str],
+    bounds: tuple[int, int, int, int] | None,
+) -> dict[str, Any]:
+    annotations: list[dict[str, str]] = [
+        {
+            "Namespace": _NAMESPACE,
+            **{str(label): class_name(names, label) for label in sorted(names)},
+        }
+    ]
+    if bounds is not None:
+        told = zip(("x", "y", "width", "height"), map(str, bounds), strict=True)
+        annotations.append(
+            {
+                "Namespace": _BOUNDS_NAMESPACE,
+                **{f"openslide.bounds-{name}": value for name, value in told},
+            }
+        )
     metadata: dict[str, Any] = {
         "axes": axes,
         "Channel": {"Name": ["segmentation"]},
-        "MapAnnotation": {
-            "Namespace": _NAMESPACE,
-            **{str(label): class_name(names, label) for label in sorted(names)},
-        },
+        "MapAnnotation": annotations,
     }
     for axis, size in zip(axes, microns or (), strict=False):
         if axis != "T":

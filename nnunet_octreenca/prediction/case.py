@@ -252,6 +252,7 @@ def _label_info(case: Case, model: Model, kind: str, source: ImageSource) -> Lab
         stems=[file.stem for file in info.files] if info.files else None,
         image_path=Path(case.files[0]),
         scale=scale,
+        bounds=info.bounds,
     )
 
 

@@ -124,7 +124,9 @@ def test_polygons_without_a_class(tmp_path):
     geojson(tmp_path / "m.geojson", [box(0, 0, 10, 10, None)])
     one = open_labels(tmp_path / "m.geojson", SHAPE, 1.0, Classes({"gland": (2,)}))
     assert one.window(0, 0, 20, 20).sum() == 100
-    with pytest.raises(InputError, match=r"m\.geojson holds a polygon of the class None"):
+    with pytest.raises(
+        InputError, match=r"m\.geojson holds 1 region\(s\), none of which has a class"
+    ):
         open_labels(tmp_path / "m.geojson", SHAPE, 1.0, CLASSES).window(0, 0, 20, 20)
     geojson(tmp_path / "m.geojson", [box(0, 0, 10, 10, "tumour")])
     with pytest.raises(InputError, match="'tumour'; declared are background, gland"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from helpers.tiny_slides import halved, picture, write_pyramid
+from helpers.tiny_slides import halved, picture, write_leica, write_pyramid
 from PIL import Image
 
 from nnunet_octreenca.datasets.classes import Classes
@@ -284,3 +284,26 @@ def test_slides_that_are_wrong(generic, tmp_path):
     write_pyramid(only / "masks/d.tif", [np.zeros(SHAPE, np.uint8)])
     with pytest.raises(InputError, match="no slide with foreground"):
         slide_data(only, tmp_path / "other", **small)
+
+
+def test_polygons_of_a_slide_that_qupath_cuts(tmp_path):
+    """QuPath's coordinates begin where the scan does; what is left out is told."""
+    pytest.importorskip("openslide")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    write_leica(tmp_path / "images" / "a.scn", picture(256, 256), (64, 96), (480, 448))
+    ring = [[10, 20], [110, 20], [110, 90], [10, 90], [10, 20]]
+    features = [
+        {"geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+        for properties in ({}, {"classification": {"names": ["tumour", "Positive"]}})
+    ]
+    (tmp_path / "masks" / "a.geojson").write_text(json.dumps(features))
+    options = SlideOptions(patch_size=448, patches=1)
+    done = convert_slides(tmp_path, tmp_path / "Dataset001_a", TUMOUR, options)
+    (file,) = (done.folder / "labelsTr").iterdir()
+    x = int(file.stem.rpartition("_x")[2])
+    expected = np.zeros((448, 480), np.uint8)
+    expected[116:186, 74:174] = 1
+    assert np.array_equal(np.asarray(Image.open(file)), expected[:, x : x + 448])
+    assert "a: 1 region(s) without a class left out." in done.notes
+    assert "a: 1 region(s) of the class 'tumour: Positive' count as 'tumour'." in done.notes

@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from helpers.bands import check_bands
 from helpers.closed import closed_afterwards
+from helpers.tiny_slides import picture, write_leica
 from PIL import Image
 
 from nnunet_octreenca.errors import InputError
@@ -151,3 +152,28 @@ def test_transparent_parts_are_white(tmp_path, monkeypatch, open_slide):
     whole = np.full((3, 128, 128), 255, np.uint8)
     whole[:, :64, :64] = np.moveaxis(RGB[:64, :64], -1, 0)
     check_bands(open_slide(path), whole)
+
+
+@pytest.mark.parametrize(("place", "whole"), [((64, 96), (480, 448)), ((0, 32), (256, 400))])
+@pytest.mark.parametrize("mpp", [None, 1.3])
+def test_bounds_of_what_was_scanned(tmp_path, open_slide, place, whole, mpp):
+    write_leica(tmp_path / "a.scn", picture(256, 256), place, whole)
+    source = open_slide(tmp_path / "a.scn", mpp=mpp)
+    assert source.info.base_shape == whole[::-1]
+    assert source.info.bounds == (*place, 256, 256)
+    assert source.info.notes == (
+        f"a.scn: 256 x 256 pixels from x {place[0]}, y {place[1]} were scanned. GeoJSON begins "
+        f"there, as QuPath does; other results cover the whole slide",
+    )
+    with SlideRegions(tmp_path / "a.scn") as slide:
+        assert slide.corner == place
+        scanned = slide.region(0, place[1], place[0], 256, 256)
+        assert np.abs(scanned.astype(int) - picture(256, 256)).mean() < 12
+
+
+def test_a_slide_without_bounds(vms, open_slide):
+    source = open_slide(vms)
+    assert source.info.bounds is None
+    assert source.info.notes == ()
+    with SlideRegions(vms) as slide:
+        assert slide.corner == (0, 0)

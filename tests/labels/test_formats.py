@@ -97,6 +97,31 @@ def test_polygons_of_a_coarse_level_lie_on_level_0(tmp_path):
     assert (min(xs), max(xs), min(ys), max(ys)) == (124, 148, 216, 232)
 
 
+@pytest.mark.parametrize("bounds", [None, (0, 0, 90, 60), (64, 20, 90, 60)])
+def test_polygons_begin_at_the_bounds_of_what_was_scanned(tmp_path, bounds):
+    """As in QuPath, which cuts a slide to them; the OME-TIFF, of the whole slide, names them."""
+    tifffile = pytest.importorskip("tifffile")
+    labels = np.zeros((60, 90), np.uint8)
+    labels[20:40, 30:70] = 1
+    info = LabelInfo(names=NAMES, kind="slide", scale=(4.0, 2.0), offset=(8.0, 0.0), bounds=bounds)
+    path = write("geojson", labels, tmp_path / "slide", info)
+    (feature,) = json.loads(path.read_text())["features"]
+    x, y = np.array(feature["geometry"]["coordinates"][0]).T
+    left, top = bounds[:2] if bounds else (0, 0)
+    assert (x.min(), x.max()) == (128 - left, 288 - left)
+    assert (y.min(), y.max()) == (40 - top, 80 - top)
+    with tifffile.TiffFile(write("ome.tif", labels, tmp_path / "slide", info)) as file:
+        assert file.series[0].shape == (60, 90)
+        text = file.ome_metadata
+    assert all(name in text for name in NAMES.values())
+    keys = [f"openslide.bounds-{name}" for name in ("x", "y", "width", "height")]
+    if bounds is None:
+        assert "openslide" not in text
+    else:
+        told = zip(keys, bounds, strict=True)
+        assert all(f'<M K="{key}">{value}</M>' in text for key, value in told)
+
+
 def test_sizes_of_voxels_reach_the_microscopists_formats(tmp_path):
     tifffile, zarr = pytest.importorskip("tifffile"), pytest.importorskip("zarr")
     labels = blobs(4, 20, 30)

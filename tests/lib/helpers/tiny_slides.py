@@ -56,3 +56,40 @@ def write_pyramid(
         for level in coarse:
             file.write(level, subfiletype=int(reduced), **more)
     return levels
+
+
+_LEICA = """<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">
+<collection name="c" uuid="urn:uuid:2" sizeX="{across}" sizeY="{down}">
+<image name="image_0" uuid="urn:uuid:3">
+<creationDate>2024-01-01T10:00:00Z</creationDate><device model="X" version="1"/>
+<pixels sizeX="{columns}" sizeY="{rows}" firstIFD="0">
+<dimension sizeX="{columns}" sizeY="{rows}" r="0" ifd="0"/></pixels>
+<view sizeX="{width}" sizeY="{height}" offsetX="{left}" offsetY="{top}" spacingZ="0"/>
+<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>
+<illuminationSettings><numericalAperture>0.4</numericalAperture>
+<illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings>
+</image></collection></scn>"""
+
+
+def write_leica(path: Path, pixels: np.ndarray, place: tuple[int, int], whole: tuple[int, int]):
+    """Leica's SCN, in which a scanned area (rows, columns, 3) lies within a larger slide.
+
+    `place` (x, y) of its corner and `whole` (width, height) are in pixels, of 0.5 microns.
+    """
+    nanometres, (rows, columns) = 500, pixels.shape[:2]
+    text = _LEICA.format(
+        rows=rows,
+        columns=columns,
+        across=whole[0] * nanometres,
+        down=whole[1] * nanometres,
+        width=columns * nanometres,
+        height=rows * nanometres,
+        left=place[0] * nanometres,
+        top=place[1] * nanometres,
+    )
+    more = {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 95}}
+    more |= {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(
+        path, pixels, tile=(128, 128), description=text, metadata=None, bigtiff=True, **more
+    )
