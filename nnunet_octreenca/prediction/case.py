@@ -248,7 +248,7 @@ def _label_info(case: Case, model: Model, kind: str, source: ImageSource) -> Lab
         nifti=geometry.nifti if geometry else None,
         fps=info.fps,
         frames=(lambda: _frames(source)) if kind == "video" else None,
-        stems=[file.stem for file in info.files] if info.files else None,
+        file_names=[file.name for file in info.files] if info.files else None,
         image_path=Path(case.files[0]),
         scale=scale,
     )
