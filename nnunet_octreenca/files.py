@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,18 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def pairing_name(path: Path) -> str:
+    """The name by which an image and its mask find each other: no ending, Unicode composed (NFC).
+
+    macOS stores "ä" as two characters, other systems mostly as one.
+
+    >>> pairing_name(Path("ba\u0308r 3.1.ome.tif")) == pairing_name(Path("b\u00e4r 3.1.png"))
+    True
+    """
+    name = unicodedata.normalize("NFC", path.stem)
+    return name[:-4] if name.lower().endswith(".ome") else name
 
 
 def write_json(path: Path | str, content: Any) -> None:

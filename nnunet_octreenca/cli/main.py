@@ -1,6 +1,7 @@
 """`nnunet_octreenca COMMAND ...`: parse, run, and turn our errors into one sentence."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    _print_any_name()
     arguments = build_parser().parse_args(argv)
     debug = arguments.debug or debugging()
     try:
@@ -70,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
+
+
+def _print_any_name() -> None:
+    """Show "?" for a character that the console lacks, instead of ending on a file's name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

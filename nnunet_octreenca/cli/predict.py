@@ -27,7 +27,7 @@ examples:
 formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
   (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
   pictures, frames and an overlay for videos, the image's own format for volumes. A small picture
-  CASE_overlay.png to look at is always written.
+  overlays/CASE_overlay.png to look at is always written.
 
 exit codes: 0 all cases done, 1 an error or no case done, 2 wrong arguments, 3 some cases failed
   (the summary and the report say which and why), 130 interrupted, 143 terminated; in any case no
@@ -67,7 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exists = files.add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help="replace results")
     exists.add_argument(
-        "--continue", dest="resume", action="store_true", help="leave out cases that are finished"
+        "--continue",
+        dest="resume",
+        action="store_true",
+        help="leave out cases that are finished, and write only results that are missing",
     )
     files.add_argument("--report", metavar="FILE", help="write a JSON file about the run")
     how = parser.add_argument_group("how")
@@ -129,7 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
     began = perf_counter()
     run = _prepared(arguments)
     model = run.model
-    cases = run.cases(arguments.i)
+    cases = run.cases(arguments.i, print)
     print(
         f"{len(cases)} case{'s' * (len(cases) != 1)}, {model.trainer} {model.configuration}, "
         f"{_counted(len(model.networks), 'fold')}, "
@@ -187,7 +190,7 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
     formats = tuple(arguments.formats) if arguments.formats else None
     return Run(
         model,
-        Destination(Path(arguments.o), formats, arguments.overwrite),
+        Destination(Path(arguments.o), formats, arguments.overwrite, arguments.resume),
         Options(
             mirror=not arguments.disable_tta,
             seeds=tuple(arguments.seeds) if arguments.seeds else None,
@@ -198,7 +201,6 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
             memory=memory,
             band_rows=arguments.band,
         ),
-        resume=arguments.resume,
     )
 
 

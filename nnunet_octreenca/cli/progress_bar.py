@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def progress_bar(
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -57,4 +58,4 @@ def progress_bar(
                 speed = bar.tasks[0].speed
                 bar.update(task, rate=f"{speed:.0f} rows/s" if speed else "")
 
-        yield bar.console.print, progress
+        yield partial(bar.console.print, markup=False, highlight=False), progress

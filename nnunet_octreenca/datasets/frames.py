@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import pairing_name
 from nnunet_octreenca.images.orientation import notes_of_many, swaps_axes
 from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 
@@ -138,20 +140,29 @@ def find_frames(source: Path, *, single: bool = False) -> list[Clip]:
     images = source / "images"
     if not images.is_dir() or not (source / "masks").is_dir():
         raise InputError(f"{source} must hold a folder images and a folder masks")
-    folders = sorted(path for path in images.iterdir() if path.is_dir())
+    folders = sorted(p for p in images.iterdir() if p.is_dir() and p.name[0] != ".")
+    folders_of_masks = {
+        normalize("NFC", path.name): path for path in (source / "masks").iterdir() if path.is_dir()
+    }
     clips = []
     for folder in folders or [images]:
-        masks = source / "masks" / folder.relative_to(images)
-        by_name = {path.stem: path for path in pictures(masks)}
+        masks = source / "masks"
+        if folders:
+            masks = folders_of_masks.get(normalize("NFC", folder.name), masks / folder.name)
+        by_name: dict[str, Path] = {}
+        for path in pictures(masks):
+            other = by_name.setdefault(pairing_name(path), path)
+            if other != path:
+                raise InputError(f"{other} and {path.name} are masks of the same name; keep one")
         frames = []
         for number, image in enumerate(pictures(folder)):
-            if image.stem not in by_name:
+            if pairing_name(image) not in by_name:
                 raise InputError(
                     f"{image} has no mask: {masks / image.stem} with an ending of "
                     f"{', '.join(PICTURES)} is missing"
                 )
-            frames.append(Frame(number, image, by_name[image.stem]))
-        if len({frame.image.stem for frame in frames}) < len(frames):
+            frames.append(Frame(number, image, by_name[pairing_name(image)]))
+        if len({frame.mask for frame in frames}) < len(frames):
             raise InputError(f"{folder} holds two images with the same name but different endings")
         if not frames:
             raise InputError(f"{folder} contains no image ({', '.join(PICTURES)})")

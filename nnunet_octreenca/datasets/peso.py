@@ -4,6 +4,7 @@ Published layout (Bulten et al. 2019): `pds_N_HE.tif`, a pyramid of 0.24 microns
 for the training slides `pds_N_HE_training_mask.tif` with 2 for epithelium and 0 or 1 for all else.
 """
 
+from glob import escape
 from pathlib import Path
 
 from nnunet_octreenca.datasets.classes import Classes
@@ -57,7 +58,7 @@ def find_slides(source: Path) -> list[SlidePair]:
     pairs = []
     for slide in sorted(source.rglob("pds_*_HE.tif")):
         name = slide.stem.removesuffix("_HE")
-        masks = sorted(source.rglob(f"{slide.stem}_*mask*.tif"))
+        masks = sorted(source.rglob(f"{escape(slide.stem)}_*mask*.tif"))
         if len(masks) > 1:
             raise InputError(
                 f"{slide.name} has {len(masks)} masks: {', '.join(map(str, masks))}; leave the one "

@@ -2,6 +2,7 @@
 
 import shutil
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from nnunet_octreenca.datasets.slide_labels import (
 from nnunet_octreenca.datasets.slide_plans import prepare_in_place, preprocessed_or_error
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import pairing_name
 from nnunet_octreenca.images.orientation import note
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.images.slide_reader import SLIDE_ENDINGS
@@ -144,22 +146,26 @@ def find_pairs(source: Path) -> list[SlidePair]:
     images, masks = source / "images", source / "masks"
     if not images.is_dir() or not masks.is_dir():
         raise InputError(f"{source} must hold a folder images and a folder masks")
+    masks_of: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(masks.iterdir()):
+        if not path.name.startswith(".") and path.suffix.lower() in _MASK_ENDINGS:
+            masks_of[pairing_name(path)].append(path)
     pairs: dict[str, SlidePair] = {}
     for image in sorted(images.iterdir()):
         if image.name.startswith(".") or image.suffix.lower() not in SLIDE_ENDINGS:
             continue
-        found = [
-            path
-            for path in sorted(masks.glob(f"{image.stem}.*"))
-            if path.stem == image.stem and path.suffix.lower() in _MASK_ENDINGS
-        ]
+        name = pairing_name(image)
+        found = masks_of[name]
         if not found:
             raise InputError(
                 f"{image} has no mask: {masks / image.stem} with .tif, .png or .geojson is missing"
             )
-        if len(found) > 1 or image.stem in pairs:
-            raise InputError(f"the name {image.stem!r} occurs twice; keep one of each")
-        pairs[image.stem] = SlidePair(image.stem, image, found[0])
+        if len(found) > 1 or name in pairs:
+            twice = found if len(found) > 1 else [pairs[name].image, image]
+            raise InputError(
+                f"the name {name!r} occurs twice ({twice[0]}, {twice[1].name}); keep one of each"
+            )
+        pairs[name] = SlidePair(image.stem, image, found[0])
     if not pairs:
         raise InputError(f"{images} contains no slide ({', '.join(SLIDE_ENDINGS)})")
     return list(pairs.values())

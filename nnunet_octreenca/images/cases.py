@@ -2,17 +2,18 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_octreenca.dicom_file import dicom_files, is_dicom
-from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.images.frames import frame_files, natural_order
+from nnunet_octreenca.dicom_file import dicom_files, is_dicom, kind_of_header, read_header
+from nnunet_octreenca.errors import InputError, OctreeNCAError
+from nnunet_octreenca.images.frames import FRAME_ENDINGS, frame_files, natural_order
 from nnunet_octreenca.images.open_image import ENDINGS, READABLE, is_zarr, kind_of
 from nnunet_octreenca.images.slide_reader import open_reader
+from nnunet_octreenca.result_record import is_overlay_folder, recorded_results
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's CASE_0000
+_CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net's CASE_0000
 _ALL_ENDINGS = tuple(ending for endings in ENDINGS.values() for ending in endings)
 
 
@@ -30,18 +31,28 @@ class Case:
     files: tuple[Path, ...]
 
 
-def list_cases(path: Path | str, channels: int, *, frames: bool = False) -> list[Case]:
+def list_cases(
+    path: Path | str,
+    channels: int,
+    *,
+    frames: bool = False,
+    output: Path | str | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> list[Case]:
     """The cases of a file or of a folder, in natural order.
 
     A folder may hold images of one kind, one case a file, or nnU-Net's CASE_0000, CASE_0001 for
     channels in files of their own; folders of OME-Zarr images or of DICOM series; or be one of
-    these itself.
+    these itself. All of it decides. Results of earlier runs, the folder for the results, and
+    pictures that are fewer than the other images (previews) are left out.
 
     Args:
         path: the file or folder; folders in a folder are looked into, but not those in them.
         channels: that the model takes.
         frames: a folder of pictures is the frames of one video, and a folder of such folders is
             several. Otherwise each picture is a case.
+        output: the folder for the results, which may be `path` or lie in it.
+        tell: takes a line about what a folder holds and what is left out.
 
     Raises:
         InputError: nothing readable is there, kinds are mixed, a channel is missing, or two
@@ -52,40 +63,186 @@ def list_cases(path: Path | str, channels: int, *, frames: bool = False) -> list
         raise InputError(f"{path} does not exist")
     if path.is_file():
         return [_single(path, channels)]
-    if is_zarr(path) or kind_of(path) == "OME-Zarr folder" or dicom_files(path):
-        return [Case(_stem(path.name), (path,))]
-    if frames and _is_video(path):
-        return [Case(path.name, (path,))]
-    entries = sorted(
-        (entry for entry in path.iterdir() if entry.name[0] != "."),
-        key=lambda entry: natural_order(entry.name),
-    )
-    files = [entry for entry in entries if entry.is_file() and kind_of(entry)]
-    folders = [
-        entry
-        for entry in entries
-        if entry.is_dir()
-        and _is_case(entry, frames)
-        and not entry.with_name(entry.name + ".mrxs").exists()
-    ]
-    if files and folders:
-        raise InputError(
-            f"{path} holds images ({files[0].name}) and folders of images ({folders[0].name}); "
-            f"give one or the other"
-        )
-    if not files and not folders:
-        raise InputError(f"{path} holds no image but {_summary(entries)}; readable are: {READABLE}")
-    _require_one_kind(path, files)
-    cases = [Case(_stem(folder.name), (folder,)) for folder in folders]
-    cases += _group(files, channels)
-    _require_unique(path, cases)
+    name = _stem(_own_name(path))
+    if is_zarr(path) or kind_of(path) == "OME-Zarr folder":
+        return [Case(name, (path,))]
+    listing = _Listing(path, None if output is None else Path(output))
+    dicom = listing.dicom()
+    if dicom:
+        cases, what = [Case(name, (path,))], f"DICOM, {_counted(len(dicom), 'file')}"
+        listing.leave_out(file for file in listing.files if file not in dicom)
+        listing.leave_out(listing.folders(frames))
+    else:
+        folders = listing.folders(frames)
+        files = listing.images(folders)
+        if files and folders:
+            raise InputError(
+                f"{path} holds images ({files[0].name}) and folders of images "
+                f"({folders[0].name}); give one or the other"
+            )
+        if not files and not folders:
+            raise InputError(
+                f"{path} holds no image but {listing.summary()}; readable are: {READABLE}"
+            )
+        _require_one_kind(path, files)
+        if frames and _are_frames(files):
+            cases, what = [Case(name, (path,))], f"a video of {_counted(len(files), 'frame')}"
+        else:
+            cases = [Case(_stem(folder.name), (folder,)) for folder in folders]
+            cases += _group(files, channels)
+            what = _counted(len(cases), "case")
+        _require_unique(path, cases)
+    if tell is not None:
+        tell(f"{path}: {what}{listing.left_out()}")
     return cases
+
+
+class _Listing:
+    """The visible entries of a folder, without those of earlier runs; and what is left out.
+
+    Args:
+        path: the folder.
+        output: the folder for the results; None where there is none.
+    """
+
+    def __init__(self, path: Path, output: Path | None) -> None:
+        entries = sorted(
+            (entry for entry in path.iterdir() if entry.name[0] != "."),
+            key=lambda entry: natural_order(entry.name),
+        )
+        same = output is not None and output.resolve() == path.resolve()
+        recorded = recorded_results(path)
+        if same:
+            recorded |= _unrecorded(entries)
+        self._results: list[Path] = []
+        self._entries: list[Path] = []
+        for entry in entries:
+            own = entry.name in recorded or is_overlay_folder(entry)
+            if own or (output is not None and entry.resolve() == output.resolve()):
+                self._results.append(entry)
+            else:
+                self._entries.append(entry)
+        self.path = path
+        self.files = [entry for entry in self._entries if entry.is_file()]
+        self._left_out = [file for file in self.files if not _may_be_image(file)]
+        self.files = [file for file in self.files if file not in set(self._left_out)]
+
+    def leave_out(self, entries: Iterable[Path]) -> None:
+        """Count what is no case."""
+        self._left_out += entries
+
+    def dicom(self) -> set[Path]:
+        """The DICOM files if the folder is one of DICOM, together with those that are damaged.
+
+        Raises:
+            InputError: there are other volumes, slides or videos too, or as many pictures.
+        """
+        dicom = {file for file in dicom_files(self.path) if file in set(self.files)}
+        dicom = {file for file in dicom if kind_of(file) in (None, "volume")}
+        if not dicom:
+            return dicom
+        damaged = {file for file in self.files if file.suffix.lower() in (".dcm", ".ima")}
+        others = [file for file in self.files if file not in dicom | damaged]
+        images = [file for file in others if kind_of(file)]
+        pictures = [file for file in images if kind_of(file) == "picture"]
+        if len(pictures) < len(images) or len(pictures) >= len(dicom):
+            if images and not any(map(_is_image, sorted(dicom))):
+                self.leave_out(dicom)
+                self.files = others
+                return set()
+            if images:
+                raise InputError(
+                    f"{self.path} holds different kinds of images ({len(dicom)} DICOM, "
+                    f"{_kinds(images)}); give a folder of one"
+                )
+        return dicom | damaged
+
+    def folders(self, frames: bool) -> list[Path]:
+        """The folders that are cases; the others are left out."""
+        folders = [entry for entry in self._entries if entry.is_dir()]
+        slides = {file.stem for file in self.files if file.suffix.lower() == ".mrxs"}
+        cases = [f for f in folders if f.name not in slides and _is_case(f, frames)]
+        self.leave_out(f for f in folders if f.name not in slides and f not in set(cases))
+        return cases
+
+    def images(self, folders: Sequence[Path]) -> list[Path]:
+        """The images, without pictures that are fewer than the others and than the folders."""
+        images = [file for file in self.files if kind_of(file)]
+        self.leave_out(file for file in self.files if not kind_of(file))
+        pictures = [file for file in images if kind_of(file) == "picture"]
+        others = [file for file in images if kind_of(file) not in ("picture", "TIFF")]
+        others += folders
+        if pictures and len(pictures) < len(others):
+            self.leave_out(pictures)
+            images = [file for file in images if file not in set(pictures)]
+        return images
+
+    def left_out(self) -> str:
+        """The end of the line about the folder."""
+        parts = []
+        if self._results:
+            parts.append(f"{_counted(len(self._results), 'result')} of earlier runs")
+        pictures = [e for e in self._left_out if e.is_file() and kind_of(e) == "picture"]
+        folders = [e for e in self._left_out if e.is_dir()]
+        other = len(self._left_out) - len(pictures) - len(folders)
+        if pictures:
+            parts.append(f"{_counted(len(pictures), 'picture')} ({pictures[0].name})")
+        if folders:
+            parts.append(f"{_counted(len(folders), 'folder')} ({folders[0].name})")
+        if other:
+            parts.append(f"{_counted(other, 'other file')}")
+        return f"; left out: {', '.join(parts)}" if parts else ""
+
+    def summary(self) -> str:
+        """What there is instead of images."""
+        said = _summary(self._entries) if self._entries or not self._results else ""
+        if not self._results:
+            return said
+        results = f"{_counted(len(self._results), 'result')} of earlier runs"
+        return f"{results}, {said}" if said else results
+
+
+def _unrecorded(entries: Sequence[Path]) -> set[str]:
+    """Results in the folder of their images that an interrupted run left without a picture.
+
+    These are X_frames beside X, and X.nii.gz beside X_0000.nii.gz.
+    """
+    stems = {_stem(entry.name) for entry in entries}
+    found = {e.name for e in entries if e.is_dir() and e.name.removesuffix("_frames") in stems}
+    found = {name for name in found if name.endswith("_frames")}
+    for entry in entries:
+        if kind_of(entry) == "volume" and f"{_stem(entry.name)}_0000" in stems:
+            found.add(entry.name)
+    return found
+
+
+def _may_be_image(file: Path) -> bool:
+    return kind_of(file) is not None or is_dicom(file)
+
+
+def _is_image(dicom: Path) -> bool:
+    """Whether a DICOM file holds an image; what is damaged may have been one."""
+    try:
+        return kind_of_header(read_header(dicom)) == "image"
+    except OctreeNCAError:
+        return True
+
+
+def _own_name(path: Path) -> str:
+    """The last part of a path, also of "." and ".."."""
+    name = path.name
+    return name if name not in ("", "..") else path.resolve().name or "root"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _stem(name: str) -> str:
     for ending in sorted(_ALL_ENDINGS, key=len, reverse=True):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
+        stem = name[: -len(ending)]
+        if name.lower().endswith(ending) and stem.strip("."):  # else results would be hidden
+            return stem
     return name
 
 
@@ -99,7 +256,9 @@ def _single(path: Path, channels: int) -> Case:
         return Case(stem, (path,))
     ending = path.name[len(stem) :]
     files = [path.with_name(f"{match[1]}_{channel:04d}{ending}") for channel in range(channels)]
-    return Case(match[1], tuple(files) if all(file.is_file() for file in files) else (path,))
+    if all(file.is_file() for file in files) and not _hold_all_channels([path], channels):
+        return Case(match[1], tuple(files))
+    return Case(match[1], (path,))
 
 
 def _is_case(folder: Path, frames: bool) -> bool:
@@ -109,10 +268,15 @@ def _is_case(folder: Path, frames: bool) -> bool:
 
 
 def _is_video(folder: Path) -> bool:
-    """Whether a folder holds frames; TIFF files of several planes are volumes, not frames."""
-    files = frame_files(folder)
-    if not files or kind_of(files[0]) != "TIFF":
-        return bool(files)
+    return not is_overlay_folder(folder) and _are_frames(frame_files(folder))
+
+
+def _are_frames(files: Sequence[Path]) -> bool:
+    """Whether files can be frames; TIFF files of several planes are volumes, not frames."""
+    if not files or not all(file.suffix.lower() in FRAME_ENDINGS for file in files):
+        return False
+    if kind_of(files[0]) != "TIFF":
+        return True
     first = open_reader(files[0])
     first.close()
     return first.planes == 1
@@ -122,18 +286,27 @@ def _require_one_kind(path: Path, files: Sequence[Path]) -> None:
     """TIFF files may be slides or pictures; else results of one folder would not be alike."""
     kinds = Counter(kind_of(file) for file in files)
     if len(set(kinds) - {"TIFF"}) > 1 or {"TIFF", "volume"} <= set(kinds):
-        found = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        raise InputError(f"{path} holds different kinds of images ({found}); give a folder of one")
+        raise InputError(
+            f"{path} holds different kinds of images ({_kinds(files)}); give a folder of one"
+        )
+
+
+def _kinds(files: Sequence[Path]) -> str:
+    kinds = Counter(kind_of(file) for file in files)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def _group(files: Sequence[Path], channels: int) -> list[Case]:
     """One case a file, or a case of the files that differ in nnU-Net's channel number only.
 
-    Numbers that no channel of the model can have are part of the names.
+    Numbers that no channel of the model can have are part of the names, as cameras give them; so
+    are numbers of files that hold all channels each, unless all of them are 0000.
     """
     matches = [_CHANNEL.fullmatch(_stem(file.name)) for file in files]
     numbers = [int(match[2]) for match in matches if match]
     if not files or len(numbers) < len(files) or max(numbers) >= channels:
+        return [Case(_stem(file.name), (file,)) for file in files]
+    if any(numbers) and _hold_all_channels(files, channels):
         return [Case(_stem(file.name), (file,)) for file in files]
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
     for file, match in zip(files, matches, strict=True):
@@ -156,6 +329,23 @@ def _group(files: Sequence[Path], channels: int) -> list[Case]:
         Case(name, tuple(group[channel] for channel in range(usual)))
         for name, group in groups.items()
     ]
+
+
+def _hold_all_channels(files: Sequence[Path], channels: int) -> bool:
+    """Whether a file has all channels of the model, as colours have. Volumes are not opened."""
+    for file in files:
+        kind = kind_of(file)
+        if kind == "video" and channels == 3:
+            return True
+        if kind in ("picture", "slide", "TIFF"):
+            try:
+                reader = open_reader(file, channels=channels)
+            except (OctreeNCAError, OSError):
+                continue  # said where the case is opened
+            reader.close()
+            if reader.channels == channels:
+                return True
+    return False
 
 
 def _require_unique(path: Path, cases: Sequence[Case]) -> None:

@@ -13,6 +13,7 @@ from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.images.stripes import StripedSource
+from nnunet_octreenca.result_record import recorded_results
 
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -29,12 +30,16 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order; hidden files are not listed."""
+    """The pictures of a folder in natural order; neither hidden files nor results of a run."""
+    results = recorded_results(folder)
     return sorted(
         (
             file
             for file in folder.iterdir()
-            if file.suffix.lower() in FRAME_ENDINGS and file.name[0] != "." and file.is_file()
+            if file.suffix.lower() in FRAME_ENDINGS
+            and file.name[0] != "."
+            and file.is_file()
+            and file.name not in results
         ),
         key=lambda file: natural_order(file.name),
     )

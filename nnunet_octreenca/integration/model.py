@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def load_model(
 
 
 def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
-    found = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{checkpoint}"))
+    found = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{escape(checkpoint)}"))
     # "all" is a training of its own, no member of a cross-validation.
     numbered = tuple(fold for fold in found if fold.isdigit())
     if not found:

@@ -25,8 +25,7 @@ def write_coco_rle(
     path: Path | str,
     *,
     names: dict[int, str],
-    stems: Sequence[str] | None = None,
-    ending: str = ".png",
+    file_names: Sequence[str] | None = None,
 ) -> None:
     """Write COCO JSON: images, categories, and one annotation per frame and class in it.
 
@@ -38,30 +37,30 @@ def write_coco_rle(
         labels: (frame, y, x), or (y, x) for one picture.
         path: the file, `.json`.
         names: label to class name; the category ids are the labels.
-        stems: file names of the frames without ending; "000000", "000001", ... if left out.
-        ending: of the images' `file_name`.
+        file_names: of the pictures; "000000.png", "000001.png", ... if left out, as the frames
+            of a video are written.
 
     Raises:
-        OutputError: the labels or the stems do not fit, or the disk is full.
+        OutputError: the labels or the file names do not fit, or the disk is full.
         EnvironmentMismatchError: pycocotools is not installed.
     """
     check_axes(labels, path, (2, 3))
     frames = labels.reshape(1, *labels.shape) if labels.ndim == 2 else labels
-    if stems is None:
-        stems = [f"{number:06d}" for number in range(len(frames))]
-    if len(stems) != len(frames):
-        raise OutputError(f"{path} needs {len(frames)} file names of frames; got {len(stems)}")
+    if file_names is None:
+        file_names = [f"{number:06d}.png" for number in range(len(frames))]
+    if len(file_names) != len(frames):
+        raise OutputError(f"{path} needs {len(frames)} file names of frames; got {len(file_names)}")
     greatest = greatest_label(labels, path)
     categories = sorted({n for n in names if n > 0} | set(range(1, greatest + 1)))
     import_optional("pycocotools.mask", "video")
     images = [
         {
             "id": number,
-            "file_name": stem + ending,
+            "file_name": name,
             "height": frames.shape[1],
             "width": frames.shape[2],
         }
-        for number, stem in enumerate(stems, 1)
+        for number, name in enumerate(file_names, 1)
     ]
     with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"info": {"description": "written by nnunet_octreenca"},\n"categories": ')

@@ -38,7 +38,7 @@ class LabelInfo:
         pixel_aspect: of a video, a pixel's width over its height; None for square ones.
         frames: of a video, its frames (y, x, 3) RGB uint8 in order, or a function that gives them.
         dicom_files: of a volume from a DICOM series, its files.
-        stems: of a video that was a folder of frames, their file names without ending.
+        file_names: of a video that was a folder of frames, their names.
         image_path: the segmented image.
         scale: of a slide, pixels of its level 0 per pixel of the labels.
         offset: of a slide, level-0 coordinates (x, y) of the labels' upper left corner.
@@ -57,11 +57,15 @@ class LabelInfo:
     pixel_aspect: Fraction | None = None
     frames: Frames | None = None
     dicom_files: Sequence[Path | str] | None = None
-    stems: Sequence[str] | None = None
+    file_names: Sequence[str] | None = None
     image_path: Path | None = None
     scale: float | tuple[float, float] = 1.0
     offset: tuple[float, float] = (0.0, 0.0)
     bounds: tuple[int, int, int, int] | None = None
+
+    def stems(self) -> list[str] | None:
+        """The frames' file names without ending."""
+        return None if self.file_names is None else [Path(name).stem for name in self.file_names]
 
     def pixel_size(self) -> float | Sequence[float] | None:
         """Microns per pixel in the order of the labels' axes; None where nobody knows."""
@@ -130,10 +134,10 @@ def _dicom(labels: NDArray, path: Path, info: LabelInfo) -> None:
 
 
 def _coco(labels: NDArray, path: Path, info: LabelInfo) -> None:
-    stems = info.stems
-    if labels.ndim == 2 and stems is None:
-        stems = [path.name.removesuffix(FORMATS["coco.json"].ending)]
-    write_coco_rle(labels, path, names=info.names, stems=stems)
+    file_names = info.file_names
+    if labels.ndim == 2 and info.image_path is not None:
+        file_names = [info.image_path.name]
+    write_coco_rle(labels, path, names=info.names, file_names=file_names)
 
 
 def _mp4(labels: NDArray, path: Path, info: LabelInfo) -> None:
@@ -155,6 +159,16 @@ def _check_upright(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
             f"{path} cannot hold labels of an image whose axes are not at right angles; NIfTI can: "
             f"choose nii.gz"
         )
+
+
+def _check_frames(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
+    first: dict[str, str] = {}
+    for stem, name in zip(info.stems() or (), info.file_names or (), strict=True):
+        if first.setdefault(stem, name) != name:
+            raise OutputError(
+                f"the frames {first[stem]} and {name} would both become {stem}.png in {path}; "
+                f"rename one"
+            )
 
 
 def _check_dicom(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
@@ -200,8 +214,9 @@ FORMATS = {
         "_frames",
         ("video",),
         lambda labels, path, info: write_frame_pngs(
-            labels, path, names=info.names, stems=info.stems
+            labels, path, names=info.names, stems=info.stems()
         ),
+        check=_check_frames,
     ),
     "coco.json": Format(".coco.json", ("picture", "video"), _coco, ("pycocotools",), "video"),
     "mp4": Format("_overlay.mp4", ("video",), _mp4, ("av",), "video"),

@@ -10,8 +10,7 @@ from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
 from nnunet_octreenca.labels.output import atomic_output, class_name
 from nnunet_octreenca.labels.palette import colour
-
-ENDING = "_overlay.png"
+from nnunet_octreenca.result_record import ResultRecord
 
 _NARROWEST = 480  # pixels, so that the legend can be read
 _BLOCK = 2**22  # labels counted at a time: 32 MiB of the counter's own
@@ -25,17 +24,19 @@ def write_overlay(
     names: dict[int, str],
     caption: str = "",
     shares: dict[int, float] | None = None,
+    record: ResultRecord | None = None,
 ) -> None:
     """Write a PNG of the thumbnail with contours and half transparent classes, and a legend.
 
     Args:
-        path: the file, `.png`.
+        path: the file, `.png`; its folder is made.
         thumbnail: (y, x, 3) RGB, of `Thumbnail.picture()`.
         labels: (y, x), of `labels_thumbnail`.
         names: label to class name; the legend has those that occur.
         caption: a line above the legend.
         shares: label to its share of the whole area, 0 to 1, as `label_shares` counts it; by
             default counted on the thumbnail.
+        record: of the results, kept in a text of the file.
 
     Raises:
         OutputError: thumbnail and labels differ in size, or the disk is full.
@@ -61,8 +62,11 @@ def write_overlay(
     if not entries:
         entries = [((255, 255, 255), "background only")]
     strip = legend(entries, picture.shape[1], caption)
+    Path(path).parent.mkdir(exist_ok=True)
     with atomic_output(path) as temporary:
-        Image.fromarray(np.concatenate([picture, strip])).save(temporary, format="PNG")
+        text = None if record is None else record.png_text()
+        drawn = Image.fromarray(np.concatenate([picture, strip]))
+        drawn.save(temporary, format="PNG", pnginfo=text)
 
 
 def label_shares(labels: NDArray) -> dict[int, float]:

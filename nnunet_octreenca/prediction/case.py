@@ -22,13 +22,13 @@ from nnunet_octreenca.labels.formats import (
     output_path,
     write,
 )
-from nnunet_octreenca.labels.overlay import ENDING as OVERLAY_ENDING
 from nnunet_octreenca.labels.overlay import label_shares, write_overlay
 from nnunet_octreenca.labels.thumbnail import labels_thumbnail
 from nnunet_octreenca.prediction.options import Options
 from nnunet_octreenca.prediction.segmentation import Segmentation
 from nnunet_octreenca.prediction.watched_image import WatchedImage, rows_at_a_time
 from nnunet_octreenca.resources import free_disk
+from nnunet_octreenca.result_record import ResultRecord, overlay_path, read_record
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
@@ -42,11 +42,13 @@ class Destination:
         folder: for all results; made if it is not there.
         formats: of `labels.formats`; None for the kind's usual ones.
         overwrite: replace results.
+        resume: write the results that are missing, and leave the others.
     """
 
     folder: Path
     formats: tuple[str, ...] | None = None
     overwrite: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,13 @@ def kind_of_case(case: Case, source: ImageSource) -> str:
     return "slide"
 
 
-def finished(case: Case, folder: Path) -> bool:
-    """Whether all results of a case are there: the overlay is written last."""
-    return (folder / f"{case.name}{OVERLAY_ENDING}").exists()
+def finished(case: Case, destination: Destination) -> bool:
+    """Whether all results of a case are there, and the overlay, which is written last."""
+    record = read_record(overlay_path(destination.folder, case.name))
+    if record is None:
+        return False
+    formats = destination.formats or default_formats(record.kind, case.files[0])
+    return all(path.exists() for path in _expected_outputs(destination.folder, case, formats))
 
 
 def _formats(destination: Destination, case: Case, kind: str) -> tuple[str, ...]:
@@ -118,10 +124,10 @@ def _formats(destination: Destination, case: Case, kind: str) -> tuple[str, ...]
     return formats
 
 
-def _expected_outputs(stem: Path, formats: Sequence[str]) -> list[Path]:
+def _expected_outputs(folder: Path, case: Case, formats: Sequence[str]) -> list[Path]:
     """All files and folders that a case will have, the overlay last."""
-    paths = [output_path(name, stem) for name in formats]
-    return [*paths, stem.with_name(stem.name + OVERLAY_ENDING)]
+    paths = [output_path(name, folder / case.name) for name in formats]
+    return [*paths, overlay_path(folder, case.name)]
 
 
 def _check_outputs(destination: Destination, paths: Sequence[Path], inputs: Sequence[Path]) -> None:
@@ -129,7 +135,7 @@ def _check_outputs(destination: Destination, paths: Sequence[Path], inputs: Sequ
     for path in paths:
         if any(path.resolve() == Path(name).resolve() for name in inputs):
             raise OutputError(f"{path} is the image itself; give another folder with -o")
-        if path.exists() and not destination.overwrite:
+        if path.exists() and not (destination.overwrite or destination.resume):
             raise OutputError(
                 f"{path} exists already; --overwrite replaces it, --continue leaves finished cases"
             )
@@ -174,7 +180,7 @@ def segment_case(
             tell(note)
         kind = kind_of_case(case, source)
         formats, stem = _formats(destination, case, kind), folder / case.name
-        outputs = _expected_outputs(stem, formats)
+        outputs = _expected_outputs(folder, case, formats)
         _check_outputs(destination, outputs, case.files)
         info = _label_info(case, model, kind, source)
         check_labels(formats, source.shape, stem, info)
@@ -188,8 +194,11 @@ def segment_case(
         stages.begin("segment")
         labels = segmentation.run(progress)
         stages.begin("write")
-        for name in formats:
-            write(name, labels, stem, info)
+        for name, path in zip(formats, outputs, strict=False):
+            if destination.resume and path.exists():
+                tell(f"{case.name}: {path.name} is there already and is kept")
+            else:
+                write(name, labels, stem, info)
         shares = label_shares(labels)
         write_overlay(
             outputs[-1],
@@ -198,6 +207,7 @@ def segment_case(
             names=model.names,
             caption=f"{case.name}, {shape}",
             shares=shares,
+            record=_record(kind, outputs),
         )
         stages.begin("")
     finally:
@@ -217,6 +227,15 @@ def segment_case(
         shares={model.names.get(label, str(label)): share for label, share in shares.items()},
         seconds={name: round(took, 3) for name, took in stages.seconds.items()},
     )
+
+
+def _record(kind: str, outputs: Sequence[Path]) -> ResultRecord:
+    """Of these results and of those in other formats that an earlier run wrote."""
+    *paths, overlay = outputs
+    before = read_record(overlay)
+    names = [path.name for path in paths]
+    names += [name for name in (before.outputs if before else ()) if name not in names]
+    return ResultRecord(kind, tuple(names))
 
 
 def _check_disk(output: Path, shape: Sequence[int]) -> None:
@@ -249,7 +268,7 @@ def _label_info(case: Case, model: Model, kind: str, source: ImageSource) -> Lab
         fps=info.fps,
         pixel_aspect=info.pixel_aspect,
         frames=(lambda: _frames(source)) if kind == "video" else None,
-        stems=[file.stem for file in info.files] if info.files else None,
+        file_names=[file.name for file in info.files] if info.files else None,
         image_path=Path(case.files[0]),
         scale=scale,
         bounds=info.bounds,

@@ -41,7 +41,6 @@ class Run:
         model: the networks.
         destination: of the results.
         options: how they are segmented.
-        resume: leave out cases that are finished.
         done: the cases that were segmented.
         failed: those that could not be.
         left_out: names of those that were finished before.
@@ -52,21 +51,30 @@ class Run:
     model: Model
     destination: Destination
     options: Options = field(default_factory=Options)
-    resume: bool = False
     done: list[CaseResult] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     seconds: float = 0.0
 
-    def cases(self, source: Path | str) -> list[Case]:
+    def cases(self, source: Path | str, tell: Callable[[str], object] | None = None) -> list[Case]:
         """The cases of a file or a folder.
+
+        Args:
+            source: the file or folder.
+            tell: takes a line about what a folder holds and what is left out.
 
         Raises:
             InputError: nothing readable is there, or what `images.cases.list_cases` refuses.
         """
         model = self.model
-        return list_cases(source, model.channels, frames=model.preprocessing.dimension == 3)
+        return list_cases(
+            source,
+            model.channels,
+            frames=model.preprocessing.dimension == 3,
+            output=self.destination.folder,
+            tell=tell,
+        )
 
     def segment(
         self,
@@ -75,7 +83,8 @@ class Run:
         tell: Callable[[str], object] = print,
         progress: Progress | None = None,
     ) -> CaseResult | None:
-        """Segment a case, or leave it out if it is finished and `resume` says so.
+        """Segment a case, or leave it out if it is finished and the destination's
+        `resume` says so.
 
         Args:
             case: its files.
@@ -88,7 +97,7 @@ class Run:
         Raises:
             OctreeNCAError, OSError, MemoryError: the case failed; `failed` has it too.
         """
-        if self.resume and finished(case, self.destination.folder):
+        if self.destination.resume and finished(case, self.destination):
             self.left_out.append(case.name)
             tell(f"{case.name}: finished before, left out")
             return None
@@ -138,9 +147,10 @@ def predict(
         output: folder for the results.
         model: from `load_model`, or the folder TRAINER__PLANS__CONFIGURATION of a training.
         formats: of the results, such as ("ome.tif", "geojson"); None for what is usual for the
-            kind of image. A picture CASE_overlay.png is always written.
+            kind of image. A picture
+            overlays/CASE_overlay.png is always written.
         overwrite: replace results; otherwise a case whose results exist fails.
-        resume: leave out cases that are finished.
+        resume: leave out cases that are finished, and write only results that are missing.
         mirror: average mirrored copies along the axes that the training allows.
         seeds: of the fire draws; the logits are averaged over them. None for the model's one.
         mpp: microns per pixel to read slides at; None for their finest level.
@@ -151,7 +161,7 @@ def predict(
         band_rows: rows (2-D) or planes (3-D) of a band; None for the planner's choice. It does
             not change the labels of a single pass.
         device: where the networks go, if `model` is a folder.
-        tell: takes a line about every case; None for silence.
+        tell: takes a line about the folder and about every case; None for silence.
         progress: called with a stage and a number of rows: "total" once a case, then "read" and
             "segment".
 
@@ -184,9 +194,9 @@ def predict(
     )
     if not isinstance(model, Model):
         model = load_model(model, device=device)
-    destination = Destination(Path(output), tuple(formats) if formats else None, overwrite)
-    run = Run(model, destination, options, resume)
-    cases = run.cases(source)
+    destination = Destination(Path(output), tuple(formats) if formats else None, overwrite, resume)
+    run = Run(model, destination, options)
+    cases = run.cases(source, tell)
     for case in cases:
         try:
             run.segment(case, tell=tell or _silent, progress=progress)

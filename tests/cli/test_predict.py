@@ -97,7 +97,7 @@ def test_a_picture_one_pass(models, tmp_path):
     out = predict(models.rgb, tmp_path / "a.png", tmp_path / "out", *flags)
     expected = expected_logits(models.rgb, pixels, folds=["0"]).argmax(0)
     assert np.array_equal(labels_of(out / "a.png"), expected)
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "a_overlay.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "overlays"]
     report = json.loads((tmp_path / "run.json").read_text())
     (case,) = report["cases"]
     assert case["passes"] == 1
@@ -195,7 +195,7 @@ def test_a_folder_goes_on_after_a_bad_case(models, tmp_path, capsys):
     report = tmp_path / "run.json"
     flags = ("--disable_tta", "-f", "0", "--report", str(report))
     out = predict(models.rgb, images, tmp_path / "out", *flags, code=3)
-    names = {"a.png", "a_overlay.png", "c.png", "c_overlay.png"}
+    names = {"a.png", "c.png", "overlays"}
     assert {path.name for path in out.iterdir()} == names
     said = capsys.readouterr().err
     assert "2 done, 1 failed" in said
@@ -207,7 +207,7 @@ def test_a_folder_goes_on_after_a_bad_case(models, tmp_path, capsys):
     (images / "b.png").write_bytes(whole)
     before = (out / "a.png").stat().st_mtime_ns
     predict(models.rgb, images, out, *flags, "--continue")
-    assert (out / "b_overlay.png").exists()
+    assert (out / "overlays" / "b_overlay.png").exists()
     assert (out / "a.png").stat().st_mtime_ns == before
     assert json.loads(report.read_text())["left_out"] == ["a", "c"]
 
@@ -282,7 +282,7 @@ def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypa
     # It does not count as finished.
     monkeypatch.undo()
     predict(models.rgb, tmp_path / "a.png", out, *flags, "--overwrite")
-    assert (out / "a_overlay.png").exists()
+    assert (out / "overlays" / "a_overlay.png").exists()
 
 
 @pytest.mark.parametrize(

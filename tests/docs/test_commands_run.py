@@ -142,7 +142,7 @@ def test_the_tutorial(shell):
     for name in cases:  # both ways of predicting give the same labels
         one, other = (labels_of(shell.home / way / name) for way in ("predicted", "streamed"))
         assert np.array_equal(one, other)
-    assert (shell.home / "streamed/phantom_020_overlay.png").is_file()
+    assert (shell.home / "streamed/overlays/phantom_020_overlay.png").is_file()
     assert not read_json(shell.home / "streamed/report.json", "")["failed"]
 
 
@@ -241,7 +241,7 @@ PAGES: dict[str, tuple[Callable[[Path, Shell], None], set[str]]] = {
     "docs/how-to/mri.md": (phantoms, {"streamed/phantom_021.nii.gz", "streamed/run.json"}),
     "docs/how-to/slides.md": (
         for_slides,
-        {"labels/slide.geojson", "labels/case_3.ome.tif", "labels/case_3_overlay.png", "run.json"},
+        {"labels/slide.geojson", "labels/case_3.ome.tif", "labels/overlays", "run.json"},
     ),
     "docs/how-to/qupath.md": (for_qupath, {"labels/slide.geojson", "labels/slide.ome.tif"}),
     "docs/how-to/video.md": (

@@ -23,7 +23,9 @@ def opened(path, capsys):
 def test_the_masks_are_the_labels(tmp_path, capsys, dtype):
     labels = blobs(5, 20, 31, dtype=dtype)
     labels[3] = 0
-    write_coco_rle(labels, tmp_path / "a.json", names=NAMES, stems=list("vwxyz"))
+    write_coco_rle(
+        labels, tmp_path / "a.json", names=NAMES, file_names=[f"{n}.png" for n in "vwxyz"]
+    )
     coco = opened(tmp_path / "a.json", capsys)
     found = np.zeros_like(labels)
     for annotation in coco.loadAnns(coco.getAnnIds()):
@@ -43,7 +45,7 @@ def test_the_masks_are_the_labels(tmp_path, capsys, dtype):
 
 def test_categories(tmp_path, capsys):
     labels = np.full((4, 5), 5, np.uint8)
-    write_coco_rle(labels, tmp_path / "a.json", names=NAMES, stems=["picture"], ending=".jpg")
+    write_coco_rle(labels, tmp_path / "a.json", names=NAMES, file_names=["picture.jpg"])
     coco = opened(tmp_path / "a.json", capsys)
     expected = {1: "tümor", 2: "stroma", 3: "unseen", 4: "label 4", 5: "label 5"}
     assert {n: category["name"] for n, category in coco.cats.items()} == expected
@@ -59,6 +61,6 @@ def test_nothing_but_background(tmp_path):
     assert len(content["images"]) == 2
 
 
-def test_stems_must_name_the_frames(tmp_path):
+def test_file_names_must_name_the_frames(tmp_path):
     with pytest.raises(OutputError, match="needs 3 file names of frames; got 1"):
-        write_coco_rle(blobs(3, 4, 5), tmp_path / "a.json", names=NAMES, stems=["a"])
+        write_coco_rle(blobs(3, 4, 5), tmp_path / "a.json", names=NAMES, file_names=["a.png"])

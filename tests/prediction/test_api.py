@@ -185,7 +185,8 @@ def test_a_folder_is_written(rgb, tmp_path):
     assert [case.case for case in run.done] == ["a", "c"]
     assert [(failure.case, failure.error) for failure in run.failed] == [("b", "InputError")]
     assert "truncated" in run.failed[0].sentence
-    assert [line.split(",")[0] for line in told] == ["a: 61 x 45", "c: 61 x 45"]
+    assert told[0] == f"{images}: 3 cases"
+    assert [line.split(",")[0] for line in told[1:]] == ["a: 61 x 45", "c: 61 x 45"]
     for case in run.done:
         labels = np.asarray(Image.open(case.outputs[0]))
         expected = whole(model.networks[0], pixels[case.case])

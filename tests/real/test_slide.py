@@ -109,7 +109,7 @@ def test_polygons_cover_their_class(results, labels):
 @pytest.mark.slow
 def test_the_picture_and_the_report(results):
     folder, slide = results
-    with Image.open(folder / "out" / f"{slide.stem}_overlay.png") as picture:
+    with Image.open(folder / "out" / "overlays" / f"{slide.stem}_overlay.png") as picture:
         assert min(picture.size) >= 480
         assert max(picture.size) <= 2000
     (case,) = json.loads((folder / "run.json").read_text())["cases"]
