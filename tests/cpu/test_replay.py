@@ -158,7 +158,9 @@ def replay(*command):
 @needs("g++")
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="no flags for it")
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.parametrize(
+    "sanitizer", ["address,undefined", pytest.param("thread", marks=pytest.mark.nightly)]
+)
 def test_sanitizers_see_nothing(sanitizer, cases, tmp_path):
     flags = ("-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all")
     program = build_replay(tmp_path, flags=flags)

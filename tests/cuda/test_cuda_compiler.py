@@ -35,7 +35,9 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 EVERY_PUSH = (75, 80, 90)
 # Sizes beside those that doctor compiles: padding in C and H, no and many image channels.
 ODD_NETWORKS = ((2, 13, 2, 37), (2, 16, 0, 64), (2, 52, 5, 208), (3, 16, 15, 64), (3, 5, 1, 3))
-BUDGET = 60.0  # seconds a program, on a machine that has other things to do
+# Seconds a program, which a user waits for at the first use. An idle core of 2021 takes 20; the
+# bound is for machines that have other things to do, and finds kernels that explode.
+BUDGET = 180.0
 TINY = 'extern "C" __global__ void tiny(int* out) { *out = 1; }\n'
 
 
@@ -52,8 +54,10 @@ def _folder(tmp_path, monkeypatch):
 )
 def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, capsys):
     begun = time.perf_counter()
-    networks = dict.fromkeys(architectures, NETWORKS[:3])
-    networks[75] = networks[90] = (*NETWORKS, *ODD_NETWORKS)
+    networks = dict.fromkeys(architectures, NETWORKS[:2])
+    networks[90] = (*NETWORKS, *ODD_NETWORKS)
+    if len(architectures) == len(ARCHITECTURES):
+        networks[75] = networks[90]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tables = list(pool.map(lambda n: compile_kernels(n, networks[n]), architectures))
     seconds = time.perf_counter() - begun
@@ -67,7 +71,7 @@ def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, ca
             f"{seconds:.0f} s, the slowest in {slowest:.1f} s (budget {BUDGET:.0f} s)"
         )
     wanted = sum(len(list(programs(n, networks[n]))) for n in architectures)
-    assert len(compiled) == wanted > 40
+    assert len(compiled) == wanted > 30
     assert slowest < BUDGET
 
     for row in rows:
