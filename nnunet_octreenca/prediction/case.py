@@ -189,7 +189,7 @@ def segment_case(
         labels = segmentation.run(progress)
         stages.begin("write")
         for name in formats:
-            write(name, labels, stem, info)
+            write(name, labels, stem, info, tell=tell)
         shares = label_shares(labels)
         write_overlay(
             outputs[-1],
