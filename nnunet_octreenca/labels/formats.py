@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.coco import write_coco_rle
 from nnunet_octreenca.labels.dicom_seg import check_dicom_seg, write_dicom_seg
-from nnunet_octreenca.labels.geojson import write_geojson
+from nnunet_octreenca.labels.geojson import MIN_AREA, write_geojson
 from nnunet_octreenca.labels.nifti import write_nifti
 from nnunet_octreenca.labels.omezarr import write_label_zarr
 from nnunet_octreenca.labels.overlay_video import Frames, write_overlay_mp4
@@ -81,7 +81,7 @@ class Format:
     Attributes:
         ending: put behind the case's name.
         kinds: of images it fits.
-        write: labels, path, information.
+        write: labels, path, information; may return a sentence for the user.
         modules: it needs, optional ones.
         extra: that installs them.
         check: shape of the labels, path, information; refuses what `write` would.
@@ -114,10 +114,13 @@ def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
     )
 
 
-def _geojson(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _geojson(labels: NDArray, path: Path, info: LabelInfo) -> str | None:
     left, top = info.bounds[:2] if info.bounds else (0, 0)
     offset = (info.offset[0] - left, info.offset[1] - top)
-    write_geojson(labels, path, names=info.names, scale=info.scale, offset=offset)
+    _, left_out, _ = write_geojson(labels, path, names=info.names, scale=info.scale, offset=offset)
+    if not left_out:
+        return None
+    return f"{path.name}: {left_out} region(s) of fewer than {MIN_AREA:g} pixels are left out"
 
 
 def _dicom(labels: NDArray, path: Path, info: LabelInfo) -> None:
@@ -296,7 +299,14 @@ def output_path(format_name: str, stem_path: Path | str) -> Path:
     return stem_path.with_name(stem_path.name + FORMATS[format_name].ending)
 
 
-def write(format_name: str, labels: NDArray, stem_path: Path | str, info: LabelInfo) -> Path:
+def write(
+    format_name: str,
+    labels: NDArray,
+    stem_path: Path | str,
+    info: LabelInfo,
+    *,
+    tell: Callable[[str], object] = print,
+) -> Path:
     """Write a label map in one format, whole or not at all; what is there is replaced.
 
     Args:
@@ -304,6 +314,7 @@ def write(format_name: str, labels: NDArray, stem_path: Path | str, info: LabelI
         labels: (y, x) or (plane or frame, y, x), uint8 or int16, not negative.
         stem_path: the output path without ending.
         info: what the format needs to know.
+        tell: takes a sentence about what was left out.
 
     Returns:
         The file or folder.
@@ -314,5 +325,7 @@ def write(format_name: str, labels: NDArray, stem_path: Path | str, info: LabelI
     """
     check_formats([format_name], info.kind)
     path = output_path(format_name, stem_path)
-    FORMATS[format_name].write(labels, path, info)
+    sentence = FORMATS[format_name].write(labels, path, info)
+    if isinstance(sentence, str):
+        tell(sentence)
     return path

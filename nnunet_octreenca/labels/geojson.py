@@ -23,6 +23,7 @@ from nnunet_octreenca.libraries import import_optional
 
 # Polygons, and points of them, that one thread unites, simplifies and formats at a time.
 _BATCH, _BATCH_POINTS = 1024, 100_000
+MIN_AREA = 2.0  # pixels
 
 
 def write_geojson(
@@ -31,7 +32,7 @@ def write_geojson(
     *,
     names: dict[int, str],
     simplify: float = 1.0,
-    min_area: float = 4.0,
+    min_area: float = MIN_AREA,
     scale: float | tuple[float, float] = 1.0,
     offset: tuple[float, float] = (0.0, 0.0),
     tile: int = TILE,
@@ -55,7 +56,7 @@ def write_geojson(
             begins (Douglas-Peucker, no ring lost); 0 leaves every pixel's edge. Neighbours are
             simplified each on its own, so that thin gaps and overlaps come up between them.
         min_area: regions of fewer pixels are left out and holes of fewer are filled; by default
-            those that a shift of the outline by one pixel may wipe out. What lies in such a
+            single pixels. What lies in such a
             hole is left out as well, so that no two annotations overlap by this.
         scale: pixels of the slide's level 0 per pixel of the label map, one number or (x, y).
         offset: level-0 coordinates (x, y) of the label map's upper left corner.

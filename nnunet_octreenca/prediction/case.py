@@ -198,7 +198,7 @@ def segment_case(
             if destination.resume and path.exists():
                 tell(f"{case.name}: {path.name} is there already and is kept")
             else:
-                write(name, labels, stem, info)
+                write(name, labels, stem, info, tell=tell)
         shares = label_shares(labels)
         write_overlay(
             outputs[-1],

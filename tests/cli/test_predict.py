@@ -9,8 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio.features
+import tifffile
 import torch
-from PIL import Image
+from helpers.tiny_slides import picture as slide_picture
+from helpers.tiny_slides import write_leica
+from PIL import Image, ImageOps
+from scipy import ndimage
+from shapely.affinity import translate
 from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main
@@ -399,3 +405,51 @@ def test_the_planned_memory_is_what_is_used(tmp_path):
     )  # fmt: skip
     said = json.loads(report.read_text())
     assert 0.85 < said["cases"][0]["planned_bytes"] / said["peak_bytes"] < 1.15
+
+
+@pytest.mark.parametrize("code", range(2, 9))
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_picture_is_seen_as_viewers_show_it(models, tmp_path, capsys, code, ending):
+    """All formats lie on the turned picture; what is done is printed once."""
+    pixels = picture(tmp_path / "plain.png")
+    (tmp_path / "plain.png").unlink()
+    tags = Image.Exif()
+    tags[0x0112] = code
+    Image.fromarray(pixels).save(tmp_path / f"a.{ending}", exif=tags)
+    shown = Image.fromarray(pixels)
+    shown.getexif()[0x0112] = code
+    ImageOps.exif_transpose(shown).save(tmp_path / "shown.png")
+    flags = ("--disable_tta", "--formats", "png", "ome.tif")
+    predict(models.rgb, tmp_path / "shown.png", tmp_path / "out", *flags)
+    assert "orientation" not in capsys.readouterr().out
+    predict(models.rgb, tmp_path / f"a.{ending}", tmp_path / "out", *flags)
+    assert capsys.readouterr().out.count(f"orientation {code} says") == 1
+    expected = labels_of(tmp_path / "out" / "shown.png")
+    assert np.array_equal(labels_of(tmp_path / "out" / "a.png"), expected)
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "a.ome.tif"), expected)
+
+
+@pytest.mark.parametrize("place", [(64, 96), (0, 40)])
+def test_polygons_of_a_slide_with_bounds_begin_there(models, tmp_path, capsys, place):
+    """QuPath shows a slide from the corner of its bounds."""
+    pytest.importorskip("openslide")
+    from shapely.geometry import shape
+
+    write_leica(tmp_path / "a.scn", slide_picture(128, 128), place, (224, 256))
+    out = predict(
+        models.rgb, tmp_path / "a.scn", tmp_path / "out", "--disable_tta", "--formats", "geojson",
+        "png", "ome.tif",
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert said.count(f"pixels from x {place[0]}, y {place[1]} were scanned") == 1
+    labels = labels_of(out / "a.png")
+    assert labels.shape == (256, 224)
+    features = json.loads((out / "a.geojson").read_text())["features"]
+    placed = [translate(shape(feature["geometry"]), *place) for feature in features]
+    covered = rasterio.features.rasterize(placed, labels.shape, dtype=np.uint8)
+    deep = ndimage.binary_erosion(labels > 0, iterations=2)
+    assert deep.sum() > 100
+    assert covered[deep].mean() > 0.99
+    assert abs(int(covered.sum()) - int((labels > 0).sum())) < 0.2 * (labels > 0).sum()
+    with tifffile.TiffFile(out / "a.ome.tif") as file:
+        assert f'<M K="openslide.bounds-x">{place[0]}</M>' in file.ome_metadata

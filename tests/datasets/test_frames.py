@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.frames import FrameLayout, convert_frames, find_frames
@@ -80,6 +80,54 @@ def test_grey_and_one_bit_pictures(tmp_path):
     written = np.asarray(Image.open(tmp_path / "out/imagesTr/p0_0000.png"))
     assert np.array_equal(written, np.repeat(grey[..., None], 3, 2))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/labelsTr/p0.png")), grey > 40)
+
+
+@pytest.mark.parametrize("code", range(2, 9))
+@pytest.mark.parametrize("shape", [(12, 12), (8, 12)])
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_masks_lie_on_the_picture_as_it_is_shown(tmp_path, code, shape, tagged, dimension):
+    """Drawn on the shown picture, or stored and tagged as the picture is."""
+    source, tags = tmp_path / "source", Image.Exif()
+    tags[0x0112] = code
+    for n in range(2):
+        image, mask = write(source, f"p{n}", n, shape)
+        Image.fromarray(image).save(source / f"images/p{n}.png", exif=tags)
+        if tagged:
+            Image.fromarray(mask).save(source / f"masks/p{n}.png", exif=tags)
+        shown = []
+        for pixels in (image, mask):
+            picture = Image.fromarray(pixels)
+            picture.getexif()[0x0112] = code
+            shown.append(np.asarray(ImageOps.exif_transpose(picture)))
+        if not tagged:
+            Image.fromarray(shown[1]).save(source / f"masks/p{n}.png")
+    done = convert_frames(source, tmp_path / "out", VESSEL, layout=FrameLayout(dimension))
+    if dimension == 2:
+        images = np.asarray(Image.open(tmp_path / "out/imagesTr/p1_0000.png"))
+        labels = np.asarray(Image.open(tmp_path / "out/labelsTr/p1.png"))
+    else:
+        (file,) = (tmp_path / "out/labelsTr").iterdir()
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[1]
+        files = sorted((tmp_path / "out/imagesTr").iterdir())
+        channels = [sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[1] for file in files]
+        images = np.stack(channels, -1)
+    np.testing.assert_array_equal(images, shown[0])
+    np.testing.assert_array_equal(labels, shown[1] == 255)
+    told = [note for note in done.notes if "orientation" in note]
+    assert [note.partition(":")[0] for note in told] == [
+        "2 of 2 pictures",
+        *(["2 of 2 masks"] if tagged else []),
+    ]
+
+
+def test_a_mask_of_the_stored_picture_is_told_from_the_shown(tmp_path):
+    image, _ = write(tmp_path, "a", 0, (8, 12))
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.fromarray(image).save(tmp_path / "images/a.png", exif=tags)
+    with pytest.raises(InputError, match=r"12 x 8 .* its image 8 x 12, as viewers show them"):
+        convert_frames(tmp_path, tmp_path / "out", VESSEL, layout=FrameLayout(2))
 
 
 def test_bad_input(tmp_path):

@@ -307,3 +307,45 @@ def test_polygons_of_a_slide_that_qupath_cuts(tmp_path):
     assert np.array_equal(np.asarray(Image.open(file)), expected[:, x : x + 448])
     assert "a: 1 region(s) without a class left out." in done.notes
     assert "a: 1 region(s) of the class 'tumour: Positive' count as 'tumour'." in done.notes
+
+
+@pytest.mark.parametrize("code", [2, 3, 6, 8])
+@pytest.mark.parametrize("ending", ["tif", "jpg"])
+@pytest.mark.parametrize("polygons", [True, False])
+def test_masks_lie_on_the_slide_as_it_is_shown(tmp_path, code, ending, polygons):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    pixels = picture(64, 96)
+    if ending == "jpg":
+        tags = Image.Exif()
+        tags[0x0112] = code
+        Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=tags, quality=100)
+    else:
+        tags = [(0x0112, "H", 1, code, True)]
+        write_pyramid(tmp_path / "images" / "a.tif", [pixels], extratags=tags)
+    shape = (96, 64) if code > 4 else (64, 96)
+    mask = np.zeros(shape, np.uint8)
+    mask[10:20, 30:50] = 2
+    if polygons:
+        ring = [[30, 10], [50, 10], [50, 20], [30, 20], [30, 10]]
+        properties = {"classification": {"name": "tumour"}}
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        content = json.dumps([{"geometry": geometry, "properties": properties}])
+        (tmp_path / "masks" / "a.geojson").write_text(content)
+    else:
+        Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    options = SlideOptions(patch_size=48, patches=1)
+    done = convert_slides(tmp_path, tmp_path / "Dataset001_a", TUMOUR, options)
+    (file,) = (done.folder / "labelsTr").iterdir()
+    y, x = (int(part[1:]) for part in file.stem.split("_")[-2:])
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), mask[y : y + 48, x : x + 48] // 2)
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        6: np.rot90(pixels, -1),
+        8: np.rot90(pixels),
+    }
+    patch = np.asarray(Image.open(done.folder / "imagesTr" / f"{file.stem}_0000.png"))
+    difference = turned[code][y : y + 48, x : x + 48] - patch.astype(float)
+    assert np.abs(difference).mean() < (20 if ending == "jpg" else 1e-9)
+    assert sum(f"orientation {code} says" in note for note in done.notes) == 1

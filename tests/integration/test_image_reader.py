@@ -10,9 +10,10 @@ import tifffile
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.slide_reader import read_whole
 from nnunet_octreenca.integration import image_reader
 from nnunet_octreenca.integration.image_reader import (
     OctreeNCANaturalImage2DIO,
@@ -146,6 +147,42 @@ def test_reader_is_nnunets_but_for_the_limit(tmp_path, monkeypatch):
     values = np.unique(expected[1][0]).tolist()
     metrics = compute_metrics(labels, labels, reader, values)["metrics"]
     assert {value: one["Dice"] for value, one in metrics.items()} == dict.fromkeys(values, 1)
+
+
+@pytest.mark.parametrize("code", range(1, 9))
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_training_sees_pictures_as_prediction_does(tmp_path, capsys, code, ending):
+    """Turned as EXIF's and TIFF's orientation say, masks that say so as well."""
+    image_reader._tell.cache_clear()
+    tags = Image.Exif()
+    tags[0x0112] = code
+    paths, expected = [], []
+    for name, pixels in (
+        ("a", picture(19, 23, 3)),
+        ("b", picture(19, 23, 3)),
+        ("m", picture(19, 23)),
+    ):
+        path = tmp_path / f"{name}{ending}"
+        if ending == ".png":
+            Image.fromarray(pixels).save(path, exif=tags)
+        else:
+            more = [(0x0112, "H", 1, code, True)]
+            tifffile.imwrite(path, pixels, extratags=more, metadata=None)
+        paths.append(str(path))
+        shown = Image.fromarray(pixels)
+        shown.getexif()[0x0112] = code
+        shown = np.asarray(ImageOps.exif_transpose(shown))
+        expected.append(np.moveaxis(np.atleast_3d(shown), -1, 0)[:, None])
+        predicted = read_whole(path, channels=len(expected[-1]))
+        np.testing.assert_array_equal(np.moveaxis(predicted, -1, 0)[:, None], expected[-1])
+    planes, _ = read_natural_images(paths[:2])
+    np.testing.assert_array_equal(planes, np.concatenate(expected[:2]))
+    said = capsys.readouterr().out
+    assert said.count("orientation") == (code != 1)
+    stock, own = NaturalImage2DIO(), OctreeNCANaturalImage2DIO()
+    turned = image_reader.labels_as_shown(stock.read_seg(paths[2])[0], paths[2])
+    np.testing.assert_array_equal(turned, expected[2])
+    np.testing.assert_array_equal(own.read_seg(paths[2])[0], expected[2])
 
 
 def test_found_by_name():

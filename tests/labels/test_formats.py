@@ -122,6 +122,19 @@ def test_polygons_begin_at_the_bounds_of_what_was_scanned(tmp_path, bounds):
         assert all(f'<M K="{key}">{value}</M>' in text for key, value in told)
 
 
+def test_single_pixels_that_are_left_out_of_polygons_are_counted(tmp_path):
+    labels = np.zeros((30, 40), np.uint8)
+    labels[3:9, 3:9], labels[20, 20], labels[20, 30], labels[25, 5:7] = 1, 2, 1, 2
+    said: list[str] = []
+    info = LabelInfo(names=NAMES, kind="slide")
+    path = write("geojson", labels, tmp_path / "slide", info, tell=said.append)
+    assert len(json.loads(path.read_text())["features"]) == 2
+    assert said == ["slide.geojson: 2 region(s) of fewer than 2 pixels are left out"]
+    labels[20] = 0
+    write("geojson", labels, tmp_path / "slide", info, tell=said.append)
+    assert len(said) == 1
+
+
 def test_sizes_of_voxels_reach_the_microscopists_formats(tmp_path):
     tifffile, zarr = pytest.importorskip("tifffile"), pytest.importorskip("zarr")
     labels = blobs(4, 20, 30)

@@ -112,7 +112,7 @@ def test_a_region_beyond_the_limits_is_cut_along_the_tiles(tmp_path, limit):
     assert all(shape.is_valid for shape in shapes)
 
     counts = write_geojson(labels, path, names=NAMES, tile=64, **limit)
-    assert counts == ((areas >= 4).sum(), (areas < 4).sum(), 1)
+    assert counts == ((areas >= 2).sum(), (areas < 2).sum(), 1)
     simple = polygons(path)
     assert all(shape.is_valid and shape.area > 0 for shape in simple)
     # Simplified on their own, neighbours overlap by no more than their outlines moved.
@@ -139,7 +139,8 @@ def test_small_holes_are_filled(tmp_path):
     labels[5, 8:12] = 0  # 4 pixels
     labels[2, 14], labels[3, 15] = 0, 0  # 1 pixel each, they meet in a point
     for tile in (4, 100):
-        counts = write_geojson(labels, tmp_path / "a", names=NAMES, tile=tile, simplify=0)
+        options = {"tile": tile, "simplify": 0, "min_area": 4}
+        counts = write_geojson(labels, tmp_path / "a", names=NAMES, **options)
         assert counts == (1, 1, 0)
         (polygon,) = polygons(tmp_path / "a")
         assert [hole.bounds for hole in polygon.interiors] == [(8, 5, 12, 6)]
