@@ -188,7 +188,7 @@ def pictures(folder: Path) -> list[Path]:
 def natural(path: Path) -> list[tuple[int, int, str]]:
     """A sort key by which frame_9 comes before frame_10."""
     parts = re.split(r"(\d+)", path.name)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
 def cut_into_clips(clip: Clip, length: int) -> list[Clip]:

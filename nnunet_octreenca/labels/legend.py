@@ -73,6 +73,8 @@ def legend(
     """
     from PIL import Image, ImageDraw
 
+    entries = [(rgb, _printable(text)) for rgb, text in entries]
+    caption = _printable(caption)
     if not entries and not caption:
         return np.zeros((0, width, 3), np.uint8)
     size = min(max(width // 60, 12), 26)
@@ -94,6 +96,11 @@ def legend(
         room = width - pad - (x + size * 3 // 2)
         draw.text((x + size * 3 // 2, y), _fitting(text, room, size), _INK, _font(size))
     return np.asarray(strip)
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and undecodable bytes, which file names may have and fonts lack."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _fitting(text: str, width: int, size: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -150,3 +151,37 @@ def test_bad_input(tmp_path):
         convert_frames(source, target, VESSEL, layout=FrameLayout(4))
     with pytest.raises(InputError, match=r"a\.png holds the value\(s\) 255"):
         convert_frames(source, tmp_path / "other", Classes({"x": (7,)}))
+
+
+@pytest.mark.parametrize("name", ["eye [1]", "eye *?", "b\u00e4r 3.1", "мозг {a}", "1\u00b23"])
+def test_names_of_pictures_pair_as_they_are(tmp_path, name):
+    """A mask saved on macOS has the name in two characters where the image has one."""
+    write(tmp_path, name, 0)
+    write(tmp_path, "eye 1", 1)
+    decomposed = normalize("NFD", name)
+    (tmp_path / f"masks/{name}.png").rename(tmp_path / f"masks/{decomposed}.png")
+    clips = find_frames(tmp_path, single=True)
+    assert {clip.name for clip in clips} == {name, "eye 1"}
+    for clip in clips:
+        (frame,) = clip.frames
+        assert normalize("NFC", frame.mask.stem) == clip.name
+
+
+def test_names_of_videos_pair_as_they_are(tmp_path):
+    for number in range(3):
+        write(tmp_path, f"Müller [2]/{number}", number)
+    (tmp_path / "masks/Müller [2]").rename(tmp_path / f"masks/{normalize('NFD', 'Müller [2]')}")
+    (tmp_path / "images/.thumbnails").mkdir()
+    (clip,) = find_frames(tmp_path)
+    assert clip.name == "Müller [2]"
+    assert [frame.mask.name for frame in clip.frames] == ["0.png", "1.png", "2.png"]
+
+
+def test_two_masks_of_one_name_are_refused(tmp_path):
+    write(tmp_path, "bär", 0)
+    for other in (f"{normalize('NFD', 'bär')}.png", "bär.bmp"):
+        Image.new("L", (10, 8)).save(tmp_path / "masks" / other)
+        with pytest.raises(InputError, match="are masks of the same name; keep one"):
+            find_frames(tmp_path)
+        (tmp_path / "masks" / other).unlink()
+    assert len(find_frames(tmp_path)) == 1

@@ -14,7 +14,7 @@ from PIL import Image
 from nnunet_octreenca.datasets.classes import Classes
 from nnunet_octreenca.datasets.peso import OPTIONS, convert_peso
 from nnunet_octreenca.datasets.raw_dataset import Converted
-from nnunet_octreenca.datasets.slides import SlideOptions, convert_slides, place
+from nnunet_octreenca.datasets.slides import SlideOptions, convert_slides, find_pairs, place
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
@@ -349,3 +349,36 @@ def test_masks_lie_on_the_slide_as_it_is_shown(tmp_path, code, ending, polygons)
     difference = turned[code][y : y + 48, x : x + 48] - patch.astype(float)
     assert np.abs(difference).mean() < (20 if ending == "jpg" else 1e-9)
     assert sum(f"orientation {code} says" in note for note in done.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("slide [1].png", "slide [1].png"),
+        ("slide [!a]*?.tif", "slide [!a]*?.geojson"),
+        ("b\u00e4r 3.1.png", "ba\u0308r 3.1.png"),
+        ("ba\u0308r.svs", "b\u00e4r.tif"),
+        ("a.b.ome.tif", "a.b.png"),
+        ("a.OME.TIF", "a.ome.tif"),
+        ("\u0645\u0631\u062d\u0628\u0627.png", "\u0645\u0631\u062d\u0628\u0627.PNG"),
+    ],
+)
+def test_slides_and_masks_pair_by_name(tmp_path, image, mask):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in (image, "other.png"):
+        (tmp_path / "images" / name).touch()
+    for name in (mask, "other.png", f".{mask}", "notes.txt"):
+        (tmp_path / "masks" / name).touch()
+    pairs = {pair.image.name: pair for pair in find_pairs(tmp_path)}
+    assert pairs[image].mask == tmp_path / "masks" / mask
+    assert pairs["other.png"].mask == tmp_path / "masks" / "other.png"
+
+
+def test_names_that_only_their_bytes_tell_apart_are_refused(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for name in ("b\u00e4r.png", "ba\u0308r.png"):
+            (tmp_path / folder / name).touch()
+    with pytest.raises(InputError, match=r"occurs twice .*; keep one of each"):
+        find_pairs(tmp_path)

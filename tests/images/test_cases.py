@@ -6,6 +6,8 @@ from PIL import Image
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.cases import Case, list_cases
+from nnunet_octreenca.images.frames import frame_files
+from nnunet_octreenca.result_record import ResultRecord, overlay_path
 
 PIXELS = np.zeros((4, 5, 3), np.uint8)
 
@@ -168,3 +170,185 @@ def test_every_case_of_a_folder_can_be_opened(tmp_path):
         source = open_channels(case.files, channels=3)
         assert source.shape == (4, 5)
         source.close()
+
+
+def save(path, channels=3, seed=0):
+    """A picture of noise; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (4, 5, channels) if channels > 1 else (4, 5)
+    pixels = np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def record(folder, case, *outputs, kind="volume"):
+    """What a run leaves in its output folder."""
+    (folder / "overlays").mkdir(exist_ok=True)
+    text = ResultRecord(kind, outputs).png_text()
+    Image.new("RGB", (4, 4)).save(overlay_path(folder, case), pnginfo=text)
+    for name in outputs:
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["IMG_0001.JPG"], ["IMG_0001"]),
+        (["IMG_0001.JPG", "IMG_0002.JPG"], ["IMG_0001", "IMG_0002"]),
+        (["a_0000.png", "a_0001.png", "a_0002.png"], ["a_0000", "a_0001", "a_0002"]),
+        (["a_0000.tif", "a_0001.tif", "b_0000.tif"], ["a_0000", "a_0001", "b_0000"]),
+        (["a_0000.png", "b_0000.png"], ["a", "b"]),  # nnU-Net's, all channels in one file
+        (["IMG_0000.bmp"], ["IMG"]),
+        (["a_0000.png", "b.png"], ["a_0000", "b"]),
+    ],
+)
+def test_numbered_files_of_all_channels_are_cases(tmp_path, names, expected):
+    for name in names:
+        save(tmp_path / name)
+    cases = list_cases(tmp_path, 3)
+    assert [case.name for case in cases] == expected
+    assert all(len(case.files) == 1 for case in cases)
+
+
+def test_a_numbered_picture_of_all_channels_is_alone_when_named(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"IMG_{number:04d}.png")
+    assert found(tmp_path / "IMG_0000.png", 3) == {"IMG": ["IMG_0000.png"]}
+
+
+def test_grey_pictures_with_channel_numbers_are_channels(tmp_path):
+    names = [f"{case}_{channel:04d}.png" for case in "ab" for channel in range(3)]
+    for name in names:
+        save(tmp_path / name, channels=1)
+    assert found(tmp_path, 3) == {"a": names[:3], "b": names[3:]}
+    assert found(tmp_path / "b_0000.png", 3) == {"b": names[3:]}
+
+
+def test_numbered_videos_are_cases(folder):
+    path = folder("clip_0000.mp4", "clip_0001.mp4")
+    assert list(found(path, 3)) == ["clip_0000", "clip_0001"]
+
+
+def test_digits_of_other_scripts_are_no_channel_numbers(folder):
+    path = folder("a_٠٠٠٠.nii", "a_٠٠٠١.nii")
+    assert list(found(path, 2)) == ["a_٠٠٠٠", "a_٠٠٠١"]
+
+
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize(
+    ("names", "strays"),
+    [
+        (["a.nii.gz", "b.nii.gz"], ["preview.png"]),
+        (["a.mha", "b.mha", "c.mha"], ["p.jpg", "q.bmp"]),
+        (["a.mp4", "b.avi"], ["cover.jpg"]),
+        (["a.svs", "b.ndpi"], ["label.png"]),
+    ],
+)
+def test_pictures_that_are_fewer_are_left_out_and_counted(folder, names, strays, frames):
+    told = []
+    path = folder(*names, *strays, "notes.txt", "dataset.json")
+    cases = list_cases(path, 3, frames=frames, tell=told.append)
+    assert sorted(case.files[0].name for case in cases) == sorted(names)
+    (line,) = told
+    count = f"{len(strays)} picture{'s' * (len(strays) > 1)} ({strays[0]})"
+    assert line == f"{path}: {len(names)} cases; left out: {count}, 2 other files"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.nii.gz", "p.png"),
+        ("a.mp4", "1.png", "2.png", "3.png"),
+        ("a.nrrd", "b.svs", "p.png"),
+        ("a.nrrd", "b.nrrd", "c.mp4"),
+    ],
+)
+@pytest.mark.parametrize("frames", [False, True])
+def test_what_nobody_can_decide_is_refused(folder, names, frames):
+    with pytest.raises(InputError, match="different kinds of images"):
+        list_cases(folder(*names), 3, frames=frames)
+
+
+def test_a_preview_beside_folders(folder):
+    path = folder("v1/1.png", "v2/1.png", "cover.jpg", "texts/a.txt")
+    told = []
+    cases = list_cases(path, 3, frames=True, tell=told.append)
+    assert [case.name for case in cases] == ["v1", "v2"]
+    assert told == [f"{path}: 2 cases; left out: 1 picture (cover.jpg), 1 folder (texts)"]
+
+
+def test_dicom_beside_other_things(tmp_path):
+    write_series(tmp_path, np.zeros((3, 4, 5)))
+    save(tmp_path / "preview.png")
+    save(tmp_path / "more" / "1.png")
+    (tmp_path / "README.txt").touch()
+    told = []
+    (case,) = list_cases(tmp_path, 1, frames=True, tell=told.append)
+    assert case == Case(tmp_path.name, (tmp_path,))
+    assert told == [
+        f"{tmp_path}: DICOM, 3 files; left out: 1 picture (preview.png), 1 folder (more), "
+        f"1 other file"
+    ]
+    (tmp_path / "a.nii.gz").touch()
+    with pytest.raises(InputError, match=r"different kinds of images \(3 DICOM, .*1 volume"):
+        list_cases(tmp_path, 1)
+
+
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("out", ["out", ".", "results/today"])
+def test_results_of_a_run_before_are_no_cases(folder, out, frames):
+    path = folder("a_0000.nii.gz", "b_0000.nii.gz")
+    output = path / out
+    output.mkdir(parents=True, exist_ok=True)
+    record(output, "a", "a.nii.gz", "a_frames", "a.ome.tif")
+    expected = {"a": ["a_0000.nii.gz"], "b": ["b_0000.nii.gz"]}
+    assert found(path, frames=frames, output=output) == expected
+    assert found(path, frames=frames, output=path / "other") == expected
+
+
+def test_a_run_that_was_interrupted_leaves_no_cases(folder):
+    path = folder("a_0000.nii.gz", "a.nii.gz", "b_0000.nii.gz")
+    assert list(found(path, output=path)) == ["a", "b"]
+    path = folder("videos/v/1.png", "videos/w/1.png", "videos/v_frames/1.png") / "videos"
+    assert list(found(path, 3, frames=True, output=path)) == ["v", "w"]
+    assert list(found(path, 3, frames=True, output=path / "out")) == ["v", "v_frames", "w"]
+
+
+def test_the_output_folder_is_no_video_of_its_own(folder):
+    path = folder("a.nii.gz", "b.nii.gz", "out/1.png", "out/2.png")
+    told = []
+    cases = list_cases(path, 1, frames=True, output=path / "out", tell=told.append)
+    assert [case.name for case in cases] == ["a", "b"]
+    assert told == [f"{path}: 2 cases; left out: 1 result of earlier runs"]
+
+
+def test_results_among_frames_are_no_frames(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.jpg")
+    record(tmp_path, "0", "0.png", "1.png", kind="picture")
+    assert found(tmp_path, 3, frames=True) == {tmp_path.name: [tmp_path.name]}
+    assert [file.name for file in frame_files(tmp_path)] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_folder_of_results_only_is_refused(tmp_path):
+    record(tmp_path, "a", "a.nii.gz", "a.ome.tif")
+    with pytest.raises(InputError, match="holds no image but 3 results of earlier runs; readable"):
+        list_cases(tmp_path, 1)
+
+
+@pytest.mark.parametrize("where", [".", "../here"])
+def test_a_folder_is_named_however_it_is_given(tmp_path, monkeypatch, where):
+    here = tmp_path / "here"
+    for number in range(2):
+        save(here / f"{number}.png")
+    monkeypatch.chdir(here)
+    assert [case.name for case in list_cases(where, 3, frames=True)] == ["here"]
+    (here / "below").mkdir()
+    monkeypatch.chdir(here / "below")
+    assert [case.name for case in list_cases("..", 3, frames=True)] == ["here"]
+
+
+@pytest.mark.parametrize("name", [".png", "..png", "...png"])
+def test_a_name_of_dots_stays_in_the_output_folder(folder, name):
+    path = folder(name)
+    (case,) = list_cases(path / name, 3)
+    assert case.name == name

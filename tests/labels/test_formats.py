@@ -5,6 +5,7 @@ import json
 import tracemalloc
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nnunet_octreenca.labels.formats import (
     FORMATS,
     LabelInfo,
     check_formats,
+    check_labels,
     default_formats,
     output_path,
     write,
@@ -337,3 +339,36 @@ def test_the_first_colours_are_told_apart_by_the_colour_blind():
         lab = rgb2lab(seen[None])[0]
         apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
         assert apart[~np.eye(len(lab), dtype=bool)].min() > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "extra", "expected"),
+    [
+        ("picture", (4, 5), {"image_path": Path("in/photo.JPG")}, ["photo.JPG"]),
+        ("picture", (4, 5), {"image_path": Path("bär [1].v2.bmp")}, ["bär [1].v2.bmp"]),
+        (
+            "video",
+            (3, 4, 5),
+            {"image_path": Path("clip"), "file_names": ["f_1.jpeg", "f_2.PNG", "f.3.tif"]},
+            ["f_1.jpeg", "f_2.PNG", "f.3.tif"],
+        ),
+        (
+            "video",
+            (2, 4, 5),
+            {"image_path": Path("clip.mp4")},
+            ["000000.png", "000001.png"],
+        ),
+    ],
+)
+def test_coco_names_the_files_that_were_segmented(tmp_path, kind, shape, extra, expected):
+    info = LabelInfo(names=NAMES, kind=kind, **extra)
+    path = write("coco.json", blobs(*shape), tmp_path / "a", info)
+    images = json.loads(path.read_text())["images"]
+    assert [image["file_name"] for image in images] == expected
+
+
+def test_frames_that_would_become_one_file_are_refused_first(tmp_path):
+    info = LabelInfo(names=NAMES, kind="video", file_names=["1.png", "2.png", "1.jpg"])
+    with pytest.raises(OutputError, match=r"1\.png and 1\.jpg would both become 1\.png"):
+        check_labels(["frames"], (3, 4, 5), tmp_path / "a", info)
+    check_labels(["coco.json"], (3, 4, 5), tmp_path / "a", info)
