@@ -127,6 +127,19 @@ def _pixels(path: str) -> NDArray[Any]:
         ) from error
 
 
+def stored_otherwise_than_shown(path: str) -> bool:
+    """Whether nnU-Net's own reader returns other pixels than a prediction is made from.
+
+    What cannot be read does not count; reading it says why.
+    """
+    try:
+        if path.lower().endswith((".tif", ".tiff")):
+            return samples_to_convert(path) is not None
+        return _orientation(path) != orientation.STORED
+    except Exception:
+        return False
+
+
 def labels_as_shown(labels: NDArray[Any], path: str) -> NDArray[Any]:
     """Labels (1, 1, y, x) that nnU-Net read from a picture, turned as its image is."""
     return orientation.turned(labels, _orientation(path))

@@ -27,6 +27,7 @@ from nnunet_octreenca.integration.foreground_sampling import sample_foreground_l
 from nnunet_octreenca.integration.image_reader import (
     labels_as_shown,
     read_natural_images,
+    stored_otherwise_than_shown,
     unlimited_pillow,
 )
 from nnunet_octreenca.preprocessing.crop import (
@@ -82,13 +83,14 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         reader = plans_manager.image_reader_writer_class()
         schemes = set(configuration_manager.normalization_schemes)
         with unlimited_pillow():
+            natural = type(reader) is NaturalImage2DIO
+            ours = natural and (
+                schemes <= _ORDERLESS or any(map(stored_otherwise_than_shown, image_files))
+            )
+            data, properties = (read_natural_images if ours else reader.read_images)(image_files)
             seg = None if seg_file is None else reader.read_seg(seg_file)[0]
-            if type(reader) is NaturalImage2DIO and schemes <= _ORDERLESS:
-                data, properties = read_natural_images(image_files)
-                if seg is not None and seg_file is not None:
-                    seg = labels_as_shown(seg, seg_file)
-            else:
-                data, properties = reader.read_images(image_files)
+            if natural and seg is not None and seg_file is not None:
+                seg = labels_as_shown(seg, seg_file)
         if self.verbose:
             print(seg_file)
         return self._run_in_place(

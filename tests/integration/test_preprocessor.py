@@ -15,7 +15,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.integration.planner import OctreeNCAPlanner
@@ -202,6 +202,36 @@ def test_truncated_image(managers, tmp_path):
     plans, configuration = managers((16, 16), 3, "NaturalImage2DIO", "RGBTo01Normalization")
     with pytest.raises(InputError, match=r"a_0000\.png cannot be read"):
         OctreeNCAPreprocessor().run_case([path], None, plans, configuration, {"labels": LABELS})
+
+
+@pytest.mark.parametrize("scheme", ["RGBTo01Normalization", "ZScoreNormalization"])
+@pytest.mark.parametrize("code", [2, 3, 6, 8])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_pictures_are_seen_as_viewers_show_them(managers, tmp_path, scheme, code, tagged):
+    """The mask lies on the shown picture, or is stored and tagged as the picture is."""
+    tags = Image.Exif()
+    tags[0x0112] = code
+    results = []
+    stored = [RANDOM.integers(1, 255, (20, 27, 3)), blob((20, 27), 3)]
+    plans, configuration = managers((16, 16), 3, "NaturalImage2DIO", scheme)
+    for turned in (False, True):
+        paths = []
+        for name, pixels in zip(("a_0000", "a"), stored, strict=True):
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.getexif()[0x0112] = code
+            path = tmp_path / f"{name}.png"
+            if turned and (tagged or name != "a"):
+                Image.fromarray(pixels.astype(np.uint8)).save(path, exif=tags)
+            else:
+                ImageOps.exif_transpose(image).save(path)
+            paths.append(str(path))
+        results.append(
+            OctreeNCAPreprocessor(verbose=False).run_case(
+                paths[:1], paths[1], plans, configuration, {"labels": LABELS}
+            )
+        )
+    np.testing.assert_allclose(results[1][0], results[0][0], atol=1e-5)
+    np.testing.assert_array_equal(results[1][1], results[0][1])
 
 
 def test_description_in_a_file(managers, tmp_path):
