@@ -352,3 +352,9 @@ def test_a_name_of_dots_stays_in_the_output_folder(folder, name):
     path = folder(name)
     (case,) = list_cases(path / name, 3)
     assert case.name == name
+
+
+def test_a_link_to_nowhere_is_not_dropped(folder):
+    path = folder("a.nii.gz", "notes.txt")
+    (path / "b.nii.gz").symlink_to(path / "unmounted" / "b.nii.gz")
+    assert list(found(path)) == ["a", "b"]
