@@ -208,14 +208,19 @@ class _Listing:
 def _unrecorded(entries: Sequence[Path]) -> set[str]:
     """Results in the folder of their images that an interrupted run left without a picture.
 
-    These are X_frames beside X, and X.nii.gz beside X_0000.nii.gz.
+    These are X_frames and X_overlay.mp4 beside X, and X.nii.gz beside X_0000.nii.gz.
     """
     stems = {_stem(entry.name) for entry in entries}
-    found = {e.name for e in entries if e.is_dir() and e.name.removesuffix("_frames") in stems}
-    found = {name for name in found if name.endswith("_frames")}
+    found = set()
     for entry in entries:
-        if kind_of(entry) == "volume" and f"{_stem(entry.name)}_0000" in stems:
-            found.add(entry.name)
+        name = entry.name
+        of_video = any(
+            name.endswith(ending) and name.removesuffix(ending) in stems
+            for ending in ("_frames", "_overlay.mp4")
+        )
+        of_channels = kind_of(entry) == "volume" and f"{_stem(name)}_0000" in stems
+        if of_video or of_channels:
+            found.add(name)
     return found
 
 
