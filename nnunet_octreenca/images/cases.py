@@ -110,22 +110,24 @@ class _Listing:
             (entry for entry in path.iterdir() if entry.name[0] != "."),
             key=lambda entry: natural_order(entry.name),
         )
-        same = output is not None and output.resolve() == path.resolve()
+        target = None if output is None else output.resolve()
         recorded = recorded_results(path)
-        if same:
+        if target == path.resolve():
             recorded |= _unrecorded(entries)
         self._results: list[Path] = []
         self._entries: list[Path] = []
         for entry in entries:
-            own = entry.name in recorded or is_overlay_folder(entry)
-            if own or (output is not None and entry.resolve() == output.resolve()):
+            folder = entry.is_dir()
+            own = entry.name in recorded or (folder and is_overlay_folder(entry))
+            if own or (folder and target is not None and entry.resolve() == target):
                 self._results.append(entry)
             else:
                 self._entries.append(entry)
         self.path = path
-        self.files = [entry for entry in self._entries if entry.is_file()]
-        self._left_out = [file for file in self.files if not _may_be_image(file)]
-        self.files = [file for file in self.files if file not in set(self._left_out)]
+        # A link to nowhere stays a case, which fails with its name; else it would be missed.
+        files = [entry for entry in self._entries if not entry.is_dir()]
+        self.files = [file for file in files if _may_be_image(file)]
+        self._left_out = [file for file in files if not _may_be_image(file)]
 
     def leave_out(self, entries: Iterable[Path]) -> None:
         """Count what is no case."""
@@ -137,12 +139,13 @@ class _Listing:
         Raises:
             InputError: there are other volumes, slides or videos too, or as many pictures.
         """
-        dicom = {file for file in dicom_files(self.path) if file in set(self.files)}
+        dicom = set(dicom_files(self.path)).intersection(self.files)
         dicom = {file for file in dicom if kind_of(file) in (None, "volume")}
         if not dicom:
             return dicom
         damaged = {file for file in self.files if file.suffix.lower() in (".dcm", ".ima")}
-        others = [file for file in self.files if file not in dicom | damaged]
+        series = dicom | damaged
+        others = [file for file in self.files if file not in series]
         images = [file for file in others if kind_of(file)]
         pictures = [file for file in images if kind_of(file) == "picture"]
         if len(pictures) < len(images) or len(pictures) >= len(dicom):
@@ -155,15 +158,15 @@ class _Listing:
                     f"{self.path} holds different kinds of images ({len(dicom)} DICOM, "
                     f"{_kinds(images)}); give a folder of one"
                 )
-        return dicom | damaged
+        return series
 
     def folders(self, frames: bool) -> list[Path]:
         """The folders that are cases; the others are left out."""
         folders = [entry for entry in self._entries if entry.is_dir()]
         slides = {file.stem for file in self.files if file.suffix.lower() == ".mrxs"}
-        cases = [f for f in folders if f.name not in slides and _is_case(f, frames)]
-        self.leave_out(f for f in folders if f.name not in slides and f not in set(cases))
-        return cases
+        cases = {f: _is_case(f, frames) for f in folders if f.name not in slides}
+        self.leave_out(folder for folder, is_case in cases.items() if not is_case)
+        return [folder for folder, is_case in cases.items() if is_case]
 
     def images(self, folders: Sequence[Path]) -> list[Path]:
         """The images, without pictures that are fewer than the others and than the folders."""
@@ -174,7 +177,7 @@ class _Listing:
         others += folders
         if pictures and len(pictures) < len(others):
             self.leave_out(pictures)
-            images = [file for file in images if file not in set(pictures)]
+            images = [file for file in images if kind_of(file) != "picture"]
         return images
 
     def left_out(self) -> str:
@@ -205,14 +208,19 @@ class _Listing:
 def _unrecorded(entries: Sequence[Path]) -> set[str]:
     """Results in the folder of their images that an interrupted run left without a picture.
 
-    These are X_frames beside X, and X.nii.gz beside X_0000.nii.gz.
+    These are X_frames and X_overlay.mp4 beside X, and X.nii.gz beside X_0000.nii.gz.
     """
     stems = {_stem(entry.name) for entry in entries}
-    found = {e.name for e in entries if e.is_dir() and e.name.removesuffix("_frames") in stems}
-    found = {name for name in found if name.endswith("_frames")}
+    found = set()
     for entry in entries:
-        if kind_of(entry) == "volume" and f"{_stem(entry.name)}_0000" in stems:
-            found.add(entry.name)
+        name = entry.name
+        of_video = any(
+            name.endswith(ending) and name.removesuffix(ending) in stems
+            for ending in ("_frames", "_overlay.mp4")
+        )
+        of_channels = kind_of(entry) == "volume" and f"{_stem(name)}_0000" in stems
+        if of_video or of_channels:
+            found.add(name)
     return found
 
 

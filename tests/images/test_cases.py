@@ -306,8 +306,11 @@ def test_results_of_a_run_before_are_no_cases(folder, out, frames):
 
 
 def test_a_run_that_was_interrupted_leaves_no_cases(folder):
-    path = folder("a_0000.nii.gz", "a.nii.gz", "b_0000.nii.gz")
+    path = folder("in/a_0000.nii.gz", "in/a.nii.gz", "in/b_0000.nii.gz") / "in"
     assert list(found(path, output=path)) == ["a", "b"]
+    path = folder("films/a.mp4", "films/a_overlay.mp4", "films/b_overlay.mp4") / "films"
+    assert list(found(path, 3, output=path)) == ["a", "b_overlay"]
+    assert list(found(path, 3, output=path / "out")) == ["a", "a_overlay", "b_overlay"]
     path = folder("videos/v/1.png", "videos/w/1.png", "videos/v_frames/1.png") / "videos"
     assert list(found(path, 3, frames=True, output=path)) == ["v", "w"]
     assert list(found(path, 3, frames=True, output=path / "out")) == ["v", "v_frames", "w"]
@@ -352,3 +355,9 @@ def test_a_name_of_dots_stays_in_the_output_folder(folder, name):
     path = folder(name)
     (case,) = list_cases(path / name, 3)
     assert case.name == name
+
+
+def test_a_link_to_nowhere_is_not_dropped(folder):
+    path = folder("a.nii.gz", "notes.txt")
+    (path / "b.nii.gz").symlink_to(path / "unmounted" / "b.nii.gz")
+    assert list(found(path)) == ["a", "b"]
