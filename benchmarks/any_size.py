@@ -1,4 +1,4 @@
-"""Images of any size, from the file to the file: memory, time, and the same labels.
+"""Images of any size, from disk to disk: memory, time, and the same labels.
 
     python benchmarks/any_size.py --json > docs/results/any_size.json
     python benchmarks/any_size.py --only video --only ct

@@ -1,4 +1,4 @@
-"""Real images whole: trained for minutes, held-out images from the file to the file.
+"""Real images whole: trained for minutes, held-out images from disk to disk.
 
     python benchmarks/real_images.py vessels --minutes 15 --json
     python benchmarks/real_images.py surgery --minutes 15

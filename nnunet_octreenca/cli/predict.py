@@ -1,4 +1,4 @@
-"""`nnunet_octreenca predict`: slides, videos and volumes of any size, from the file to the file."""
+"""`nnunet_octreenca predict`: images of any size, streamed from disk to disk."""
 
 import argparse
 import signal
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nnunet_octreenca.images.cases import Case
     from nnunet_octreenca.prediction.folder import Run
 
-HELP = "segment images of any size, streamed from the file to the file"
+HELP = "segment images of any size, streamed from disk to disk"
 EXAMPLE = """\
 examples:
   nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT --mpp 0.48
@@ -45,19 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("-p", default="nnUNetOctreeNCAPlans", metavar="PLANS", help="with -d")
     where.add_argument("-c", metavar="CONFIGURATION", help="with -d: 2d, 3d_fullres, ...")
     where.add_argument(
-        "-f", nargs="+", metavar="FOLD", help="folds; their mean is taken (default: all trained)"
+        "-f", nargs="+", metavar="FOLD", help="folds to ensemble (default: all trained)"
     )
     where.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: final)"
     )
     files = parser.add_argument_group("images and results")
-    files.add_argument("-i", required=True, metavar="IN", help="a file, or a folder of cases")
+    files.add_argument("-i", required=True, metavar="IN", help="image file, or folder of cases")
     files.add_argument("-o", required=True, metavar="OUT", help="folder for the results")
     files.add_argument("--formats", nargs="+", metavar="FORMAT", help="see below")
     files.add_argument(
         "--mpp",
         type=float,
-        help="microns per pixel to read slides at: the level that has it, or a finer one averaged",
+        help="microns per pixel to read slides at: the matching level, or a finer one averaged",
     )
     files.add_argument(
         "--series",
@@ -65,33 +65,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="SeriesInstanceUID to read, of folders that hold several DICOM series",
     )
     exists = files.add_mutually_exclusive_group()
-    exists.add_argument("--overwrite", action="store_true", help="replace results")
+    exists.add_argument("--overwrite", action="store_true", help="replace existing results")
     exists.add_argument(
         "--continue",
         dest="resume",
         action="store_true",
         help="leave out cases that are finished, and write only results that are missing",
     )
-    files.add_argument("--report", metavar="FILE", help="write a JSON file about the run")
+    files.add_argument("--report", metavar="FILE", help="write a JSON report of the run")
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--disable_tta", action="store_true", help="no mirrored copies: 4 to 8 x faster"
+        "--disable_tta",
+        action="store_true",
+        help="disable mirroring (test-time augmentation): 4 to 8 x faster",
     )
     how.add_argument(
         "--seeds",
         type=int,
         nargs="+",
         metavar="SEED",
-        help="of the fire draws; of several the mean is taken (default: the plans')",
+        help="seeds of the fire draws; logits are averaged over them (default: the plans')",
     )
     how.add_argument(
         "--tissue",
         action="store_true",
-        help="leave out bands of a slide without tissue; their label is 0 (changes the result)",
+        help="skip bands of a slide without tissue; their label is 0 (changes the result)",
     )
-    how.add_argument("--memory", metavar="SIZE", help="to be used in all, e.g. 4G (default: free)")
+    how.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory limit of the process, e.g. 4G (default: what is free)",
+    )
     how.add_argument("--precision", choices=("float32", "float16"), default="float32",
-                     help="of the states; float16 halves them and changes some labels")  # fmt: skip
+                     help="of the states; float16 halves their memory and changes some labels")  # fmt: skip
     how.add_argument("--band", type=int, metavar="N", help="rows or planes read at a time")
     how.add_argument("-device", help="cuda, cpu or mps (default: cuda if there is one, else cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="processor threads")
