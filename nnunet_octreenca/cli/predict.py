@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="memory limit of the process, e.g. 4G (default: what is free)",
     )
     how.add_argument("--precision", choices=("float32", "float16"), default="float32",
-                     help="of the states; float16 halves their memory and changes some labels")  # fmt: skip
+                     help="of the states; float16 halves them and changes some labels")  # fmt: skip
     how.add_argument("--band", type=int, metavar="N", help="rows or planes read at a time")
     how.add_argument("-device", help="cuda, cpu or mps (default: cuda if there is one, else cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="processor threads")
