@@ -62,13 +62,14 @@ class Ensemble:
     Raises:
         ValueError: no members, or `band_rows` below 1.
 
-    >>> import numpy as np
-    >>> from nnunet_octreenca import ArraySource, Ensemble, OctreeNCA
-    >>> network = OctreeNCA(3, 2, dimension=2, factors=[[2, 2]] * 2, steps=[4, 4, 8])
-    >>> ensemble = Ensemble([(network, 0), (network, 1)], band_rows=16)
-    >>> image = ArraySource(np.ones((3, 40, 24), np.float32))
-    >>> [(first, labels.shape) for first, labels in ensemble.segment(image)][:2]
-    [(0, (16, 24)), (16, (16, 24))]
+    Examples:
+        >>> import numpy as np
+        >>> from nnunet_octreenca import ArraySource, Ensemble, OctreeNCA
+        >>> network = OctreeNCA(3, 2, dimension=2, factors=[[2, 2]] * 2, steps=[4, 4, 8])
+        >>> ensemble = Ensemble([(network, 0), (network, 1)], band_rows=16)
+        >>> image = ArraySource(np.ones((3, 40, 24), np.float32))
+        >>> [(first, labels.shape) for first, labels in ensemble.segment(image)][:2]
+        [(0, (16, 24)), (16, (16, 24))]
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class Ensemble:
         """Mean logits of an image as the networks take it.
 
         Args:
-            image, progress: as for `segment`.
+            image: as for `segment`.
+            progress: as for `segment`.
             tissue: leave out bands without tissue, which get logits in favour of label 0.
 
         Yields:

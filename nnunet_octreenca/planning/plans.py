@@ -54,14 +54,15 @@ def extend_plans(
         PlansError: `plans` is not a plans file, a setting cannot be used, or nothing fits the
             memory target.
 
-    >>> stock = {"configurations": {"2d": {"median_image_size_in_voxels": [320, 320]}}}
-    >>> plans = extend_plans(
-    ...     stock, input_channels=3, num_classes=2, foreground_labels=1, has_regions=False
-    ... )
-    >>> plans["configurations"]["2d"]["patch_size"]
-    [320, 320]
-    >>> plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["steps"]
-    [10, 10, 10, 10, 20]
+    Examples:
+        >>> stock = {"configurations": {"2d": {"median_image_size_in_voxels": [320, 320]}}}
+        >>> plans = extend_plans(
+        ...     stock, input_channels=3, num_classes=2, foreground_labels=1, has_regions=False
+        ... )
+        >>> plans["configurations"]["2d"]["patch_size"]
+        [320, 320]
+        >>> plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["steps"]
+        [10, 10, 10, 10, 20]
     """
     if not isinstance(plans.get("configurations"), Mapping) or not plans["configurations"]:
         raise PlansError(

@@ -175,12 +175,13 @@ def predict(
         OctreeNCAError, OSError, MemoryError: what a single case failed with; no result is half
             written.
 
-    >>> run = predict("image.png", "results", "model", mirror=False, overwrite=True)
-    >>> run.done[0].kind, run.done[0].shape
-    ('picture', [48, 40])
-    >>> from pathlib import Path
-    >>> [Path(path).name for path in run.done[0].outputs]
-    ['image.png', 'image_overlay.png']
+    Examples:
+        >>> run = predict("image.png", "results", "model", mirror=False, overwrite=True)
+        >>> run.done[0].kind, run.done[0].shape
+        ('picture', [48, 40])
+        >>> from pathlib import Path
+        >>> [Path(path).name for path in run.done[0].outputs]
+        ['image.png', 'image_overlay.png']
     """
     options = Options(
         mirror=mirror,

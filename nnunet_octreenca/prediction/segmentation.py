@@ -161,9 +161,10 @@ def segment_file(
         OutOfMemoryError: the image does not fit even in the smallest bands.
         EnvironmentMismatchError: the library that reads such files is not installed.
 
-    >>> labels = segment_file("image.png", "model", mirror=False)
-    >>> labels.shape, labels.dtype
-    ((48, 40), dtype('uint8'))
+    Examples:
+        >>> labels = segment_file("image.png", "model", mirror=False)
+        >>> labels.shape, labels.dtype
+        ((48, 40), dtype('uint8'))
     """
     options = Options(
         mirror=mirror,
