@@ -154,7 +154,7 @@ def labels_of(path: Path) -> np.ndarray:
 
 def slide(path: Path, seed: int = 0) -> None:
     """A slide of 0.25 micrometres a pixel with two levels."""
-    image = picture(300, 260, seed=seed)
+    image = picture(960, 800, seed=seed)
     write_pyramid(path, [image, halved(image)], mpp=0.25)
 
 
@@ -166,13 +166,13 @@ def slide_folder(folder: Path, mask: Callable[[Path], None]) -> None:
 
 
 def tiff_mask(stem: Path) -> None:
-    labels = np.zeros((300, 260), np.uint8)
-    labels[60:200, 50:190] = 1
+    labels = np.zeros((960, 800), np.uint8)
+    labels[200:700, 150:650] = 1
     write_pyramid(stem.with_suffix(".tif"), [labels])
 
 
 def geojson_mask(stem: Path) -> None:
-    ring = [[50, 60], [190, 60], [190, 200], [50, 200], [50, 60]]
+    ring = [[150, 200], [650, 200], [650, 700], [150, 700], [150, 200]]
     feature = {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
