@@ -1,6 +1,6 @@
 """Is a video file whole? What its container says of its own length, which FFmpeg does not check."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from os import SEEK_END
 from pathlib import Path
 from typing import IO, Any
@@ -63,18 +63,18 @@ def _require_matroska(path: Path, file: IO[bytes], size: int, track: int) -> Non
             number, _ = _number(data(8))
             frames += number == track
 
-    for position in _elements(file, size, count):
-        if position is not None:
-            raise InputError(
-                f"{path} is truncated or damaged after {frames} frames (frame {frames}), at byte "
-                f"{position} of {size}"
-            )
+    position = _first_fault(file, size, count)
+    if position is not None:
+        raise InputError(
+            f"{path} is truncated or damaged after {frames} frames (frame {frames}), at byte "
+            f"{position} of {size}"
+        )
 
 
-def _elements(
+def _first_fault(
     file: IO[bytes], size: int, tell: Callable[[int, Callable[[int], bytes]], None]
-) -> Iterator[int | None]:
-    """Walk over elements; yields the position of one that cannot be, or lies beyond the end."""
+) -> int | None:
+    """Walk over elements: the position of the first that cannot be, or lies beyond the end."""
     position = 0
     while position < size:
         file.seek(position)
@@ -82,14 +82,12 @@ def _elements(
         element, width = _number(head, keep_marker=True)
         length, more = _number(head[width:]) if width else (0, 0)
         if not width or width > 4 or not more:
-            yield position
-            return
+            return position
         begin = position + width + more
         open_ended = length == (1 << 7 * more) - 1
         inside = element in (_SEGMENT, _CLUSTER, _BLOCK_GROUP)
         if (open_ended and not inside) or (not open_ended and begin + length > size):
-            yield position
-            return
+            return position
 
         def data(count: int, begin: int = begin) -> bytes:
             file.seek(begin)
@@ -97,7 +95,7 @@ def _elements(
 
         tell(element, data)
         position = begin if inside else begin + length
-    yield None
+    return None
 
 
 def _number(data: bytes, *, keep_marker: bool = False) -> tuple[int, int]:
