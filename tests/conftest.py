@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,14 +110,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _group(nodeid: str) -> str:
+    """What stays in one process with `-n`: a module, and all tests of nnU-Net's commands."""
+    return "integration" if nodeid.startswith("tests/integration/") else nodeid.split("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With `-n`, deal the tests to the processes group by group, in the order collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --nightly, more sizes of what is tested anyway are deselected."""
-    if config.getoption("--nightly"):
-        return
-    nightly = [item for item in items if "nightly" in item.keywords]
-    if nightly:
-        config.hook.pytest_deselected(items=nightly)
-        items[:] = [item for item in items if "nightly" not in item.keywords]
+    """Deselect `nightly` tests without --nightly; with `-n`, groups with slow tests come first.
+
+    A long group that started last would leave the other processes idle.
+    """
+    if not config.getoption("--nightly"):
+        nightly = [item for item in items if "nightly" in item.keywords]
+        if nightly:
+            config.hook.pytest_deselected(items=nightly)
+            items[:] = [item for item in items if "nightly" not in item.keywords]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = Counter(_group(item.nodeid) for item in items if "slow" in item.keywords)
+        items.sort(key=lambda item: -slow[_group(item.nodeid)])
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -49,14 +50,18 @@ def look_up(trainer: str, **environment: str) -> dict:
 
 
 @pytest.fixture
-def unregistered():
-    """No registration during the test, afterwards what there was before."""
-    before = [shim for shim in register.shims() if shim.state != "missing"]
-    register.unregister()
-    yield
-    register.unregister()
-    if before:
-        register.register()
+def unregistered(tmp_path, monkeypatch):
+    """A copy of nnU-Net without our shims, for this process and its children.
+
+    The installed one is left alone: other tests may be using it at this moment.
+    """
+    copy = tmp_path / "nnunetv2"
+    ours = [shim.target.name for shim in register.shims()]
+    ignored = shutil.ignore_patterns("__pycache__", *ours)
+    shutil.copytree(register.nnunet_folder(), copy, ignore=ignored)
+    monkeypatch.setattr(register, "nnunet_folder", lambda: copy)
+    path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ LANGUAGES = {"bash", "python", "json", "text"}
 README_COMMANDS = (
     "python3 -m venv .venv && . .venv/bin/activate && pip install . && nnunet_octreenca demo",
     'python3 -m venv .venv && . .venv/bin/activate && pip install ".[test]" && '
-    "nnunet_octreenca register && pytest",
+    "nnunet_octreenca register && pytest -n 2",
 )
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
