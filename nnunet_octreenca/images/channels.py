@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ImageSource
 
@@ -48,7 +47,7 @@ class ChannelStack:
         notes = tuple(note for source in self._sources for note in source.info.notes)
         self.info = replace(first.info, kept_bytes=kept, notes=notes)
 
-    def read(self, first: int, end: int) -> NDArray[Any]:
+    def read(self, first: int, end: int) -> Pixels:
         """The band of all channels, as `ImageSource.read` has it.
 
         Raises:

@@ -3,17 +3,21 @@
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.dicom_file import frames_of, transfer_syntax
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_planes import Plane
 from nnunet_octreenca.images.dicom_series import DicomStack
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _GREY = ("MONOCHROME1", "MONOCHROME2", "")
 # The images that ITK decodes for us carry neither slope nor table: grey words and bytes.
@@ -22,7 +26,7 @@ _RUN_LENGTHS = "1.2.840.10008.1.2.5"
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.int32)
 
 
-def read_voxels(path: Path, stack: DicomStack) -> NDArray[Any]:
+def read_voxels(path: Path, stack: DicomStack) -> Pixels:
     """The voxels of a stack: (1, z, y, x), or (3, z, y, x) of colours.
 
     A value is stored x slope + intercept, computed in double precision and rounded once: integers
@@ -69,10 +73,11 @@ def read_voxels(path: Path, stack: DicomStack) -> NDArray[Any]:
     return voxels
 
 
-def _whole(file: Path) -> Any:
+def _whole(file: Path) -> "Dataset":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return import_optional("pydicom", "dicom").dcmread(file, force=True)
+        dataset: Dataset = import_optional("pydicom", "dicom").dcmread(file, force=True)
+    return dataset
 
 
 def _dtype(stack: DicomStack) -> DTypeLike:
@@ -103,7 +108,7 @@ def _rescale(plane: Plane) -> tuple[float, float]:
     )
 
 
-def _values(stored: NDArray[Any], plane: Plane, dataset: Any, dtype: np.dtype) -> NDArray[Any]:
+def _values(stored: Pixels, plane: Plane, dataset: "Dataset", dtype: np.dtype) -> Pixels:
     if "ModalityLUTSequence" in dataset:
         pixels = import_optional("pydicom.pixels", "dicom")
         return np.asarray(pixels.apply_modality_lut(stored, dataset), dtype)
@@ -113,7 +118,7 @@ def _values(stored: NDArray[Any], plane: Plane, dataset: Any, dtype: np.dtype) -
     return (stored.astype(np.float64) * slope + intercept).astype(dtype)
 
 
-def _stored(file: Path, dataset: Any) -> NDArray[Any]:
+def _stored(file: Path, dataset: "Dataset") -> Pixels:
     """Stored values (frame, y, x), signed as the header says, without bits of anything else."""
     for keyword, kind in (("FloatPixelData", "f4"), ("DoubleFloatPixelData", "f8")):
         if keyword in dataset:
@@ -139,7 +144,7 @@ def _stored(file: Path, dataset: Any) -> NDArray[Any]:
     return _cut(words, bits, high, signed)
 
 
-def _cut(words: NDArray[Any], bits: int, high: int, signed: bool) -> NDArray[Any]:
+def _cut(words: Pixels, bits: int, high: int, signed: bool) -> Pixels:
     """The bits up to `high` of unsigned words, of which others may hold overlays or rubbish."""
     allocated = 8 * words.itemsize
     if bits < allocated:
@@ -150,7 +155,7 @@ def _cut(words: NDArray[Any], bits: int, high: int, signed: bool) -> NDArray[Any
     return words >> np.array(allocated - bits, words.dtype) if bits < allocated else words
 
 
-def _native(file: Path, dataset: Any, data: bytes, kind: np.dtype) -> NDArray[Any]:
+def _native(file: Path, dataset: "Dataset", data: bytes, kind: np.dtype) -> Pixels:
     syntax = transfer_syntax(dataset)
     kind = kind.newbyteorder("<" if syntax.is_little_endian else ">")
     shape = (frames_of(dataset), int(dataset.Rows), int(dataset.Columns))
@@ -164,7 +169,7 @@ def _native(file: Path, dataset: Any, data: bytes, kind: np.dtype) -> NDArray[An
     return pixels.astype(kind.newbyteorder("="), copy=False)
 
 
-def _decoded(dataset: Any) -> NDArray[Any]:
+def _decoded(dataset: "Dataset") -> Pixels:
     """Compressed values (frame, y, x), by pydicom's decoders or else by ITK's."""
     shape = (frames_of(dataset), int(dataset.Rows), int(dataset.Columns))
     syntax = transfer_syntax(dataset)
@@ -178,7 +183,7 @@ def _decoded(dataset: Any) -> NDArray[Any]:
     return _decoded_by_itk(dataset).reshape(shape)
 
 
-def _decoded_by_itk(dataset: Any) -> NDArray[Any]:
+def _decoded_by_itk(dataset: "Dataset") -> Pixels:
     """From a copy without anything that ITK would apply: slopes, tables, kinds of images."""
     import SimpleITK as sitk
 
@@ -207,7 +212,7 @@ def _decoded_by_itk(dataset: Any) -> NDArray[Any]:
         return np.asarray(sitk.GetArrayFromImage(reader.Execute()))
 
 
-def _colours(file: Path, dataset: Any) -> NDArray[Any]:
+def _colours(file: Path, dataset: "Dataset") -> Pixels:
     """RGB (frame, 3, y, x)."""
     pixels = import_optional("pydicom.pixels", "dicom")
     with warnings.catch_warnings():

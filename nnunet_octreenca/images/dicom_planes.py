@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.dicom_file import first_line, frames_of
 from nnunet_octreenca.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 # In the order in which they are looked for; mm, (row, column).
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -38,8 +41,8 @@ class Plane:
     spacing: tuple[float, float] | None
     slope: float | None
     intercept: float | None
-    alike: dict[str, Any]
-    apart: dict[str, Any]
+    alike: dict[str, str]
+    apart: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -77,7 +80,7 @@ _APART = {
 }
 
 
-def planes_of(path: Path, header: Any) -> list[Plane]:
+def planes_of(path: Path, header: "Dataset") -> list[Plane]:
     """The planes of an image file in the order in which it stores them.
 
     Raises:
@@ -108,7 +111,7 @@ def planes_of(path: Path, header: Any) -> list[Plane]:
 class _Attributes:
     """An image's attributes as one frame has them: its own group, the shared one, the file's."""
 
-    def __init__(self, header: Any, shared: Any, own: Any) -> None:
+    def __init__(self, header: "Dataset", shared: "Dataset | None", own: "Dataset | None") -> None:
         self._header, self._groups = header, [group for group in (own, shared) if group is not None]
 
     def get(self, keyword: str, sequence: str = "") -> Any:
@@ -119,7 +122,13 @@ class _Attributes:
         return self._header.get(keyword)
 
 
-def _plane(path: Path, frame: int | None, header: Any, shared: Any, own: Any) -> Plane:
+def _plane(
+    path: Path,
+    frame: int | None,
+    header: "Dataset",
+    shared: "Dataset | None",
+    own: "Dataset | None",
+) -> Plane:
     attributes = _Attributes(header, shared, own)
     position = _numbers(attributes.get("ImagePositionPatient", "PlanePositionSequence"), 3)
     cosines = _numbers(attributes.get("ImageOrientationPatient", "PlaneOrientationSequence"), 6)
@@ -152,7 +161,7 @@ def _plane(path: Path, frame: int | None, header: Any, shared: Any, own: Any) ->
     return Plane(path, frame, shape, position, axes, spacing, slope, intercept, alike, apart)
 
 
-def _stack(path: Path, header: Any, count: int) -> list[Plane]:
+def _stack(path: Path, header: "Dataset", count: int) -> list[Plane]:
     """Frames without groups of their own; dose and nuclear medicine say where they lie."""
     offsets: NDArray[np.float64] | None
     first = _plane(path, 0, header, None, (header.get("DetectorInformationSequence") or [None])[0])

@@ -8,15 +8,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.dicom_file import dicom_files, kind_of_header, not_dicom, read_header
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_planes import Plane, planes_of
 from nnunet_octreenca.images.file_kinds import content_of
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 # Between two slices the distance may differ from the usual one by this share, or by what rounding
 # of positions to a tenth of a millimetre makes; a missing slice makes it twice as much.
@@ -45,7 +49,7 @@ class DicomStack:
     """
 
     planes: list[Plane]
-    headers: dict[Path, Any]
+    headers: dict[Path, "Dataset"]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, ...]
@@ -95,10 +99,10 @@ def read_stack(path: Path, series: str | None = None) -> DicomStack:
     )
 
 
-def _series(folder: Path, wanted: str | None) -> tuple[dict[Path, Any], tuple[str, ...]]:
+def _series(folder: Path, wanted: str | None) -> tuple[dict[Path, "Dataset"], tuple[str, ...]]:
     """The headers of the images of one series, and a line about what is left out."""
     present = dicom_files(folder)
-    images: dict[str, dict[Path, Any]] = defaultdict(dict)
+    images: dict[str, dict[Path, Dataset]] = defaultdict(dict)
     others: Counter[str] = Counter()
     cut = not_dicom(folder)
     damaged = [
@@ -144,7 +148,7 @@ def _series(folder: Path, wanted: str | None) -> tuple[dict[Path, Any], tuple[st
     return chosen, (f"{folder.name}: left out {beside}",) if beside else ()
 
 
-def _described(headers: dict[Path, Any]) -> str:
+def _described(headers: dict[Path, "Dataset"]) -> str:
     header = next(iter(headers.values()))
     said = [header.get(keyword) for keyword in ("Modality", "SeriesNumber", "SeriesDescription")]
     words = " ".join(str(word) for word in said if word not in (None, ""))
@@ -153,7 +157,7 @@ def _described(headers: dict[Path, Any]) -> str:
     return f"{uid} ({', '.join(part for part in (words, number) if part)})"
 
 
-def _require_image(path: Path, header: Any) -> None:
+def _require_image(path: Path, header: "Dataset") -> None:
     kind = kind_of_header(header)
     if kind not in ("image", "RTDOSE"):
         raise InputError(f"{path} is a DICOM {kind}, no image; give the images it belongs to")
@@ -199,7 +203,9 @@ def _said_once(one: float | None, other: float | None, nothing: float) -> bool:
     return (one is None) != (other is None) and {one, other} != {None, nothing}
 
 
-def _sorted(path: Path, planes: list[Plane], headers: dict[Path, Any]) -> tuple[list[Plane], float]:
+def _sorted(
+    path: Path, planes: list[Plane], headers: dict[Path, "Dataset"]
+) -> tuple[list[Plane], float]:
     """The planes along their normal, and the distance between them."""
     lost = next((plane for plane in planes if plane.position is None or plane.axes is None), None)
     if lost is not None:
@@ -231,7 +237,11 @@ def _sorted(path: Path, planes: list[Plane], headers: dict[Path, Any]) -> tuple[
 
 
 def _require_several_places(
-    path: Path, planes: list[Plane], gaps: NDArray[Any], pixel: float, headers: dict[Path, Any]
+    path: Path,
+    planes: list[Plane],
+    gaps: Pixels,
+    pixel: float,
+    headers: dict[Path, "Dataset"],
 ) -> None:
     same = gaps <= _ONE_PLACE * pixel
     if not same.any():
@@ -259,7 +269,7 @@ def _require_several_places(
 
 
 def _require_upright(
-    planes: list[Plane], places: NDArray[Any], along: NDArray[Any], axes: Any, pixel: float
+    planes: list[Plane], places: Pixels, along: Pixels, axes: Any, pixel: float
 ) -> None:
     """Refuse planes that lie beside one another's normal: shifted ones, and a tilted gantry."""
     beside = (places - places[0]) @ np.asarray(axes).T  # mm along x and y
@@ -285,7 +295,7 @@ def _require_upright(
         )
 
 
-def _thickness(header: Any) -> float:
+def _thickness(header: "Dataset") -> float:
     """mm that a single plane stands for; 1 where nothing is said."""
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     own = (header.get("PerFrameFunctionalGroupsSequence") or [None])[0]
@@ -306,7 +316,7 @@ def _thickness(header: Any) -> float:
     return 1.0
 
 
-def _close(one: Any, other: Any, tolerance: float) -> bool:
+def _close(one: ArrayLike | None, other: ArrayLike | None, tolerance: float) -> bool:
     if one is None or other is None:
         return one is None and other is None
     return bool(np.allclose(one, other, rtol=0, atol=tolerance))

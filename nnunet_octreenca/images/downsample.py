@@ -6,6 +6,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.images.levels import MICRONS_PER_MM
 from nnunet_octreenca.images.source import ImageSource
 
@@ -47,7 +48,7 @@ class Downsampled:
         self._sums = _sums(self.dtype)
         _, _, self._columns = covered(0, self.shape[1], factor[1], source.shape[1], self.dtype)
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> Pixels:
         """The band, as `ImageSource.read` has it.
 
         Raises:
@@ -61,7 +62,7 @@ class Downsampled:
             band[:, low - first : high - first] = self._read(low, high)
         return band
 
-    def _read(self, first: int, end: int) -> NDArray:
+    def _read(self, first: int, end: int) -> Pixels:
         top, bottom, rows = covered(first, end, self._factor[0], self._source.shape[0], self.dtype)
         return area_average(self._source.read(top, bottom), rows, self._columns)
 
@@ -77,7 +78,7 @@ def _sums(dtype: np.dtype) -> np.dtype:
 
 def covered(
     first: int, end: int, factor: float, limit: int, dtype: np.dtype
-) -> tuple[int, int, tuple[NDArray[np.intp], NDArray]]:
+) -> tuple[int, int, tuple[NDArray[np.intp], Pixels]]:
     """What the pixels first to end - 1 cover of a finer axis of `limit` cells of a type.
 
     Returns:
@@ -96,8 +97,8 @@ def covered(
 
 
 def area_average(
-    fine: NDArray, rows: tuple[NDArray, NDArray], columns: tuple[NDArray, NDArray]
-) -> NDArray:
+    fine: Pixels, rows: tuple[Pixels, Pixels], columns: tuple[Pixels, Pixels]
+) -> Pixels:
     """(channels, rows, columns) averaged to what `covered` gives for both axes, of its type."""
     averaged = sum_taps(sum_taps(fine, *rows, axis=1), *columns, axis=2)
     if np.issubdtype(fine.dtype, np.integer):
@@ -106,12 +107,12 @@ def area_average(
     return averaged.astype(fine.dtype)
 
 
-def sum_taps(image: NDArray, indices: NDArray[np.intp], weights: NDArray, *, axis: int) -> NDArray:
+def sum_taps(image: Pixels, indices: NDArray[np.intp], weights: Pixels, *, axis: int) -> Pixels:
     """Weighted sum of (taps, n) cells of an axis, which becomes n long; in the weights' type."""
     shape = [1] * image.ndim
     shape[axis] = -1
     indices = indices.clip(0, image.shape[axis] - 1)  # what is beyond has weight 0
-    total = np.take(image, indices[0], axis) * weights[0].reshape(shape)
+    total: Pixels = np.take(image, indices[0], axis) * weights[0].reshape(shape)
     for index, weight in zip(indices[1:], weights[1:], strict=True):
         total += np.take(image, index, axis) * weight.reshape(shape)
     return total

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader
@@ -96,7 +96,7 @@ class FrameSource(StripedSource):
             raise InputError(f"the frame {file} is a stack of {frame.planes} planes, not one")
         return frame
 
-    def _read_stripe(self, first: int, end: int) -> NDArray:
+    def _read_stripe(self, first: int, end: int) -> Pixels:
         frame = self._open(first)
         try:
             return np.ascontiguousarray(frame.region(0, 0, 0, *self.shape[1:]))[:, None]

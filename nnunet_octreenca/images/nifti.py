@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.file_kinds import content_of_bytes
 from nnunet_octreenca.images.header_checks import DEFLATE_AT_BEST, require_memory
@@ -34,7 +36,7 @@ class NiftiVolume:
         place: for labels in NIfTI.
     """
 
-    voxels: NDArray[Any]
+    voxels: Pixels
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
@@ -105,6 +107,7 @@ def _header(path: Path, head: bytes, *, gzipped: bool, named_gz: bool) -> Any:
     from nibabel.nifti2 import Nifti2Header
     from nibabel.spatialimages import HeaderDataError
 
+    kind: Callable[..., Any]
     if head[344:348] == b"n+1\0":
         kind, length = Nifti1Header, 348
     elif head[4:7] == b"n+2":
@@ -156,7 +159,7 @@ def _scale(header: Any) -> tuple[float, float]:
     return slope, intercept if np.isfinite(intercept) else 0.0
 
 
-def _channels(path: Path, voxels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _channels(path: Path, voxels: Pixels, shape: tuple[int, ...]) -> Pixels:
     """Axes (..., z, y, x) as (channels, z, y, x) or (channels, y, x)."""
     if voxels.dtype.kind == "V":
         if len([length for length in shape[3:] if length > 1]):
@@ -176,7 +179,7 @@ def _channels(path: Path, voxels: NDArray[Any], shape: tuple[int, ...]) -> NDArr
     return voxels.reshape(-1, *grid)
 
 
-def _rescaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+def _rescaled(voxels: Pixels, slope: float, intercept: float) -> NDArray[np.float32]:
     """Plane by plane, so that no double-precision copy of the whole is made."""
     scaled = np.empty(voxels.shape, np.float32)
     for channel, target in zip(voxels, scaled, strict=True):

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.header_checks import require_memory
@@ -16,6 +16,9 @@ from nnunet_octreenca.images.levels import MICRONS_PER_MM, Level, choose_level
 from nnunet_octreenca.images.source import NO_INFO, ImageInfo, ImageSource
 from nnunet_octreenca.images.stripes import StripedSource
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from zarr import Array, Group
 
 # Millimetres in the units of length that the specification names and images come in.
 _MM = {
@@ -100,12 +103,13 @@ def open_omezarr(
     return Downsampled(source, factor, mpp, levels[0].shape)
 
 
-def _attributes(group: Any) -> Mapping[str, Any]:
+def _attributes(group: "Group") -> Mapping[str, Any]:
     attributes = group.attrs
-    return attributes.get("ome", attributes)  # NGFF 0.5 has a key of its own
+    own: Mapping[str, Any] = attributes.get("ome", attributes)  # type: ignore[assignment]
+    return own  # NGFF 0.5 has a key of its own
 
 
-def _scale(dataset: Mapping, multiscales: Mapping, axes: int) -> list[float]:
+def _scale(dataset: Mapping[str, Any], multiscales: Mapping[str, Any], axes: int) -> list[float]:
     """The level's own scale times the one that holds for all levels."""
     scale = [1.0] * axes
     for part in (dataset, multiscales):
@@ -151,7 +155,7 @@ class OmeZarrSource(StripedSource):
     def __init__(
         self,
         path: Path,
-        array: Any,
+        array: "Array[Any]",
         axes: Sequence[str],
         spacing: Sequence[float],
         info: ImageInfo = NO_INFO,
@@ -174,21 +178,20 @@ class OmeZarrSource(StripedSource):
         codecs = [type(codec).__name__ for codec in array.compressors]
         self._blosc = any("Blosc" in name for name in codecs) and array.shards is None
 
-    def _read_stripe(self, first: int, end: int) -> NDArray:
+    def _read_stripe(self, first: int, end: int) -> Pixels:
         if self._blosc:
             self._require_whole_chunks(first, end)
         whole = {"c": slice(None), "z": slice(None), "y": slice(None), "x": slice(None)}
-        selection = {**whole, "t": 0, self._banded: slice(first, end)}
+        selection: dict[str, int | slice] = {**whole, "t": 0, self._banded: slice(first, end)}
         if self._banded == "y":
             selection["z"] = 0
         try:
-            pixels = self._array[tuple(selection[name] for name in self._axes)]
+            pixels = np.asarray(self._array[tuple(selection[name] for name in self._axes)])
         except Exception as error:  # each codec raises a type of its own
             raise InputError(
                 f"{self._path} cannot be decoded in {self._banded} {first} to {end - 1} "
                 f"({error}); it is damaged there"
             ) from error
-        pixels = np.asarray(pixels)
         return pixels if "c" in self._axes else pixels[None]
 
     def _require_whole_chunks(self, first: int, end: int) -> None:

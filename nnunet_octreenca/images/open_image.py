@@ -170,4 +170,4 @@ def _is_dicom_slide(path: Path) -> bool:
         openslide = import_optional("openslide", "slides")
     except EnvironmentMismatchError:
         return False
-    return openslide.OpenSlide.detect_format(path) == "dicom"
+    return bool(openslide.OpenSlide.detect_format(path) == "dicom")

@@ -7,10 +7,17 @@ import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+from nnunet_octreenca.arrays import Pixels
+
+_T = TypeVar("_T")
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from tifffile import TiffPage
 
 TAG = 0x0112
 STORED = 1  # as it is shown
@@ -53,7 +60,7 @@ def swaps_axes(code: int) -> bool:
     return _WAYS[code][0]
 
 
-def shown_pair(pair: tuple[Any, Any], code: int) -> tuple[Any, Any]:
+def shown_pair(pair: tuple[_T, _T], code: int) -> tuple[_T, _T]:
     """(y, x) of something as it is shown, from (y, x) as it is stored, and back."""
     return (pair[1], pair[0]) if swaps_axes(code) else pair
 
@@ -67,7 +74,7 @@ def stored_window(window: Window, shape: tuple[int, int], code: int) -> Window:
     return (x, y, width, height) if swap else (y, x, height, width)
 
 
-def turned(pixels: NDArray[Any], code: int, *, axis: int = -2) -> NDArray[Any]:
+def turned(pixels: Pixels, code: int, *, axis: int = -2) -> Pixels:
     """Stored pixels as they are shown, a view.
 
     Args:
@@ -86,7 +93,7 @@ def turned(pixels: NDArray[Any], code: int, *, axis: int = -2) -> NDArray[Any]:
     return np.flip(pixels, axis + 1) if columns else pixels
 
 
-def of_picture(image: Any, path: Path) -> int:
+def of_picture(image: "Image", path: Path) -> int:
     """The orientation that an open Pillow image says, in EXIF or XMP, without decoding it.
 
     What cannot be read counts as nothing said, as viewers have it.
@@ -103,7 +110,7 @@ def of_picture(image: Any, path: Path) -> int:
         return STORED
 
 
-def of_tiff(page: Any) -> int:
+def of_tiff(page: "TiffPage") -> int:
     """The orientation of a `tifffile.TiffPage`."""
     tag = page.tags.get(TAG)
     return valid(None if tag is None else tag.value)

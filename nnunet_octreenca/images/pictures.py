@@ -2,12 +2,12 @@
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.header_checks import require_deflated, require_memory
@@ -15,6 +15,9 @@ from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.libraries import unlimited_pillow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 # What Pillow raises where a file is damaged; that it is not an image is an OSError too.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
@@ -53,7 +56,7 @@ class PictureSource:
         self, path: Path | str, *, channels: int | None = None, stored: bool = False
     ) -> None:
         self._path = Path(path)
-        self._image: Any = None
+        self._image: Picture
         try:
             with unlimited_pillow():
                 self._image = Image.open(self._path, formats=("PNG", "JPEG", "BMP"))
@@ -80,13 +83,13 @@ class PictureSource:
         try:
             require_memory(self._path, kept)
             if image.format == "PNG":
-                stored = image.width * image.height * len(image.getbands()) // 8
-                require_deflated(self._path, stored, self._path.stat().st_size)
+                bits = image.width * image.height * len(image.getbands())
+                require_deflated(self._path, bits // 8, self._path.stat().st_size)
         except InputError:
             self.close()
             raise
 
-    def read(self, first: int, end: int) -> NDArray[Any]:
+    def read(self, first: int, end: int) -> Pixels:
         """The band, as `ImageSource.read` has it.
 
         Raises:
@@ -98,7 +101,7 @@ class PictureSource:
         """Rows decoded together: all."""
         return self.shape[0]
 
-    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """A window, as `SlideReader.region` has it."""
         image = self._image
         window, shape = (y, x, height, width), self.levels[level].shape
@@ -114,7 +117,7 @@ class PictureSource:
         pixels = orientation.turned(self._pixels(band), self.orientation)
         return composite_on_white(pixels) if pixels.shape[0] > self.channels else pixels
 
-    def _pixels(self, image: Any) -> NDArray[Any]:
+    def _pixels(self, image: "Picture") -> Pixels:
         """(channels and alpha, y, x) of what was cut out."""
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)[None]

@@ -1,9 +1,15 @@
 """The colours that a file shows: palettes resolved, transparency laid over white."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nnunet_octreenca.arrays import Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from tifffile import TiffPage
 
 # Values of TIFF's tags PhotometricInterpretation and ExtraSamples.
 _GREY, _COLOURS = (0, 1), (2, 6)
@@ -25,7 +31,7 @@ def channels_kept(samples: int, *, alpha: bool, wanted: int | None) -> int:
     return samples - 1 if alpha and wanted != samples else samples
 
 
-def composite_on_white(image: NDArray, *, premultiplied: bool = False) -> NDArray:
+def composite_on_white(image: Pixels, *, premultiplied: bool = False) -> Pixels:
     """Lay an image over white.
 
     Args:
@@ -38,12 +44,14 @@ def composite_on_white(image: NDArray, *, premultiplied: bool = False) -> NDArra
     colours, alpha = image[:-1], image[-1]
     if np.issubdtype(image.dtype, np.floating):
         clear = 1 - alpha
-        return colours + clear if premultiplied else colours * alpha + clear
+        blended: Pixels = (colours if premultiplied else colours * alpha) + clear
+        return blended
     white = np.iinfo(image.dtype).max
     if (alpha == white).all():  # nearly every slide
         return colours
     if premultiplied:
-        return np.minimum(colours, alpha) + (white - alpha)
+        opaque: Pixels = np.minimum(colours, alpha) + (white - alpha)
+        return opaque
     wide = np.uint32 if image.dtype.itemsize < 3 else np.uint64
     opaque = alpha.astype(wide)
     over = colours.astype(wide)
@@ -53,7 +61,7 @@ def composite_on_white(image: NDArray, *, premultiplied: bool = False) -> NDArra
     return over.astype(image.dtype)
 
 
-def tiff_alpha(page: Any) -> int | None:
+def tiff_alpha(page: "TiffPage") -> int | None:
     """What a TIFF page's last sample is: `PREMULTIPLIED` or `UNASSOCIATED` alpha, or no alpha.
 
     Args:
@@ -74,7 +82,7 @@ def composite_slide_on_white(region: Any) -> NDArray[np.uint8]:
     return pixels[..., :3]
 
 
-def picture_mode(image: Any) -> str:
+def picture_mode(image: "Image") -> str:
     """The mode of Pillow whose samples are the channels, alpha among them; "1" for one bit.
 
     >>> from PIL import Image

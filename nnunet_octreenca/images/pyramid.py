@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.slide_reader import SlideReader, open_reader, require_one_plane
 
@@ -88,7 +89,7 @@ class SlideRegions:
     def corner(self) -> tuple[int, int]:
         return self._reader.bounds[:2] if self._reader.bounds else (0, 0)
 
-    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """A window of a level, (height, width, channels); only the tiles it touches are read.
 
         Raises:
@@ -170,7 +171,7 @@ class SlideRegions:
         if getattr(self, "_opened", None) is not None:
             self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_opened": None}  # a process opens its own
 
 

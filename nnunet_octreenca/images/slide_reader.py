@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pictures import PictureSource
@@ -44,7 +44,7 @@ class SlideReader(Protocol):
     @property
     def bounds(self) -> Bounds | None: ...
 
-    def region(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+    def region(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """A window that lies within its level, (channels, height, width).
 
         Raises:
@@ -102,7 +102,7 @@ def open_reader(
     return OpenSlideReader(path, threads=threads)
 
 
-def read_whole(path: Path | str, *, channels: int = 3, stored: bool = False) -> NDArray[Any]:
+def read_whole(path: Path | str, *, channels: int = 3, stored: bool = False) -> Pixels:
     """A picture's or slide's finest level, (rows, columns, channels); see `open_reader`.
 
     Raises:

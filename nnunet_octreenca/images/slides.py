@@ -1,11 +1,10 @@
 """Slides and TIFF files in bands: full-width regions of one level, or planes of a stack."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import Downsampled
@@ -92,7 +91,7 @@ class SlideSource(StripedSource):
         super().__init__(chosen.shape, reader.channels, reader.dtype, chosen.spacing, stripe, info)
         require_memory(path, 2 * self._stripe_bytes)
 
-    def _read_stripe(self, first: int, end: int) -> NDArray[Any]:
+    def _read_stripe(self, first: int, end: int) -> Pixels:
         return self._reader.region(self._level, first, 0, end - first, self.shape[1])
 
     def close(self) -> None:
@@ -132,7 +131,7 @@ class StackSource(StripedSource):
         super().__init__(shape, reader.channels, dtype, reader.stack_spacing, 1, info)
         require_memory(path, 2 * self._stripe_bytes)
 
-    def _read_stripe(self, first: int, end: int) -> NDArray[Any]:
+    def _read_stripe(self, first: int, end: int) -> Pixels:
         return self._reader.region(0, 0, 0, *self.shape[1:], plane=first)[:, None]
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.levels import Bounds
 from nnunet_octreenca.nifti_place import NiftiPlace
@@ -85,7 +85,7 @@ class ImageSource(Protocol):
     spacing: tuple[float, ...]
     info: ImageInfo
 
-    def read(self, first: int, end: int) -> NDArray[Any]:
+    def read(self, first: int, end: int) -> Pixels:
         """Rows (2-D) or planes (3-D) `first` to `end - 1`: (channels, end - first, *shape[1:]).
 
         Any order and any overlap is allowed; ascending bands are what a source is fastest at.
@@ -121,7 +121,7 @@ class ArraySource:
     [6, 12]
     """
 
-    def __init__(self, array: NDArray[Any], spacing: Sequence[float] | None = None) -> None:
+    def __init__(self, array: Pixels, spacing: Sequence[float] | None = None) -> None:
         if array.ndim not in (3, 4):
             raise InputError(
                 f"an array of shape {array.shape} is no image; give (channels, y, x) or "
@@ -138,7 +138,7 @@ class ArraySource:
         if len(self.spacing) != len(self.shape):
             raise InputError(f"spacing {self.spacing} must have {len(self.shape)} numbers")
 
-    def read(self, first: int, end: int) -> NDArray[Any]:
+    def read(self, first: int, end: int) -> Pixels:
         """Rows or planes `first` to `end - 1`, a view: (channels, end - first, *shape[1:])."""
         return self.array[:, first:end]
 

@@ -8,8 +8,8 @@ from math import prod
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.images.source import NO_INFO, ImageInfo
 
 # Bytes of decoded stripes that stay for the next band. Two stripes stay in any case: bands
@@ -47,16 +47,16 @@ class StripedSource(ABC):
         self.stripe = min(stripe, self.shape[0])
         self._stripe_bytes = channels * self.stripe * prod(self.shape[1:]) * self.dtype.itemsize
         self._stay = max(2, KEPT_BYTES // max(1, self._stripe_bytes))
-        self._kept: OrderedDict[int, NDArray] = OrderedDict()
+        self._kept: OrderedDict[int, Pixels] = OrderedDict()
         self._lock = Lock()
         kept = min(self._stay, -(-self.shape[0] // self.stripe)) * self._stripe_bytes
         self.info = replace(info, kept_bytes=kept)
 
     @abstractmethod
-    def _read_stripe(self, first: int, end: int) -> NDArray:
+    def _read_stripe(self, first: int, end: int) -> Pixels:
         """Decode (channels, end - first, *shape[1:]); `first` is a multiple of `stripe`."""
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> Pixels:
         """The band, as `ImageSource.read` has it; a copy that the caller may change.
 
         Raises:
@@ -71,7 +71,7 @@ class StripedSource(ABC):
                 band[:, low - first : high - first] = stripe[:, low - start : high - start]
         return band
 
-    def _stripe(self, index: int) -> NDArray:
+    def _stripe(self, index: int) -> Pixels:
         if index not in self._kept:
             while len(self._kept) >= self._stay:
                 self._kept.popitem(last=False)

@@ -1,12 +1,16 @@
 """From the samples that a TIFF page stores to the colours that viewers show."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 # Values of the tag PhotometricInterpretation (TIFF 6.0 and its supplements).
 _WHITE_IS_ZERO, _RGB, PALETTE, CMYK, _YCBCR = 0, 2, 3, 5, 6
@@ -51,9 +55,10 @@ class TiffColours:
         InputError: colours that viewers do not agree on, or that cannot be decoded.
     """
 
-    def __init__(self, page: Any, path: Path, *, stored: bool = False) -> None:
+    def __init__(self, page: "TiffPage", path: Path, *, stored: bool = False) -> None:
         separate, _, _, _, contiguous = page.shaped
         photometric, bits = int(page.photometric), int(page.bitspersample)
+        assert page.dtype is not None  # the layout was checked
         kind = page.dtype.kind
         colours = separate * contiguous >= 3 and photometric in (_RGB, _YCBCR)
         self._page = page
@@ -88,7 +93,7 @@ class TiffColours:
             self.fill[:3, 0, 0] = (white, middle, middle) if self._ycbcr else white
         self.fill = self.fill.astype(page.dtype)
 
-    def apply(self, pixels: NDArray[Any]) -> None:
+    def apply(self, pixels: Pixels) -> None:
         """Convert (samples, rows, columns) in place."""
         if self._inverted:
             np.subtract(pixels.dtype.type(self._white), pixels[0], out=pixels[0])
@@ -97,7 +102,7 @@ class TiffColours:
         if self._scale > 1:
             pixels *= pixels.dtype.type(self._scale)
 
-    def _rgb(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+    def _rgb(self, stored: Pixels) -> NDArray[np.float32]:
         """TIFF 6.0, section 21."""
         white, middle = float(self._white), float((self._white + 1) // 2)
         red, green, blue = _rationals(self._page, _COEFFICIENTS, _BT601)
@@ -117,15 +122,15 @@ class TiffColours:
         return rgb
 
 
-def cmyk_as_rgb(pixels: NDArray[Any]) -> NDArray[Any]:
+def cmyk_as_rgb(pixels: Pixels) -> Pixels:
     """RGB of (cyan, magenta, yellow and black, rows, columns), as libtiff and Pillow have it."""
     white = int(np.iinfo(pixels.dtype).max)
     paper = white - pixels.astype(np.uint64 if pixels.dtype.itemsize > 2 else np.uint32)
-    rgb: NDArray[Any] = (paper[:3] * paper[3] + white // 2) // white
+    rgb: Pixels = (paper[:3] * paper[3] + white // 2) // white
     return rgb.astype(pixels.dtype)
 
 
-def palette_colours(page: Any) -> NDArray[np.uint8] | None:
+def palette_colours(page: "TiffPage") -> NDArray[np.uint8] | None:
     """(3, colours) of a page whose samples are numbers of colours, else None."""
     if page.photometric != PALETTE or page.colormap is None:
         return None
@@ -134,7 +139,7 @@ def palette_colours(page: Any) -> NDArray[np.uint8] | None:
     return (colormap >> 8 if colormap.max(initial=0) > 255 else colormap).astype(np.uint8)
 
 
-def _is_ycbcr(page: Any, path: Path) -> bool:
+def _is_ycbcr(page: "TiffPage", path: Path) -> bool:
     """Whether what the decoder returns is still YCbCr."""
     compression = int(page.compression)
     if compression in (_APERIO_YCBCR, _APERIO_RGB):
@@ -145,21 +150,22 @@ def _is_ycbcr(page: Any, path: Path) -> bool:
         return bool(page.planarconfig != 1)  # the decoder sees single planes
     if compression not in _LOSSLESS:
         raise InputError(
-            f"{path} is marked as YCbCr and compressed by {page.compression.name}, which may "
-            f"have converted it already; save it as RGB"
+            f"{path} is marked as YCbCr and compressed by "
+            f"{getattr(page.compression, 'name', compression)}, which may have converted it "
+            f"already; save it as RGB"
         )
     if page.is_subsampled:
         raise InputError(
             f"{path} stores colours at a lower resolution than brightness (YCbCr, "
-            f"{' x '.join(map(str, page.subsampling))}) without JPEG, which cannot be decoded; "
-            f"save it as RGB"
+            f"{' x '.join(map(str, page.subsampling or ()))}) without JPEG, which cannot be "
+            f"decoded; save it as RGB"
         )
-    if page.dtype.kind != "u":
+    if page.dtype is None or page.dtype.kind != "u":
         raise InputError(f"{path} stores YCbCr as {page.dtype}; save it as RGB")
     return True
 
 
-def _rationals(page: Any, tag: int, default: tuple[float, ...]) -> tuple[float, ...]:
+def _rationals(page: "TiffPage", tag: int, default: tuple[float, ...]) -> tuple[float, ...]:
     """A tag's rational numbers; the default where they are missing or make no sense."""
     value = page.tags.valueof(tag)
     try:

@@ -2,12 +2,15 @@
 
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nnunet_octreenca.errors import InputError
 
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-def largest_series(tiff: Any, path: Path) -> Any:
+
+def largest_series(tiff: "TiffFile", path: Path) -> "TiffPageSeries":
     """The `tifffile.TiffPageSeries` with the most pixels a page.
 
     Raises:
@@ -19,7 +22,7 @@ def largest_series(tiff: Any, path: Path) -> Any:
     return max(images, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth)
 
 
-def level_series(tiff: Any, series: Any) -> list[Any]:
+def level_series(tiff: "TiffFile", series: "TiffPageSeries") -> list["TiffPageSeries"]:
     """A series' levels, the finest first, as `tifffile.TiffPageSeries` each.
 
     tifffile joins only factors of 2 to 4, and what is marked as reduced. Here every tiled page
@@ -38,7 +41,7 @@ def level_series(tiff: Any, series: Any) -> list[Any]:
     return _finest_first(levels)
 
 
-def _is_copy(page: Any, first: Any) -> bool:
+def _is_copy(page: "TiffPage", first: "TiffPage") -> bool:
     """Whether a page is smaller than the first in proportion, but for whole sizes."""
     kind = ("samplesperpixel", "dtype", "photometric", "planarconfig")
     if any(getattr(page, name) != getattr(first, name) for name in kind):
@@ -50,5 +53,5 @@ def _is_copy(page: Any, first: Any) -> bool:
     )
 
 
-def _finest_first(levels: dict[int, Any]) -> list[Any]:
+def _finest_first(levels: dict[int, "TiffPageSeries"]) -> list["TiffPageSeries"]:
     return [levels[rows] for rows in sorted(levels, reverse=True)]

@@ -2,7 +2,7 @@
 
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.pixels import PREMULTIPLIED, tiff_alpha
 from nnunet_octreenca.images.tiff_colours import CMYK, palette_colours
+
+if TYPE_CHECKING:
+    from tifffile import TiffPageSeries
 
 
 class PageLayout:
@@ -35,7 +38,7 @@ class PageLayout:
         InputError: the axes are no 2-D or 3-D image.
     """
 
-    def __init__(self, series: Any, channels: int | None, path: Path) -> None:
+    def __init__(self, series: "TiffPageSeries", channels: int | None, path: Path) -> None:
         page = series.keyframe
         separate, depth, rows, columns, contiguous = page.shaped
         if depth > 1:

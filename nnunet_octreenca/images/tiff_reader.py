@@ -2,11 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import area_average, covered
@@ -22,6 +22,9 @@ from nnunet_octreenca.images.tiff_resolution import (
 )
 from nnunet_octreenca.images.tiff_segments import TiffSegments
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 
 def samples_to_convert(path: Path | str) -> int | None:
@@ -69,10 +72,11 @@ class TiffReader:
         self._path = path
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._segments: dict[int, TiffSegments] = {}
-        self._tiff: Any = None
+        self._opened: TiffFile | None = None
         tifffile = import_optional("tifffile", "slides")
         try:
-            self._tiff = tifffile.TiffFile(path)
+            self._tiff: TiffFile = tifffile.TiffFile(path)
+            self._opened = self._tiff
             series = largest_series(self._tiff, path)
             self._series = level_series(self._tiff, series)
             self._layouts = [PageLayout(level, channels, path) for level in self._series]
@@ -119,7 +123,7 @@ class TiffReader:
 
     def region(
         self, level: int, y: int, x: int, height: int, width: int, *, plane: int = 0
-    ) -> NDArray[Any]:
+    ) -> Pixels:
         """A window, as `SlideReader.region` has it, of a plane of a stack."""
         window, shape = (y, x, height, width), self.levels[level].shape
         stored = orientation.stored_window(window, shape, self.orientation)
@@ -127,7 +131,7 @@ class TiffReader:
 
     def _stored(
         self, level: int, y: int, x: int, height: int, width: int, *, plane: int = 0
-    ) -> NDArray[Any]:
+    ) -> Pixels:
         """A window before it is turned."""
         layout, segments = self._layouts[level], self._of(level)
         samples, numbers = layout.samples, layout.pages[:, plane]
@@ -152,7 +156,7 @@ class TiffReader:
                 )
         return window
 
-    def _from_finer(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+    def _from_finer(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """A window averaged from the next finer level."""
         shapes = self._shapes[level - 1 : level + 1]
         (top, bottom, rows), (left, right, columns) = (
@@ -175,5 +179,5 @@ class TiffReader:
         """Close the file; a second call does nothing."""
         if self._pool is not None:
             self._pool.shutdown()
-        if self._tiff is not None:
-            self._tiff.close()
+        if self._opened is not None:
+            self._opened.close()

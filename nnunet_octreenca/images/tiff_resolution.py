@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 from xml.etree import ElementTree
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import read_json
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 _MICRONS = {
     "m": 1e6,
@@ -37,7 +40,14 @@ _INCH = 2
 _UNITS = {_INCH: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}
 
 
-def microns_per_pixel(tiff: Any, series: Any) -> tuple[float, float] | None:
+class _OmeSizes(TypedDict, total=False):
+    """Microns per pixel of the axes that say so."""
+
+    y_x: tuple[float, float]
+    z: float
+
+
+def microns_per_pixel(tiff: "TiffFile", series: "TiffPageSeries") -> tuple[float, float] | None:
     """Microns per pixel (y, x) of the finest level of a series; None where nothing is said.
 
     Args:
@@ -59,12 +69,12 @@ def microns_per_pixel(tiff: Any, series: Any) -> tuple[float, float] | None:
     return size if size is not None and max(size) <= _COARSEST_TAG else None
 
 
-def plane_distance(tiff: Any, series: Any) -> float | None:
+def plane_distance(tiff: "TiffFile", series: "TiffPageSeries") -> float | None:
     """Microns between the planes of a stack; None where nothing is said."""
     if tiff.is_ome:
         return _ome_sizes(tiff, series).get("z")
     unit = _imagej_unit(tiff)
-    return None if unit is None else length(tiff.imagej_metadata.get("spacing"), unit)
+    return None if unit is None else length((tiff.imagej_metadata or {}).get("spacing"), unit)
 
 
 def length(text: object, unit: float = 1.0) -> float | None:
@@ -88,10 +98,10 @@ def length(text: object, unit: float = 1.0) -> float | None:
     return microns if 0 < microns < float("inf") else None
 
 
-def _imagej_unit(tiff: Any) -> float | None:
+def _imagej_unit(tiff: "TiffFile") -> float | None:
     if not tiff.is_imagej:
         return None
-    return _MICRONS.get(str(tiff.imagej_metadata.get("unit", "")).strip().lower())
+    return _MICRONS.get(str((tiff.imagej_metadata or {}).get("unit", "")).strip().lower())
 
 
 def spacing_beside(path: Path) -> tuple[float, ...] | None:
@@ -115,9 +125,9 @@ def spacing_beside(path: Path) -> tuple[float, ...] | None:
     return z, y, x
 
 
-def _ome_sizes(tiff: Any, series: Any) -> dict[str, Any]:
+def _ome_sizes(tiff: "TiffFile", series: "TiffPageSeries") -> _OmeSizes:
     try:
-        root = ElementTree.fromstring(tiff.ome_metadata)
+        root = ElementTree.fromstring(tiff.ome_metadata or "")
     except (ElementTree.ParseError, TypeError):
         return {}
     pixels = [element for element in root.iter() if element.tag.split("}")[-1] == "Pixels"]
@@ -130,7 +140,7 @@ def _ome_sizes(tiff: Any, series: Any) -> dict[str, Any]:
         size = None if unit is None else length(pixels[index].get(f"PhysicalSize{axis}"), unit)
         if size is not None:
             sizes[axis] = size
-    found: dict[str, Any] = {}
+    found: _OmeSizes = {}
     if "X" in sizes and "Y" in sizes:
         found["y_x"] = (sizes["Y"], sizes["X"])
     if "Z" in sizes:
@@ -148,7 +158,7 @@ def _described(description: str) -> tuple[float, float] | None:
     return None
 
 
-def _from_tags(page: Any, unit: float) -> tuple[float, float] | None:
+def _from_tags(page: "TiffPage", unit: float) -> tuple[float, float] | None:
     sizes = []
     for name in ("YResolution", "XResolution"):
         try:

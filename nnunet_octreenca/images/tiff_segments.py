@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.libraries import missing_decoder
+
+if TYPE_CHECKING:
+    from tifffile import FileHandle, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 _JPEG = (6, 7, 34892, 33007)  # values of the tag Compression that need the tables beside
 _JPEG2000 = (33003, 33004, 33005, 34712)
@@ -36,7 +39,12 @@ class TiffSegments:
     """
 
     def __init__(
-        self, path: Path, tiff: Any, level: Any, pages: int, run: Callable[..., Iterable[Any]]
+        self,
+        path: Path,
+        tiff: "TiffFile",
+        level: "TiffPageSeries",
+        pages: int,
+        run: Callable[..., Iterable[Any]],
     ) -> None:
         self._path = path
         self._tiff = tiff
@@ -74,13 +82,13 @@ class TiffSegments:
                 f"file ends at {size:,}"
             )
 
-    def _page_at(self, index: int) -> Any:
+    def _page_at(self, index: int) -> "TiffPage | TiffFrame":
         page = self._level[index]
         if page is None:
             raise InputError(f"{self._path} lacks page {index}; is one of its files missing?")
         return page
 
-    def read(self, index: int, y: int, x: int, out: NDArray[Any]) -> list[Window]:
+    def read(self, index: int, y: int, x: int, out: Pixels) -> list[Window]:
         """Read a window of a page.
 
         Args:
@@ -100,11 +108,12 @@ class TiffSegments:
             return []
         return self._decode(self._page_at(index), y, x, out)
 
-    def _read_rows(self, index: int, y: int, x: int, out: NDArray[Any]) -> None:
+    def _read_rows(self, index: int, y: int, x: int, out: Pixels) -> None:
         """A window of a page that is stored as it is."""
         page = self._page
         separate, _, rows, columns, contiguous = page.shaped
         _, height, width = out.shape
+        assert page.dtype is not None  # the layout was checked
         stored = page.dtype.newbyteorder(page.parent.byteorder)
         stride = columns * contiguous * stored.itemsize
         if self._start is not None:
@@ -119,7 +128,7 @@ class TiffSegments:
                 pixels[:, x : x + width], -1, 0
             )
 
-    def _decode(self, page: Any, y: int, x: int, out: NDArray[Any]) -> list[Window]:
+    def _decode(self, page: "TiffPage | TiffFrame", y: int, x: int, out: Pixels) -> list[Window]:
         """A window of a page from the tiles or strips that it touches."""
         key = self._page
         separate, _, _, columns, contiguous = key.shaped
@@ -132,8 +141,9 @@ class TiffSegments:
 
         def place(job: tuple[int, bytes]) -> None:
             number, data = job
-            pixels, (sample, _, row, column, _), _ = key.decode(data, number, **tables)
-            pixels = pixels[0]
+            decoded, (sample, _, row, column, _), _ = key.decode(data, number, **tables)
+            assert decoded is not None  # there are data
+            pixels = decoded[0]
             top, bottom = max(y, row), min(y + height, row + pixels.shape[0])
             left, right = max(x, column), min(x + width, column + pixels.shape[1])
             out[sample : sample + contiguous, top - y : bottom - y, left - x : right - x] = (
@@ -168,7 +178,7 @@ class TiffSegments:
             ) from error
         return missing
 
-    def _bytes(self, handle: Any, offset: int, count: int) -> bytes:
+    def _bytes(self, handle: "FileHandle", offset: int, count: int) -> bytes:
         if handle.closed:  # one of several files that belong together
             handle.open()
         handle.seek(offset)

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pixels import composite_slide_on_white
 from nnunet_octreenca.images.tiff_resolution import length
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from openslide import OpenSlide
 
 _ROWS = 256  # decoded together where the file does not say how high its tiles are
 _TALLEST_TILE = 1024
@@ -41,9 +44,10 @@ class OpenSlideReader:
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         openslide = import_optional("openslide", "slides")
         self._path = path
+        self._closed = False
         self._error = openslide.OpenSlideError
         try:
-            self._slide: Any = openslide.OpenSlide(path)
+            self._slide: OpenSlide = openslide.OpenSlide(path)
         except self._error as error:
             raise InputError(
                 f"{path} cannot be read as a slide ({error or 'unknown format'})"
@@ -85,12 +89,12 @@ class OpenSlideReader:
         """Close the slide; a second call does nothing."""
         if self._pool is not None:
             self._pool.shutdown()
-        if self._slide is not None:  # a second close is an error of OpenSlide's
+        if not self._closed:  # a second close is an error of OpenSlide's
             self._slide.close()
-            self._slide = None
+            self._closed = True
 
 
-def _bounds(slide: Any) -> Bounds | None:
+def _bounds(slide: "OpenSlide") -> Bounds | None:
     """What was scanned, where the slide says so and it is less than the whole."""
     try:
         x, y, width, height = (
@@ -102,7 +106,7 @@ def _bounds(slide: Any) -> Bounds | None:
     return None if (x, y, width, height) == (0, 0, *slide.dimensions) else (x, y, width, height)
 
 
-def _levels(slide: Any) -> list[Level]:
+def _levels(slide: "OpenSlide") -> list[Level]:
     """The pyramid, by the scale that OpenSlide works out itself."""
     y, x = (length(slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx")
     return [

@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,15 @@ from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.images.video_files import require_whole
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import free_disk
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from types import ModuleType
+
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 # Without it FFmpeg paints over what it cannot decode. "bitstream" and "buffer" found nothing
 # more in files with flipped bytes, and refuse some that are merely unusual.
@@ -70,7 +79,7 @@ class VideoSource:
             stream, self._notes = _video_stream(self._path, container)
             require_whole(self._path, container, stream)
             self._require_room(stream, folder)
-            self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+            self._file: FileIO = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
             try:
                 self.shape = self._decode(container, stream, av)
                 self.info = ImageInfo(
@@ -86,7 +95,7 @@ class VideoSource:
                 self._file.close()
                 raise
 
-    def _require_room(self, stream: Any, folder: Path) -> None:
+    def _require_room(self, stream: "VideoStream", folder: Path) -> None:
         if not folder.is_dir():
             raise OutputError(f"{folder} is no folder to decode a video in; give one that exists")
         frames = stream.frames or float(_seconds(stream) * (stream.average_rate or 0))
@@ -95,7 +104,9 @@ class VideoSource:
         if wanted > free:
             raise _no_room(folder, f"{wanted / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free")
 
-    def _decode(self, container: Any, stream: Any, av: Any) -> tuple[int, int, int]:
+    def _decode(
+        self, container: "InputContainer", stream: "VideoStream", av: ModuleType
+    ) -> tuple[int, int, int]:
         # Threads by frames would report an error at a later frame, or not at all.
         stream.thread_type = "SLICE"
         stream.codec_context.options = _STRICT
@@ -131,7 +142,8 @@ class VideoSource:
                             continue
                         raise InputError(f"{self._path} is damaged at frame {count}")
                     self._turned = frame.rotation
-                    pixels = self._upright(frame.to_ndarray(format="rgb24"), self._turned)
+                    rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                    pixels = self._upright(rgb, self._turned)
                     if size not in (None, pixels.shape[:2]):
                         raise InputError(
                             f"{self._path} changes its size at frame {count}, from {size} to "
@@ -166,14 +178,14 @@ class VideoSource:
             )
         return np.rot90(pixels, degrees // 90 % 4)
 
-    def _number(self, packet: Any, count: int) -> int:
+    def _number(self, packet: "Packet[VideoStream]", count: int) -> int:
         """The frame that a packet holds: packets come in another order than frames."""
         if packet.pts is None or self.fps is None:
             return count
         start = packet.stream.start_time or 0
         return max(0, round((packet.pts - start) * packet.time_base * self.fps))
 
-    def _require_end(self, container: Any, stream: Any, count: int) -> None:
+    def _require_end(self, container: "InputContainer", stream: "VideoStream", count: int) -> None:
         """Refuse an AVI file of fewer frames than its header says, which FFmpeg takes silently."""
         if "avi" in container.format.name and count < stream.frames:
             raise InputError(
@@ -236,13 +248,13 @@ class _Opening:
         self._recorded = recorded
         self._first: int | None = None  # when the first key frame is shown
 
-    def leads(self, packet: Any) -> bool:
+    def leads(self, packet: "Packet[VideoStream]") -> bool:
         """Whether a packet's frame is shown before the first key frame."""
         if self._first is None and packet.is_keyframe:
             self._first = packet.pts
         return self._is_before(packet.pts)
 
-    def before_first(self, frame: Any) -> bool:
+    def before_first(self, frame: "VideoFrame") -> bool:
         """The same of a decoded frame."""
         return self._is_before(frame.pts)
 
@@ -252,7 +264,7 @@ class _Opening:
         return pts is not None and pts < self._first
 
 
-def _video_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
+def _video_stream(path: Path, container: "InputContainer") -> tuple["VideoStream", tuple[str, ...]]:
     """The stream that players show, never a cover picture; and what is to be said about it."""
     streams = container.streams.video
     moving = [one for one in streams if not one.disposition & type(one.disposition).attached_pic]
@@ -270,7 +282,7 @@ def _video_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
     )
 
 
-def _pixel_aspect(stream: Any, turned: int) -> Fraction | None:
+def _pixel_aspect(stream: "VideoStream", turned: int) -> Fraction | None:
     """Width over height of a pixel as it is shown; None where the file does not say."""
     aspect = stream.codec_context.sample_aspect_ratio
     if not aspect:
@@ -278,9 +290,9 @@ def _pixel_aspect(stream: Any, turned: int) -> Fraction | None:
     return Fraction(1 / aspect if turned % 180 else aspect)
 
 
-def _seconds(stream: Any) -> Fraction:
+def _seconds(stream: "VideoStream") -> Fraction:
     """How long the video stream lasts, as the header says; 0 where it does not."""
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return Fraction(stream.duration * stream.time_base)
     text = stream.metadata.get("DURATION", "")  # of a Matroska stream, 00:01:16.200000000
     try:

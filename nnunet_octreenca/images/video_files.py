@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from os import SEEK_END
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from nnunet_octreenca.errors import InputError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 # Matroska (RFC 9559): elements that hold the blocks, and the blocks themselves.
 _SEGMENT, _CLUSTER, _BLOCK_GROUP, _SIMPLE_BLOCK, _BLOCK = 0x18538067, 0x1F43B675, 0xA0, 0xA3, 0xA1
@@ -13,7 +17,7 @@ _SEGMENT, _CLUSTER, _BLOCK_GROUP, _SIMPLE_BLOCK, _BLOCK = 0x18538067, 0x1F43B675
 _FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
-def require_whole(path: Path, container: Any, stream: Any) -> None:
+def require_whole(path: Path, container: "InputContainer", stream: "VideoStream") -> None:
     """Refuse a file that is shorter than its container says, or broken between two frames.
 
     Args:
@@ -35,7 +39,7 @@ def require_whole(path: Path, container: Any, stream: Any) -> None:
             _require_asf(path, file, size)
 
 
-def _require_index(path: Path, size: int, stream: Any) -> None:
+def _require_index(path: Path, size: int, stream: "VideoStream") -> None:
     """MP4 and QuickTime: every frame of the index lies within the file."""
     for number, entry in enumerate(getattr(stream, "index_entries", ())):  # PyAV 17 and later
         if entry.pos + entry.size > size:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.dicom_file import is_dicom
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_pixels import read_voxels
@@ -87,14 +87,14 @@ class VolumeSource:
             voxels = _with_channels(path, image)
             self.geometry = _geometry(image, path)
             _require_upright(self.geometry, image.GetSize())
-        self._voxels: NDArray = voxels
+        self._voxels: Pixels = voxels
         self.channels = voxels.shape[0]
         self.shape = voxels.shape[1:]
         self.dtype = voxels.dtype
         self.spacing = tuple(reversed(self.geometry.spacing))
         self.info = ImageInfo(geometry=self.geometry, kept_bytes=voxels.nbytes, notes=self._notes)
 
-    def _dicom(self, path: Path, series: str | None) -> NDArray:
+    def _dicom(self, path: Path, series: str | None) -> Pixels:
         stack = read_stack(path, series)
         first = stack.headers[stack.planes[0].file]
         if str(first.get("SOPClassUID", "")) == _WHOLE_SLIDE:
@@ -105,7 +105,7 @@ class VolumeSource:
         self.geometry = Geometry(stack.spacing, stack.origin, stack.direction, path, stack.files)
         return read_voxels(path, stack)
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> Pixels:
         """A view of the band."""
         return self._voxels[:, first:end]
 
@@ -140,7 +140,7 @@ def _read_file(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as a volume: {_reason(error)}") from error
 
 
-def _with_channels(path: Path, image: Any) -> NDArray:
+def _with_channels(path: Path, image: Any) -> Pixels:
     """A view (channels, z, y, x) or (channels, y, x) of ITK's voxels."""
     voxels = np.asarray(_Owned(image))
     dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
@@ -162,7 +162,8 @@ def _bytes(header: Any) -> int:
     import SimpleITK as sitk
 
     one = sitk.Image([1] * header.GetDimension(), header.GetPixelID(), 1)
-    return prod(header.GetSize()) * header.GetNumberOfComponents() * one.GetSizeOfPixelComponent()
+    voxels = prod(header.GetSize()) * header.GetNumberOfComponents()
+    return int(voxels * one.GetSizeOfPixelComponent())
 
 
 def _geometry(image: Any, path: Path) -> Geometry:

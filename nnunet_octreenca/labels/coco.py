@@ -3,11 +3,10 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.output import (
     atomic_output,
@@ -21,7 +20,7 @@ from nnunet_octreenca.libraries import import_optional
 
 
 def write_coco_rle(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str],
@@ -76,16 +75,16 @@ def write_coco_rle(
         file.write("\n]}\n")
 
 
-def _category(label: int, names: dict[int, str]) -> dict[str, Any]:
+def _category(label: int, names: dict[int, str]) -> dict[str, object]:
     name = class_name(names, label)
     return {"id": label, "name": name, "supercategory": "class", "color": list(colour(label))}
 
 
-def _encoded(frame: NDArray) -> list[dict[str, Any]]:
+def _encoded(frame: Labels) -> list[dict[str, object]]:
     return list(_annotations(frame))
 
 
-def _annotations(frame: NDArray) -> Iterator[dict[str, Any]]:
+def _annotations(frame: Labels) -> Iterator[dict[str, object]]:
     mask = import_optional("pycocotools.mask", "video")
     for label in np.flatnonzero(np.bincount(frame.ravel())).tolist():
         if label > 0:

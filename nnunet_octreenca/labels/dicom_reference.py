@@ -4,7 +4,7 @@ import datetime
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from nnunet_octreenca.dicom_file import frames_of, read_header
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.libraries import import_optional
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_Vector: TypeAlias = NDArray[np.float64]
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -31,7 +35,7 @@ _PATIENT = (
 )
 
 
-def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
+def read_headers(files: Sequence[Path | str], path: Path | str) -> list["Dataset"]:
     """The headers of a series, sorted along its slices' normal as SimpleITK sorts them.
 
     What a segmentation must have and a source may lack is put in where a value exists: a frame of
@@ -83,7 +87,7 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list[Any]:
     return headers
 
 
-def is_placed(header: Any) -> bool:
+def is_placed(header: "Dataset") -> bool:
     """Whether an image says where it lies, itself or in its frames' groups."""
     if "PerFrameFunctionalGroupsSequence" in header:
         return True
@@ -94,7 +98,7 @@ def is_placed(header: Any) -> bool:
     ) or bool(header.get("ImagePositionPatient") and header.get("ImageOrientationPatient"))
 
 
-def _as_unicode(header: Any) -> None:
+def _as_unicode(header: "Dataset") -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of text that its character set does not have
         header.decode()
@@ -106,7 +110,7 @@ def _as_unicode(header: Any) -> None:
     header.SpecificCharacterSet = "ISO_IR 192"
 
 
-def _set_measures(headers: Sequence[Any], path: Path | str) -> None:
+def _set_measures(headers: Sequence["Dataset"], path: Path | str) -> None:
     """Thickness and pixel size, of which highdicom takes the first header's."""
     if not headers or "PerFrameFunctionalGroupsSequence" in headers[0]:
         return
@@ -123,7 +127,7 @@ def _set_measures(headers: Sequence[Any], path: Path | str) -> None:
 
 
 def series_geometry(
-    headers: Sequence[Any], path: Path | str
+    headers: Sequence["Dataset"], path: Path | str
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Spacing, origin and direction (x, y, z) of sorted slices, as SimpleITK has them.
 
@@ -141,12 +145,12 @@ def series_geometry(
     return spacing, origin, tuple(direction)
 
 
-def _axes(header: Any) -> tuple[Any, Any, Any]:
+def _axes(header: "Dataset") -> tuple[_Vector, _Vector, _Vector]:
     cosines = np.array([float(part) for part in header.ImageOrientationPatient])
     return cosines[:3], cosines[3:], np.cross(cosines[:3], cosines[3:])
 
 
-def _along_normal(header: Any, path: Path | str) -> float:
+def _along_normal(header: "Dataset", path: Path | str) -> float:
     if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
         raise OutputError(
             f"{path} cannot reference a series whose slices lack a position; choose another output "
@@ -156,7 +160,7 @@ def _along_normal(header: Any, path: Path | str) -> float:
     return float(position @ _axes(header)[2])
 
 
-def volume_reference(shape: Sequence[int], affine: NDArray[np.float64]) -> Any:
+def volume_reference(shape: Sequence[int], affine: NDArray[np.float64]) -> "Dataset":
     """A header that stands for the first plane of a volume which is no DICOM.
 
     Args:
@@ -177,7 +181,7 @@ def volume_reference(shape: Sequence[int], affine: NDArray[np.float64]) -> Any:
     return header
 
 
-def slide_reference(shape: Sequence[int], mpp: Sequence[float], tile: int) -> Any:
+def slide_reference(shape: Sequence[int], mpp: Sequence[float], tile: int) -> "Dataset":
     """A header of a tiled whole-slide image of this size.
 
     Args:
@@ -223,13 +227,13 @@ def slide_reference(shape: Sequence[int], mpp: Sequence[float], tile: int) -> An
     return header
 
 
-def _anonymous(sop_class: str, modality: str) -> Any:
+def _anonymous(sop_class: str, modality: str) -> "Dataset":
     highdicom = import_optional("highdicom", "dicom")
     pydicom = import_optional("pydicom", "dicom")
-    header = pydicom.Dataset()
+    header: Dataset = pydicom.Dataset()
     header.file_meta = pydicom.dataset.FileMetaDataset()
     header.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE_ENDIAN
-    header.SOPClassUID = sop_class
+    header.SOPClassUID = highdicom.UID(sop_class)
     for keyword in (
         "StudyInstanceUID",
         "SeriesInstanceUID",

@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca import __version__
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.dicom_reference import (
     is_placed,
@@ -26,23 +27,35 @@ from nnunet_octreenca.labels.output import (
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.libraries import import_optional
 
+if TYPE_CHECKING:
+    from highdicom import Volume
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom import Dataset
+    from typing_extensions import Unpack
+
 _JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _CODES = "99OCTREENCA"  # schemes that begin with 99 are private
 
 
+class SegPlace(TypedDict, total=False):
+    """Where labels lie: arguments that `write_dicom_seg` and `check_dicom_seg` share."""
+
+    spacing: Sequence[float] | None
+    origin: Sequence[float] | None
+    direction: Sequence[float] | None
+    dicom_files: Sequence[Path | str] | None
+    mpp: float | Sequence[float] | None
+
+
 def write_dicom_seg(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str],
-    spacing: Sequence[float] | None = None,
-    origin: Sequence[float] | None = None,
-    direction: Sequence[float] | None = None,
-    dicom_files: Sequence[Path | str] | None = None,
-    mpp: float | Sequence[float] | None = None,
     labelmap: bool = False,
     tile: int = 512,
+    **place: "Unpack[SegPlace]",
 ) -> None:
     """Write a DICOM segmentation with one segment for each class above 0.
 
@@ -74,11 +87,7 @@ def write_dicom_seg(
         labels,
         path,
         names=names,
-        spacing=spacing,
-        origin=origin,
-        direction=direction,
-        dicom_files=dicom_files,
-        mpp=mpp,
+        place=place,
         labelmap=labelmap,
         tile=tile,
     )
@@ -91,11 +100,7 @@ def check_dicom_seg(
     path: Path | str,
     *,
     names: dict[int, str],
-    spacing: Sequence[float] | None = None,
-    origin: Sequence[float] | None = None,
-    direction: Sequence[float] | None = None,
-    dicom_files: Sequence[Path | str] | None = None,
-    mpp: float | Sequence[float] | None = None,
+    **place: "Unpack[SegPlace]",
 ) -> None:
     """Refuse what `write_dicom_seg` would, before there are labels.
 
@@ -107,7 +112,7 @@ def check_dicom_seg(
         EnvironmentMismatchError: highdicom is not installed.
     """
     if len(shape) == 2:
-        _require_mpp(path, mpp)
+        _require_mpp(path, place.get("mpp"))
         return
     labels = np.zeros(shape, np.uint8)
     labels[0, 0, 0] = 1
@@ -115,29 +120,21 @@ def check_dicom_seg(
         labels,
         path,
         names={label: name for label, name in names.items() if label <= 1},
-        spacing=spacing,
-        origin=origin,
-        direction=direction,
-        dicom_files=dicom_files,
-        mpp=mpp,
+        place=place,
         labelmap=False,
         tile=512,
     )
 
 
 def _segmentation(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str],
-    spacing: Sequence[float] | None,
-    origin: Sequence[float] | None,
-    direction: Sequence[float] | None,
-    dicom_files: Sequence[Path | str] | None,
-    mpp: float | Sequence[float] | None,
+    place: SegPlace,
     labelmap: bool,
     tile: int,
-) -> Any:
+) -> "Segmentation":
     """The data set of `write_dicom_seg`."""
     check_axes(labels, path, (2, 3))
     highdicom = import_optional("highdicom", "dicom")
@@ -146,28 +143,27 @@ def _segmentation(
         # Not negative, so that the same bits mean the same.
         labels = labels.view(np.uint16) if labels.itemsize == 2 else labels.astype(np.uint16)
     affine = None
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if labels.ndim == 3:
-        headers = read_headers(dicom_files or (), path)
+        headers = read_headers(place.get("dicom_files") or (), path)
         _check_planes(headers, labels, path)
-        if headers and spacing is None and origin is None and direction is None:
-            spacing, origin, direction = series_geometry(headers, path)
-        affine = _affine(spacing, origin, direction)
+        geometry = (place.get("spacing"), place.get("origin"), place.get("direction"))
+        if headers and geometry == (None, None, None):
+            geometry = series_geometry(headers, path)
+        affine = _affine(*geometry)
         headers = headers or [volume_reference(labels.shape, affine)]
     else:
-        _require_mpp(path, mpp)
-        assert mpp is not None
-        headers = [slide_reference(labels.shape, np.broadcast_to(mpp, 2).tolist(), tile)]
+        mpp = np.broadcast_to(_require_mpp(path, place.get("mpp")), 2).tolist()
+        headers = [slide_reference(labels.shape, mpp, tile)]
         options = {"tile_pixel_array": True, "tile_size": (tile, tile)}
     # Numbered without a gap, as BINARY wants it; at least one.
     classes = range(1, max(1, greatest, *names) + 1)
     try:
-        pixels, placed = labels, affine is not None and is_placed(headers[0])
-        if affine is not None and placed:
-            pixels = _volume(labels, affine, headers[0])
+        placed = affine is not None and is_placed(headers[0])
+        pixels = labels if affine is None or not placed else _volume(labels, affine, headers[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of highdicom, on the form of patients' names
-            segmentation = highdicom.seg.Segmentation(
+            segmentation: Segmentation = highdicom.seg.Segmentation(
                 source_images=headers,
                 pixel_array=pixels,
                 segmentation_type="LABELMAP" if labelmap else "BINARY",
@@ -194,17 +190,18 @@ def _segmentation(
     return segmentation
 
 
-def _require_mpp(path: Path | str, mpp: float | Sequence[float] | None) -> None:
+def _require_mpp(path: Path | str, mpp: float | Sequence[float] | None) -> float | Sequence[float]:
     if mpp is None:
         raise OutputError(f"{path} needs the pixel size of the slide; give it with --mpp")
+    return mpp
 
 
-def _segment(label: int, names: dict[int, str]) -> Any:
+def _segment(label: int, names: dict[int, str]) -> "SegmentDescription":
     highdicom = import_optional("highdicom", "dicom")
     codes = import_optional("pydicom.sr.codedict", "dicom").codes
     # A DICOM LO holds 64 characters; a backslash would part two values.
     name = class_name(names, label).replace("\\", "/")[:64] or f"label {label}"
-    return highdicom.seg.SegmentDescription(
+    description: SegmentDescription = highdicom.seg.SegmentDescription(
         segment_number=label,
         segment_label=name,
         segmented_property_category=codes.SCT.Tissue,
@@ -217,15 +214,17 @@ def _segment(label: int, names: dict[int, str]) -> Any:
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*colour(label)),
     )
+    return description
 
 
-def _volume(labels: NDArray, affine: NDArray[np.float64], header: Any) -> Any:
-    return import_optional("highdicom", "dicom").Volume(
+def _volume(labels: Labels, affine: NDArray[np.float64], header: "Dataset") -> "Volume":
+    volume: Volume = import_optional("highdicom", "dicom").Volume(
         labels,
         affine,
         coordinate_system="PATIENT",
         frame_of_reference_uid=header.FrameOfReferenceUID,
     )
+    return volume
 
 
 def _affine(
@@ -241,7 +240,7 @@ def _affine(
     return affine
 
 
-def _check_planes(headers: list[Any], labels: NDArray, path: Path | str) -> None:
+def _check_planes(headers: list["Dataset"], labels: Labels, path: Path | str) -> None:
     if len(headers) > 1 and (len(headers), headers[0].Rows, headers[0].Columns) != labels.shape:
         found = (len(headers), headers[0].Rows, headers[0].Columns)
         raise OutputError(

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.coco import write_coco_rle
-from nnunet_octreenca.labels.dicom_seg import check_dicom_seg, write_dicom_seg
+from nnunet_octreenca.labels.dicom_seg import SegPlace, check_dicom_seg, write_dicom_seg
 from nnunet_octreenca.labels.geojson import MIN_AREA, write_geojson
 from nnunet_octreenca.labels.nifti import write_nifti
 from nnunet_octreenca.labels.omezarr import write_label_zarr
@@ -89,20 +87,20 @@ class Format:
 
     ending: str
     kinds: tuple[str, ...]
-    write: Callable[[NDArray, Path, LabelInfo], Any]
+    write: Callable[[Labels, Path, LabelInfo], str | None]
     modules: tuple[str, ...] = field(default=())
     extra: str = ""
-    check: Callable[[tuple[int, ...], Path, LabelInfo], Any] | None = None
+    check: Callable[[tuple[int, ...], Path, LabelInfo], None] | None = None
 
 
-def _tiff(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _tiff(labels: Labels, path: Path, info: LabelInfo) -> None:
     axes = "TYX" if info.kind == "video" else None
     write_label_tiff(
         labels, path, names=info.names, mpp=info.pixel_size(), axes=axes, bounds=info.bounds
     )
 
 
-def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _zarr(labels: Labels, path: Path, info: LabelInfo) -> None:
     axes = "tyx" if info.kind == "video" else None
     write_label_zarr(
         labels,
@@ -114,7 +112,7 @@ def _zarr(labels: NDArray, path: Path, info: LabelInfo) -> None:
     )
 
 
-def _geojson(labels: NDArray, path: Path, info: LabelInfo) -> str | None:
+def _geojson(labels: Labels, path: Path, info: LabelInfo) -> str | None:
     left, top = info.bounds[:2] if info.bounds else (0, 0)
     offset = (info.offset[0] - left, info.offset[1] - top)
     _, left_out, _ = write_geojson(labels, path, names=info.names, scale=info.scale, offset=offset)
@@ -123,27 +121,33 @@ def _geojson(labels: NDArray, path: Path, info: LabelInfo) -> str | None:
     return f"{path.name}: {left_out} region(s) of fewer than {MIN_AREA:g} pixels are left out"
 
 
-def _dicom(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _seg_place(info: LabelInfo) -> SegPlace:
+    return {
+        "spacing": info.spacing,
+        "origin": info.origin,
+        "direction": info.direction,
+        "dicom_files": info.dicom_files,
+        "mpp": info.mpp,
+    }
+
+
+def _dicom(labels: Labels, path: Path, info: LabelInfo) -> None:
     write_dicom_seg(
         labels,
         path,
         names=info.names,
-        spacing=info.spacing,
-        origin=info.origin,
-        direction=info.direction,
-        dicom_files=info.dicom_files,
-        mpp=info.mpp,
+        **_seg_place(info),
     )
 
 
-def _coco(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _coco(labels: Labels, path: Path, info: LabelInfo) -> None:
     file_names = info.file_names
     if labels.ndim == 2 and info.image_path is not None:
         file_names = [info.image_path.name]
     write_coco_rle(labels, path, names=info.names, file_names=file_names)
 
 
-def _mp4(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _mp4(labels: Labels, path: Path, info: LabelInfo) -> None:
     if info.frames is None:
         raise OutputError(f"{path} needs the video's frames; choose another output format")
     write_overlay_mp4(
@@ -180,22 +184,18 @@ def _check_dicom(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
         shape,
         path,
         names=info.names,
-        spacing=info.spacing,
-        origin=info.origin,
-        direction=info.direction,
-        dicom_files=info.dicom_files,
-        mpp=info.mpp,
+        **_seg_place(info),
     )
 
 
-def _nifti(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _nifti(labels: Labels, path: Path, info: LabelInfo) -> None:
     if info.nifti is not None:
         write_nifti(labels, path, info.nifti)
     else:
         _volume(labels, path, info)
 
 
-def _volume(labels: NDArray, path: Path, info: LabelInfo) -> None:
+def _volume(labels: Labels, path: Path, info: LabelInfo) -> None:
     write_volume(labels, path, spacing=info.spacing, origin=info.origin, direction=info.direction)
 
 
@@ -301,7 +301,7 @@ def output_path(format_name: str, stem_path: Path | str) -> Path:
 
 def write(
     format_name: str,
-    labels: NDArray,
+    labels: Labels,
     stem_path: Path | str,
     info: LabelInfo,
     *,

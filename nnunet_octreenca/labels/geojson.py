@@ -4,11 +4,12 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.labels.output import (
     atomic_output,
     check_axes,
@@ -21,13 +22,16 @@ from nnunet_octreenca.labels.polygons import filled, mended, united
 from nnunet_octreenca.labels.regions import CORNERS, HOLES, TILE, Regions
 from nnunet_octreenca.libraries import import_optional
 
+if TYPE_CHECKING:
+    from shapely import Polygon
+
 # Polygons, and points of them, that one thread unites, simplifies and formats at a time.
 _BATCH, _BATCH_POINTS = 1024, 100_000
 MIN_AREA = 2.0  # pixels
 
 
 def write_geojson(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str],
@@ -81,7 +85,7 @@ def write_geojson(
     regions = Regions(labels, min_area=min_area, tile=tile, corners=corners, holes=holes)
     with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
 
-        def finish(batch: list[tuple[int, Sequence[Any]]]) -> list[str]:
+        def finish(batch: list[tuple[int, Sequence["Polygon"]]]) -> list[str]:
             return _features(batch, names, simplify, min_area, *placed)
 
         file.write('{"type": "FeatureCollection", "features": [')
@@ -96,10 +100,10 @@ def write_geojson(
 
 
 def _batches(
-    regions: Iterable[tuple[int, Sequence[Any]]],
-) -> Iterator[list[tuple[int, Sequence[Any]]]]:
+    regions: Iterable[tuple[int, Sequence["Polygon"]]],
+) -> Iterator[list[tuple[int, Sequence["Polygon"]]]]:
     shapely = import_optional("shapely", "slides")
-    batch: list[tuple[int, Sequence[Any]]] = []
+    batch: list[tuple[int, Sequence[Polygon]]] = []
     points = 0
     for label, pieces in regions:
         batch.append((label, pieces))
@@ -112,7 +116,7 @@ def _batches(
 
 
 def _features(
-    batch: list[tuple[int, Sequence[Any]]],
+    batch: list[tuple[int, Sequence["Polygon"]]],
     names: dict[int, str],
     simplify: float,
     min_area: float,

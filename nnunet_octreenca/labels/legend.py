@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.labels.palette import PALETTE
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
 
 _PAPER = (255, 255, 255)
 _INK = (30, 30, 30)
 _FAINT = (110, 110, 110)
 
 
-def blend(image: NDArray[np.uint8], labels: NDArray, opacity: float = 0.4) -> NDArray[np.uint8]:
+def blend(image: NDArray[np.uint8], labels: Labels, opacity: float = 0.4) -> NDArray[np.uint8]:
     """Classes half transparent over an image, their contours in full colour.
 
     Args:
@@ -42,7 +46,7 @@ def blend(image: NDArray[np.uint8], labels: NDArray, opacity: float = 0.4) -> ND
     return blended
 
 
-def contours(labels: NDArray) -> NDArray[np.bool_]:
+def contours(labels: Labels) -> NDArray[np.bool_]:
     """Pixels of a class beside a pixel of another label, above, below, left or right."""
     edge = np.zeros(labels.shape, bool)
     across = labels[1:] != labels[:-1]
@@ -54,7 +58,7 @@ def contours(labels: NDArray) -> NDArray[np.bool_]:
     return edge & (labels > 0)
 
 
-def _wrapped(labels: NDArray) -> NDArray[np.uint8]:
+def _wrapped(labels: Labels) -> NDArray[np.uint8]:
     return np.where(labels > 255, (labels - 1) % 255 + 1, labels).astype(np.uint8)
 
 
@@ -114,7 +118,7 @@ def _fitting(text: str, width: int, size: int) -> str:
 
 
 @lru_cache
-def _font(size: int) -> Any:
+def _font(size: int) -> "FreeTypeFont":
     # matplotlib brings a font with Greek, Cyrillic and the signs that Pillow's own lacks.
     import matplotlib
     from PIL import ImageFont

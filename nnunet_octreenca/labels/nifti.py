@@ -1,14 +1,14 @@
 """A label map of a NIfTI image, with the place that the image's own header says."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.output import atomic_output, check_axes
 from nnunet_octreenca.nifti_place import NiftiPlace
@@ -17,7 +17,7 @@ _LONGEST_AXIS = 32767  # of NIfTI-1
 _PLANES = 64 << 20  # bytes written at a time
 
 
-def write_nifti(labels: NDArray[Any], path: Path | str, place: NiftiPlace) -> None:
+def write_nifti(labels: Pixels, path: Path | str, place: NiftiPlace) -> None:
     """Write labels with sform, qform, both codes, units and voxel size as the image has them.
 
     Whichever of them a reader prefers, it finds the labels where it finds the image.
@@ -35,10 +35,11 @@ def write_nifti(labels: NDArray[Any], path: Path | str, place: NiftiPlace) -> No
 
     path = Path(path)
     check_axes(labels, path, (2, 3))
-    kind, offset = Nifti1Header, 352
+    kind: Callable[..., Any] = Nifti1Header
+    offset = 352
     if place.version == 2 or max(labels.shape) > _LONGEST_AXIS:
         kind, offset = Nifti2Header, 544
-    header: Any = kind(endianness="<")
+    header = kind(endianness="<")
     try:
         header.set_data_dtype(labels.dtype)
     except Exception as error:

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.bands import split_range
 from nnunet_octreenca.labels.output import (
     atomic_folder,
@@ -19,6 +19,9 @@ from nnunet_octreenca.labels.output import (
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.libraries import import_optional
 
+if TYPE_CHECKING:
+    from zarr import Group
+
 NAME = "segmentation"
 """The label image's name within the group `labels`."""
 
@@ -27,7 +30,7 @@ _UNITS = {"y": "micrometer", "x": "micrometer", "z": "micrometer", "t": "second"
 
 
 def write_label_zarr(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str],
@@ -96,7 +99,7 @@ def _axis(axis: str, with_unit: bool) -> dict[str, str]:
     return {**described, "unit": _UNITS[axis]} if with_unit else described
 
 
-def _write_level(group: Any, name: str, level: NDArray, dtype: type) -> None:
+def _write_level(group: "Group", name: str, level: Labels, dtype: type) -> None:
     chunks = tuple(min(c, n) for c, n in zip(_CHUNK[level.ndim], level.shape, strict=True))
     blosc = import_optional("numcodecs", "slides").Blosc(cname="zstd", clevel=5)
     array = group.create_array(
@@ -112,7 +115,7 @@ def _write_level(group: Any, name: str, level: NDArray, dtype: type) -> None:
         array[first:end] = level[first:end].astype(dtype, copy=False)
 
 
-def _source(image_path: Path | str | None, path: Path) -> dict[str, Any]:
+def _source(image_path: Path | str | None, path: Path) -> dict[str, object]:
     # Relative to the label image's own folder, as NGFF wants it.
     if image_path is None or not any(
         (Path(image_path) / name).exists() for name in (".zattrs", "zarr.json")

@@ -3,10 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.libraries import import_optional
 
 
-def outlines(labels: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
+def outlines(labels: Labels) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
     """Every 4-connected region of one label above 0, with its outline.
 
     Time and memory grow with the number of pixel edges between regions.
@@ -33,7 +34,7 @@ def outlines(labels: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
     return regions, shapely.polygons(rings[order], indices=region[order] - 1)
 
 
-def _rings(regions: NDArray[np.int32]) -> tuple[NDArray, NDArray, NDArray]:
+def _rings(regions: NDArray[np.int32]) -> tuple[Labels, Labels, Labels]:
     """Corners (x, y) of all rings one after the other; how many each has; its region.
 
     One walks along the edges with the region on the right. An edge is known by its heading

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.resources import processors
@@ -96,7 +96,7 @@ def _number(error: BaseException | None) -> int | None:
     return None
 
 
-def check_axes(labels: NDArray, path: Path | str, axes: Sequence[int]) -> None:
+def check_axes(labels: Labels, path: Path | str, axes: Sequence[int]) -> None:
     """Refuse a label map that a format cannot hold.
 
     Raises:
@@ -112,7 +112,7 @@ def check_axes(labels: NDArray, path: Path | str, axes: Sequence[int]) -> None:
         )
 
 
-def greatest_label(labels: NDArray, path: Path | str) -> int:
+def greatest_label(labels: Labels, path: Path | str) -> int:
     """The largest label.
 
     Raises:

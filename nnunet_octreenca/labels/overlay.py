@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.bands import split_range
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
@@ -19,7 +20,7 @@ _BLOCK = 2**22  # labels counted at a time: 32 MiB of the counter's own
 def write_overlay(
     path: Path | str,
     thumbnail: NDArray[np.uint8],
-    labels: NDArray,
+    labels: Labels,
     *,
     names: dict[int, str],
     caption: str = "",
@@ -69,7 +70,7 @@ def write_overlay(
         drawn.save(temporary, format="PNG", pnginfo=text)
 
 
-def label_shares(labels: NDArray) -> dict[int, float]:
+def label_shares(labels: Labels) -> dict[int, float]:
     """The share of the area of each label that occurs, 0 to 1.
 
     Args:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
 from nnunet_octreenca.labels.output import (
@@ -20,6 +21,9 @@ from nnunet_octreenca.labels.output import (
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.libraries import import_optional
 
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
 Frames = Iterable[NDArray[np.uint8]] | Callable[[], Iterable[NDArray[np.uint8]]]
 
 _LONGEST_FRACTION = 65535  # MPEG-4 part 2 keeps the frame rate in 16 bits
@@ -29,7 +33,7 @@ _QUALITY = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2
 
 def write_overlay_mp4(
     frames: Frames,
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     fps: float | Fraction,
@@ -61,7 +65,7 @@ def write_overlay_mp4(
     height, width = labels.shape[1] + len(strip), labels.shape[2]
     picture_shape = (height + height % 2, width + width % 2)
 
-    def draw(pair: tuple[NDArray[np.uint8], NDArray]) -> Any:
+    def draw(pair: tuple[NDArray[np.uint8], Labels]) -> "VideoFrame":
         frame, frame_labels = pair
         if frame.shape != (*frame_labels.shape, 3):
             raise OutputError(
@@ -71,9 +75,10 @@ def write_overlay_mp4(
         picture = np.full((*picture_shape, 3), 255, np.uint8)
         picture[: labels.shape[1], :width] = blend(frame, frame_labels)
         picture[labels.shape[1] : height, :width] = strip
-        return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+        drawn: VideoFrame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED
         )
+        return drawn
 
     with (
         atomic_output(path) as temporary,
@@ -96,8 +101,8 @@ def write_overlay_mp4(
 
 
 def _paired(
-    frames: Iterator[NDArray[np.uint8]], labels: NDArray, path: Path | str
-) -> Iterator[tuple[NDArray[np.uint8], NDArray]]:
+    frames: Iterator[NDArray[np.uint8]], labels: Labels, path: Path | str
+) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
     for number, frame_labels in enumerate(labels):
         frame = next(frames, None)
         if frame is None:
@@ -112,7 +117,7 @@ def _paired(
         )
 
 
-def _occurs(labels: NDArray) -> NDArray[np.bool_]:
+def _occurs(labels: Labels) -> NDArray[np.bool_]:
     occurs = np.zeros(int(labels.max()) + 1, bool)
     for frame in labels:
         occurs[np.unique(frame)] = True

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.output import (
     atomic_folder,
@@ -18,7 +18,7 @@ from nnunet_octreenca.labels.palette import PALETTE
 
 
 def write_label_picture(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str] | None = None,
@@ -42,7 +42,7 @@ def write_label_picture(
 
 
 def write_frame_pngs(
-    labels: NDArray,
+    labels: Labels,
     folder: Path | str,
     *,
     names: dict[int, str],
@@ -78,7 +78,7 @@ def write_frame_pngs(
 
 
 def _write_png(
-    labels: NDArray, temporary: Path, path: Path, names: dict[int, str], plain: bool
+    labels: Labels, temporary: Path, path: Path, names: dict[int, str], plain: bool
 ) -> None:
     from PIL import Image, PngImagePlugin
 

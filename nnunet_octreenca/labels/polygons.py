@@ -1,12 +1,15 @@
 """What is done to polygons between tracing and writing."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from shapely import Polygon
 
 
 def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_]:
@@ -22,12 +25,12 @@ def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_
     rings, polygon = shapely.get_rings(polygons[pierced], return_index=True)
     shell = np.diff(polygon, prepend=-1) > 0
     kept = shell | (shapely.area(shapely.polygons(rings)) >= min_area)
-    result = polygons.copy()
+    result: NDArray[np.object_] = polygons.copy()
     result[pierced] = shapely.polygons(rings[kept], indices=polygon[kept])
     return result
 
 
-def united(pieces: Sequence[Any]) -> Any:
+def united(pieces: Sequence["Polygon"]) -> "Polygon":
     """One polygon of pieces that share edges along pixels; it has no corner that is none."""
     shapely = import_optional("shapely", "slides")
     if len(pieces) == 1:
@@ -57,7 +60,7 @@ def mended(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
         (number,) of Polygon or MultiPolygon; an area of 0 may become an empty one.
     """
     shapely = import_optional("shapely", "slides")
-    result = polygons.copy()
+    result: NDArray[np.object_] = polygons.copy()
     for index in np.flatnonzero(~shapely.is_valid(result)).tolist():
         parts = shapely.get_parts(shapely.make_valid(result[index]))
         areas = [part for part in parts if part.geom_type.endswith("Polygon")]

@@ -2,15 +2,19 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.bands import split_range
 from nnunet_octreenca.labels.outlines import outlines
 from nnunet_octreenca.labels.polygons import filled
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from shapely import Polygon
 
 TILE = 256
 """Pixels of a tile's side; with 512, noise takes twice as long."""
@@ -29,7 +33,7 @@ class _Region:
     area: int
     corners: int
     holes: int
-    pieces: list[Any]
+    pieces: list["Polygon"]
     given: int = 0
     """Pieces that have been given already, for the region is beyond the limits."""
 
@@ -66,7 +70,7 @@ class Regions:
 
     def __init__(
         self,
-        labels: NDArray,
+        labels: Labels,
         *,
         min_area: float = 0.0,
         tile: int = TILE,
@@ -83,7 +87,7 @@ class Regions:
         self._parent: dict[int, int] = {}
         self._next = 1
 
-    def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def __iter__(self) -> Iterator[tuple[int, Sequence["Polygon"]]]:
         height, width = self._labels.shape
         above = np.zeros(width, np.int64)
         for top, bottom in split_range(0, height, self._tile):
@@ -109,8 +113,8 @@ class Regions:
             above = yield from self._end_row(below)
 
     def _tile_regions(
-        self, tile: NDArray, top: int, left: int
-    ) -> Generator[tuple[int, Sequence[Any]], None, list[NDArray[np.int64]]]:
+        self, tile: Labels, top: int, left: int
+    ) -> Generator[tuple[int, Sequence["Polygon"]], None, list[NDArray[np.int64]]]:
         """Give the regions within a tile; return the numbers of those along its borders.
 
         The borders are the first row, the first column, the last row and the last column.
@@ -152,7 +156,7 @@ class Regions:
                 yield int(label[region]), [polygons[index]]
         return [number[border] for border in borders]
 
-    def _unite(self, one: NDArray, other: NDArray, same: NDArray) -> None:
+    def _unite(self, one: Labels, other: Labels, same: Labels) -> None:
         """Unite what touches across a seam: numbers on either side, and where labels agree."""
         pairs = np.stack([one, other])
         touching = same & (other > 0)
@@ -176,7 +180,7 @@ class Regions:
 
     def _end_row(
         self, below: NDArray[np.int64]
-    ) -> Generator[tuple[int, Sequence[Any]], None, NDArray[np.int64]]:
+    ) -> Generator[tuple[int, Sequence["Polygon"]], None, NDArray[np.int64]]:
         """Give what has ended or is beyond the limits; return `below` with united numbers."""
         numbers, where = np.unique(below, return_inverse=True)
         numbers = np.array([self._root(number) if number else 0 for number in numbers.tolist()])

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels, Pixels
+
 LONGEST = 1600
 """Pixels of a thumbnail's longer side, at most."""
 
@@ -59,7 +61,7 @@ class ThumbnailGrid:
         height, width = self.plane_shape
         return -(-height // self.step), -(-width // self.step)
 
-    def arrange(self, tiles: NDArray, fill: int) -> NDArray:
+    def arrange(self, tiles: Pixels, fill: int) -> Pixels:
         """One picture of the tiles (plane, y, x, ...), row by row with a gap of `fill`."""
         tiles = tiles.repeat(self.zoom, axis=1).repeat(self.zoom, axis=2)
         count, height, width = tiles.shape[:3]
@@ -91,7 +93,7 @@ class Thumbnail:
         self._columns = np.zeros(0, int)
         self._bytes = False
 
-    def add(self, first: int, band: NDArray) -> None:
+    def add(self, first: int, band: Pixels) -> None:
         """Take what a band holds of the thumbnail.
 
         Args:
@@ -110,7 +112,7 @@ class Thumbnail:
             if first <= plane < first + shown.shape[1]:
                 self._add_rows(number, 0, shown[:, plane - first])
 
-    def _add_rows(self, number: int, first: int, rows: NDArray) -> None:
+    def _add_rows(self, number: int, first: int, rows: Pixels) -> None:
         step = self.layout.step
         apart = max(1, step // _SAMPLES)
         ys = np.arange(-(-first // apart) * apart, first + rows.shape[1], apart)
@@ -149,7 +151,7 @@ class Thumbnail:
         return self.layout.arrange(np.broadcast_to(tiles, (*tiles.shape[:3], 3)), 255)
 
 
-def labels_thumbnail(labels: NDArray, longest: int = LONGEST) -> NDArray:
+def labels_thumbnail(labels: Labels, longest: int = LONGEST) -> Labels:
     """The labels on the pixels of `Thumbnail(labels.shape, longest).picture()`, (y, x).
 
     Each pixel has the most frequent label of 9 evenly spaced samples.
@@ -167,7 +169,7 @@ def _sample_places(length: int, step: int) -> list[NDArray[np.int_]]:
     return [np.minimum(starts + offset, length - 1) for offset in offsets]
 
 
-def _most_frequent(samples: list[NDArray]) -> NDArray:
+def _most_frequent(samples: list[Labels]) -> Labels:
     best, most = samples[0], np.zeros(samples[0].shape, np.uint8)
     for candidate in samples:
         votes = sum((candidate == sample).astype(np.uint8) for sample in samples)

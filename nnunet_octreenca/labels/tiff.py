@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.labels.output import (
     atomic_output,
     check_axes,
@@ -26,7 +25,7 @@ _BOUNDS_NAMESPACE = "nnunet_octreenca/bounds"
 
 
 def write_label_tiff(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     names: dict[int, str],
@@ -62,7 +61,7 @@ def write_label_tiff(
     import_optional("imagecodecs", "slides")
     dtype = np.dtype(np.uint8 if greatest_label(labels, path) < 256 else np.uint16)
     steps = halvings(labels.shape[-2:], tile)
-    colours: dict[str, Any] = {"photometric": "minisblack"}
+    colours: dict[str, object] = {"photometric": "minisblack"}
     if dtype == np.uint8:
         colours = {"photometric": "palette", "colormap": PALETTE.T.astype(np.uint16) * 257}
     microns = np.broadcast_to(mpp, labels.ndim).tolist() if mpp is not None else None
@@ -92,7 +91,7 @@ def write_label_tiff(
             )
 
 
-def _tiles(level: NDArray, tile: int, dtype: np.dtype) -> Iterator[NDArray]:
+def _tiles(level: Labels, tile: int, dtype: np.dtype) -> Iterator[Labels]:
     height, width = level.shape[-2:]
     for plane in level.reshape(-1, height, width) if level.ndim == 2 else level:
         for y in range(0, height, tile):
@@ -100,11 +99,11 @@ def _tiles(level: NDArray, tile: int, dtype: np.dtype) -> Iterator[NDArray]:
                 yield _tile(plane[y : y + tile, x : x + tile], dtype)
 
 
-def _tile(pixels: NDArray, dtype: np.dtype) -> NDArray:
+def _tile(pixels: Labels, dtype: np.dtype) -> Labels:
     return pixels.astype(dtype, order="C")
 
 
-def _resolution(microns: list[float] | None, step: int) -> dict[str, Any]:
+def _resolution(microns: list[float] | None, step: int) -> dict[str, object]:
     if microns is None:
         return {}
     y, x = (10_000 / (size * step) for size in microns[-2:])
@@ -116,7 +115,7 @@ def _metadata(
     microns: list[float] | None,
     names: dict[int, str],
     bounds: tuple[int, int, int, int] | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     annotations: list[dict[str, str]] = [
         {
             "Namespace": _NAMESPACE,
@@ -131,7 +130,7 @@ def _metadata(
                 **{f"openslide.bounds-{name}": value for name, value in told},
             }
         )
-    metadata: dict[str, Any] = {
+    metadata: dict[str, object] = {
         "axes": axes,
         "Channel": {"Name": ["segmentation"]},
         "MapAnnotation": annotations,

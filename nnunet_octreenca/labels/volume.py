@@ -5,8 +5,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from numpy.typing import NDArray
-
+from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.output import atomic_output, check_axes
 
@@ -18,7 +17,7 @@ _LONGEST_HEADER = 2**16
 
 
 def write_volume(
-    labels: NDArray,
+    labels: Labels,
     path: Path | str,
     *,
     spacing: Sequence[float] | None = None,
