@@ -126,7 +126,7 @@ def _header(path: Path, head: bytes, *, gzipped: bool, named_gz: bool) -> Any:
             content = f"gzip around {content}"
         raise InputError(f"{path} is no NIfTI file: it is {content}")
     try:
-        return kind(head[:length], check=False)
+        return kind(head[:length], check=False)  # type: ignore[no-untyped-call]
     except (HeaderDataError, ValueError, TypeError) as error:
         raise InputError(f"{path} has a damaged header ({error})") from error
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 from math import prod
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,6 @@ from nnunet_octreenca.resources import free_disk
 
 if TYPE_CHECKING:
     from io import FileIO
-    from types import ModuleType
 
     from av.container import InputContainer
     from av.packet import Packet

@@ -232,8 +232,8 @@ def _anonymous(sop_class: str, modality: str) -> "Dataset":
     pydicom = import_optional("pydicom", "dicom")
     header: Dataset = pydicom.Dataset()
     header.file_meta = pydicom.dataset.FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE_ENDIAN
-    header.SOPClassUID = highdicom.UID(sop_class)
+    header.file_meta.TransferSyntaxUID = highdicom.UID(_EXPLICIT_LITTLE_ENDIAN)
+    header.SOPClassUID = sop_class
     for keyword in (
         "StudyInstanceUID",
         "SeriesInstanceUID",
