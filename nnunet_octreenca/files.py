@@ -4,12 +4,18 @@ import codecs
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nnunet_octreenca.errors import InputError
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object; whoever reads a value of it checks its type."""
+
+JsonMapping: TypeAlias = Mapping[str, Any]
+"""A JSON object that is only read."""
 
 
 @contextmanager
@@ -39,13 +45,13 @@ def pairing_name(path: Path) -> str:
     return name[:-4] if name.lower().endswith(".ome") else name
 
 
-def write_json(path: Path | str, content: Any) -> None:
+def write_json(path: Path | str, content: object) -> None:
     """Write JSON as nnU-Net does (indented by 4, keys in their order), whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str, otherwise: str) -> dict[str, Any]:
+def read_json(path: Path | str, otherwise: str) -> JsonObject:
     """Read a JSON object in UTF-8, or in UTF-16 with a byte order mark.
 
     Args:

@@ -118,7 +118,7 @@ def run_child(
 
 def _start(
     command: Sequence[str], log: Path, environment: Mapping[str, str]
-) -> tuple[subprocess.Popen, int | None]:
+) -> tuple[subprocess.Popen[bytes], int | None]:
     """The process, and where its peak memory can be read when it has ended (not on Windows)."""
     report = written = None
     if os.name == "posix":
@@ -156,7 +156,7 @@ def _peak_bytes(report: int | None) -> int | None:
     return None
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End the process and, where there are process groups, all that it has started."""
     if os.name != "posix":
         if process.poll() is None:

@@ -3,9 +3,12 @@
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import JsonObject
+
+_T = TypeVar("_T")
 
 if TYPE_CHECKING:
     from nnunet_octreenca.datasets.classes import Classes
@@ -231,7 +234,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace, target: Path) -> "Converted":
-    common: dict[str, Any] = {"overwrite": arguments.overwrite, "track": progress}
+    common: JsonObject = {"overwrite": arguments.overwrite, "track": progress}
     if arguments.kind == "prostate":
         from nnunet_octreenca.datasets.prostate import convert_prostate
 
@@ -313,7 +316,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def progress(items: Iterable[Any], description: str) -> Iterator[Any]:
+def progress(items: Iterable[_T], description: str) -> Iterator[_T]:
     """A bar while items are gone through."""
     from rich.progress import track
 

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from nnunet_octreenca.cli.child_process import (
     CommandError,
@@ -17,6 +16,7 @@ from nnunet_octreenca.cli.child_process import (
 )
 from nnunet_octreenca.cli.demo_progress import Screen, TrainingProgress
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.files import JsonObject
 
 HELP = "train, predict and compare OctreeNCA and stock nnU-Net on generated data"
 EXAMPLE = """\
@@ -165,7 +165,7 @@ class Demo:
         for name in FOLDERS:
             (folder / name).mkdir()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> JsonObject:
         """All stages in their order; returns the report."""
         begun = time.monotonic()
         self.make_data()
@@ -188,7 +188,7 @@ class Demo:
             make_phantoms(self.raw, training=TRAINING_CASES, test=TEST_CASES)
             show(1.0, f"{TRAINING_CASES} cases for training, {TEST_CASES} for the test")
 
-    def train(self, name: str) -> dict[str, Any]:
+    def train(self, name: str) -> JsonObject:
         """Train a network; returns its columns of the report that concern training."""
         from nnunet_octreenca.cli.demo_report import count_parameters
 
@@ -210,7 +210,7 @@ class Demo:
             "training_peak_bytes": done.peak_bytes,
         }
 
-    def predict(self, name: str) -> dict[str, Any]:
+    def predict(self, name: str) -> JsonObject:
         """Segment the test cases; returns the columns of the report that concern prediction."""
         trainer, plans = NETWORKS[name]
         done = self.command(
@@ -228,7 +228,7 @@ class Demo:
         """Where a network's segmentations of the test cases are."""
         return self.folder / "predictions" / name
 
-    def compare(self, networks: dict[str, dict[str, Any]], begun: float) -> dict[str, Any]:
+    def compare(self, networks: dict[str, JsonObject], begun: float) -> JsonObject:
         """Dice and picture; writes both and returns the report."""
         from nnunet_octreenca.cli import demo_report
         from nnunet_octreenca.files import write_json

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.datasets.phantoms import LABELS
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import atomic_write
+from nnunet_octreenca.files import JsonMapping, JsonObject, atomic_write
 
 CLASSES = {name: label for name, label in LABELS.items() if label > 0}
 COLOURS = {"organ": (0.0, 0.72, 0.66), "lesion": (1.0, 0.60, 0.0)}  # told apart by all eyes
@@ -29,7 +30,7 @@ def dice(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], label: int) ->
     return 2 * int((true & predicted).sum()) / total if total else None
 
 
-def dice_of_folder(truths: Path, predictions: Path) -> dict[str, Any]:
+def dice_of_folder(truths: Path, predictions: Path) -> JsonObject:
     """Dice of every class and case, and the means over the cases.
 
     Raises:
@@ -56,7 +57,7 @@ def _mean(values: Any) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def read(path: Path) -> NDArray[Any]:
+def read(path: Path) -> Pixels:
     """A NIfTI file's voxels (z, y, x)."""
     import SimpleITK as sitk
 
@@ -82,7 +83,7 @@ def count_parameters(checkpoint: Path) -> int:
     return sum({w.data_ptr(): w.numel() for w in weights.values() if w.numel()}.values())
 
 
-def circumstances() -> dict[str, Any]:
+def circumstances() -> JsonObject:
     """What a figure needs beside it: machine and versions."""
     import torch
 
@@ -101,7 +102,7 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def table_rows(networks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def table_rows(networks: Mapping[str, JsonMapping]) -> list[list[str]]:
     """Rows of the table: what, then a column per network."""
 
     def row(what: str, key: str, show: Any) -> list[str]:
@@ -133,7 +134,7 @@ def _gigabytes(value: int) -> str:
     return f"{value / 1e9:.2f}"
 
 
-def print_table(report: Mapping[str, Any]) -> None:
+def print_table(report: JsonMapping) -> None:
     """The report as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -157,7 +158,7 @@ def print_table(report: Mapping[str, Any]) -> None:
 def draw(
     raw: Path,
     predictions: Mapping[str, Path],
-    networks: Mapping[str, Mapping[str, Any]],
+    networks: Mapping[str, JsonMapping],
     path: Path,
 ) -> None:
     """Image, truth and each network's segmentation of three test cases, as PNG.
@@ -183,7 +184,7 @@ def draw(
         image = read(raw / "imagesTs" / f"{case}_0000.nii.gz")
         plane = 1 if row == 2 else 0
         middle = round(np.argwhere(truth == LABELS["lesion"])[:, plane].mean())
-        shown: dict[str, NDArray[Any] | None] = {"image": None, "truth": truth}
+        shown: dict[str, Pixels | None] = {"image": None, "truth": truth}
         shown.update({name: read(folder / file.name) for name, folder in predictions.items()})
         for axes, (name, labels) in zip(grid[row], shown.items(), strict=True):
             _panel(axes, image, labels, plane, middle, spacing(file))
@@ -203,8 +204,8 @@ def draw(
 
 def _panel(
     axes: Any,
-    image: NDArray[Any],
-    labels: NDArray[Any] | None,
+    image: Pixels,
+    labels: Pixels | None,
     plane: int,
     position: int,
     millimetres: tuple[float, float, float],

@@ -5,7 +5,8 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
+
+from nnunet_octreenca.files import JsonObject
 
 HELP = "report versions, engines, devices and registration, and why anything is unavailable"
 EXAMPLE = """\
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def examine() -> list[dict[str, Any]]:
+def examine() -> list[JsonObject]:
     """One row per thing looked at: `what`, `state` ("ok", "note" or "missing"), `detail`."""
     return [
         _row("python", "ok", platform.python_version()),
@@ -45,11 +46,11 @@ def examine() -> list[dict[str, Any]]:
     ]
 
 
-def _row(what: str, state: str, detail: str) -> dict[str, Any]:
+def _row(what: str, state: str, detail: str) -> JsonObject:
     return {"what": what, "state": state, "detail": detail}
 
 
-def _versions() -> list[dict[str, Any]]:
+def _versions() -> list[JsonObject]:
     import torch
 
     from nnunet_octreenca import __version__
@@ -64,7 +65,7 @@ def _versions() -> list[dict[str, Any]]:
     return rows
 
 
-def _cpu_engine() -> dict[str, Any]:
+def _cpu_engine() -> JsonObject:
     import torch
 
     from nnunet_octreenca.errors import EnvironmentMismatchError
@@ -103,7 +104,7 @@ def _cpu_engine() -> dict[str, Any]:
     )
 
 
-def _cuda() -> dict[str, Any]:
+def _cuda() -> JsonObject:
     import torch
 
     if torch.cuda.is_available():
@@ -118,7 +119,7 @@ def _cuda() -> dict[str, Any]:
     return _row("CUDA", "note", f"{why}: use -device cpu")
 
 
-def _cuda_engine() -> dict[str, Any]:
+def _cuda_engine() -> JsonObject:
     import torch
 
     from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
@@ -155,7 +156,7 @@ def _cuda_engine() -> dict[str, Any]:
     )
 
 
-def _registration() -> list[dict[str, Any]]:
+def _registration() -> list[JsonObject]:
     from nnunet_octreenca.errors import EnvironmentMismatchError
     from nnunet_octreenca.integration.register import TRAINER_SHIMS, shims
 
@@ -178,7 +179,7 @@ def _registration() -> list[dict[str, Any]]:
     return rows
 
 
-def _folders() -> list[dict[str, Any]]:
+def _folders() -> list[JsonObject]:
     rows = []
     for name in FOLDERS:
         value = os.environ.get(name)

@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from typing import Any
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonObject
 
 HELP = "derive OctreeNCA's plans from an existing plans file"
 EXAMPLE = """\
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
+def parse_settings(pairs: list[str]) -> JsonObject:
     """KEY=VALUE pairs; a value is JSON, or a word as it stands.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
+from nnunet_octreenca.files import JsonObject
 
 # (dimension, C, n_in, H): the paper's three tasks, and what the planner chooses for five image
 # channels and thirty classes.
@@ -46,9 +47,7 @@ def programs(architecture: int, networks: Iterable[Network] = NETWORKS) -> Itera
                 continue
 
 
-def compile_kernels(
-    architecture: int, networks: Iterable[Network] = NETWORKS
-) -> list[dict[str, Any]]:
+def compile_kernels(architecture: int, networks: Iterable[Network] = NETWORKS) -> list[JsonObject]:
     """One row a kernel: what it was compiled for, and what came out.
 
     The cache is left aside: the kernels are compiled, whatever is kept.
@@ -89,7 +88,7 @@ def compile_kernels(
     return rows
 
 
-def print_kernels(rows: list[dict[str, Any]]) -> None:
+def print_kernels(rows: list[JsonObject]) -> None:
     """A table with a part for every network, precision and pass."""
     from rich.console import Console
     from rich.table import Table

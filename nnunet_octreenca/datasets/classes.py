@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 
 _UNDECLARED = 255  # more classes than 254 do not fit a label image of one byte
@@ -59,7 +60,7 @@ class Classes:
         names = ["background", *self.foreground, *(["ignore"] if self.ignore else [])]
         return {name: label for label, name in enumerate(names)}
 
-    def apply(self, mask: NDArray, file: object) -> NDArray[np.uint8]:
+    def apply(self, mask: Pixels, file: object) -> NDArray[np.uint8]:
         """The labels of a mask.
 
         Args:
@@ -85,7 +86,7 @@ class Classes:
         return labels
 
 
-def _one_sample(mask: NDArray, file: object) -> NDArray:
+def _one_sample(mask: Pixels, file: object) -> Pixels:
     if mask.ndim == 2:
         return mask
     first = mask[..., 0]
@@ -98,7 +99,7 @@ def _one_sample(mask: NDArray, file: object) -> NDArray:
     return first
 
 
-def _listed(values: NDArray, most: int = 6) -> str:
+def _listed(values: Pixels, most: int = 6) -> str:
     text = ", ".join(str(value) for value in values[:most])
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return f"the value(s) {text}{more}"

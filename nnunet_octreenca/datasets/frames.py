@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -21,7 +21,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import pairing_name
+from nnunet_octreenca.files import JsonObject, pairing_name
 from nnunet_octreenca.images.orientation import notes_of_many, swaps_axes
 from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 
@@ -212,7 +212,7 @@ def convert_clips(
     layout: FrameLayout,
     kind: str,
     description: str,
-    request: dict[str, Any],
+    request: JsonObject,
     notes: Sequence[str] = (),
     seed: int = 0,
     overwrite: bool = False,

@@ -7,13 +7,13 @@ tell the classes: an organ is known by its shape, a lesion by what lies around i
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import write_json
+from nnunet_octreenca.files import JsonObject, write_json
 
 SHAPE = (12, 38, 38)  # voxels (z, y, x); the median plans to a context of 12 x 40 x 40
 SPACING = (2.5, 1.0, 1.0)  # mm (z, y, x)
@@ -81,7 +81,7 @@ def make_phantoms(
     write_json(folder / "dataset.json", dataset_json(training, channels))
 
 
-def dataset_json(training: int, channels: int) -> dict[str, Any]:
+def dataset_json(training: int, channels: int) -> JsonObject:
     """What nnU-Net wants to know about the data set."""
     return {
         "channel_names": {str(channel): f"contrast {channel}" for channel in range(channels)},
@@ -276,7 +276,7 @@ def blurred(volume: Floats) -> Floats:
     return volume
 
 
-def _write(volume: NDArray[Any], path: Path) -> None:
+def _write(volume: Pixels, path: Path) -> None:
     """(z, y, x) to NIfTI; the volume's centre is the scanner's."""
     import SimpleITK as sitk
 

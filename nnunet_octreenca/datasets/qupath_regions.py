@@ -4,12 +4,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from shapely import Geometry, Polygon
 
 _RESERVED = ("background", "ignore")  # a class of QuPath's may write them in any case
 _ELLIPSE_POINTS = 360
@@ -23,7 +27,7 @@ class Regions(NamedTuple):
         notes: sentences about what was left out or counted as another class.
     """
 
-    polygons: list[tuple[Any, int]]
+    polygons: list[tuple["Polygon", int]]
     notes: tuple[str, ...]
 
 
@@ -46,7 +50,7 @@ def read_regions(file: Path, labels: Mapping[str, int]) -> Regions:
             several are declared.
         EnvironmentMismatchError: shapely is not installed.
     """
-    shapes: list[tuple[Any, str | None]] = []
+    shapes: list[tuple[Polygon, str | None]] = []
     flat = 0
     try:
         for feature in _features(json.loads(file.read_text(encoding="utf-8-sig"))):
@@ -80,16 +84,16 @@ def read_regions(file: Path, labels: Mapping[str, int]) -> Regions:
     return Regions(polygons, tuple(_notes(Counter(n for _, n in shapes), counted, labels, flat)))
 
 
-def _features(content: Any) -> list[dict[str, Any]]:
+def _features(content: JsonObject | list[JsonObject]) -> list[JsonObject]:
     if isinstance(content, list):
         return content
     if content.get("type") == "Feature":
         return [content]
-    features: list[dict[str, Any]] = content["features"]
+    features: list[JsonObject] = content["features"]
     return features
 
 
-def _class_name(feature: Mapping[str, Any]) -> str | None:
+def _class_name(feature: JsonMapping) -> str | None:
     """The class as QuPath shows it; None for a region without."""
     own = (feature.get("properties") or {}).get("classification")
     if isinstance(own, Mapping):
@@ -129,7 +133,7 @@ def _parts(name: str) -> list[str]:
     return [part.strip() for part in name.split(":")]
 
 
-def _polygon(geometry: Mapping[str, Any] | None) -> Any:
+def _polygon(geometry: JsonMapping | None) -> "Geometry":
     """What a geometry covers, valid, as a shapely (multi-)polygon; None if that is nothing."""
     shapely = import_optional("shapely", "slides")
     if geometry is None:
@@ -149,7 +153,7 @@ def _polygon(geometry: Mapping[str, Any] | None) -> Any:
     return parts[0] if len(parts) == 1 else shapely.unary_union(parts)
 
 
-def _polygons_of(shape: Any) -> Iterator[Any]:
+def _polygons_of(shape: "Geometry") -> Iterator["Polygon"]:
     if hasattr(shape, "geoms"):
         for part in shape.geoms:
             yield from _polygons_of(part)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OutputError
-from nnunet_octreenca.files import read_json, write_json
+from nnunet_octreenca.files import JsonMapping, JsonObject, read_json, write_json
+
+_T = TypeVar("_T")
 
 _NAME = re.compile(r"Dataset\d{3}_.+")
 # Lies in a data set that is not complete, and says how it was begun.
@@ -20,7 +22,7 @@ Item = TypeVar("Item")
 Track = Callable[[Iterable[Item], str], Iterable[Item]]
 
 
-def untracked(items: Iterable[Any], description: str) -> Iterator[Any]:
+def untracked(items: Iterable[_T], description: str) -> Iterator[_T]:
     """The default of `track`: no progress is shown."""
     yield from items
 
@@ -97,7 +99,7 @@ def describe(
     file_ending: str,
     description: str,
     **more: Any,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The content of nnU-Net's dataset.json; `more` are further keys."""
     return {
         "channel_names": {str(n): name for n, name in enumerate(channel_names)},
@@ -126,7 +128,7 @@ class RawDataset:
     """
 
     def __init__(
-        self, folder: Path, source: Path, request: Mapping[str, Any], overwrite: bool = False
+        self, folder: Path, source: Path, request: JsonMapping, overwrite: bool = False
     ) -> None:
         self.folder = Path(folder)
         here, there = self.folder.resolve(), Path(source).resolve()
@@ -203,7 +205,7 @@ class RawDataset:
             _discard(temporary)
 
     def finish(
-        self, content: Mapping[str, Any], splits: list[dict[str, list[str]]] | None = None
+        self, content: JsonMapping, splits: list[dict[str, list[str]]] | None = None
     ) -> None:
         """Write the splits, where nnU-Net looks for them too, and dataset.json.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.orientation import note
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.libraries import import_optional
+
+if TYPE_CHECKING:
+    from shapely import Polygon, STRtree
 
 BAND = 256  # rows, also the tiles that labels are written in
 LOCATIONS = 2000  # foreground pixels that are remembered of every class
@@ -140,7 +143,7 @@ class PolygonLabels:
         self.corner = corner
 
     @cached_property
-    def _regions(self) -> tuple[list[tuple[Any, int]], Any, tuple[str, ...]]:
+    def _regions(self) -> tuple[list[tuple["Polygon", int]], "STRtree", tuple[str, ...]]:
         shapely = import_optional("shapely", "slides")
         polygons, notes = read_regions(self.file, self.labels)
         return polygons, shapely.STRtree([polygon for polygon, _ in polygons]), notes

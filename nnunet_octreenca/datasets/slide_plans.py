@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nnunet_octreenca.datasets.raw_dataset import preprocessed_folder
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
-from nnunet_octreenca.files import write_json
+from nnunet_octreenca.files import JsonMapping, JsonObject, write_json
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.planning import PLANS_NAME, extend_plans
 from nnunet_octreenca.planning.configuration import BATCH_SIZE
@@ -43,12 +42,12 @@ def preprocessed_or_error(folder: Path) -> Path:
 
 def prepare_in_place(
     folder: Path,
-    dataset_json: Mapping[str, Any],
+    dataset_json: JsonMapping,
     cases: Sequence[SlideCase],
     patch_size: int,
     *,
     batch_size: int | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: JsonMapping | None = None,
 ) -> list[str]:
     """Write what `nnUNetv2_train D 2d FOLD -tr OctreeNCASlideTrainer` reads.
 
@@ -96,14 +95,14 @@ def prepare_in_place(
 
 def slide_plans(
     dataset_name: str,
-    dataset_json: Mapping[str, Any],
+    dataset_json: JsonMapping,
     median_shape: Sequence[float],
     intensities: Mapping[str, Mapping[str, float]],
     patch_size: int,
     *,
     batch_size: int = BATCH_SIZE,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    settings: JsonMapping | None = None,
+) -> JsonObject:
     """Plans as nnU-Net would write them for RGB pictures, extended for OctreeNCA.
 
     Args:
@@ -111,7 +110,7 @@ def slide_plans(
         intensities: `foreground_intensities`'.
         patch_size: pixels per side, rounded up to a multiple of the coarsest level's cells.
     """
-    resampling: dict[str, Any] = {"is_seg": False, "order": 1, "order_z": 0}
+    resampling: JsonObject = {"is_seg": False, "order": 1, "order_z": 0}
     functions = {
         key: value
         for part, own in (("data", {"order": 3}), ("seg", {"is_seg": True}), ("probabilities", {}))
@@ -202,7 +201,7 @@ def foreground_intensities(cases: Sequence[SlideCase]) -> dict[str, dict[str, fl
     }
 
 
-def _slow_notes(cases: Sequence[SlideCase], plans: Mapping[str, Any]) -> list[str]:
+def _slow_notes(cases: Sequence[SlideCase], plans: JsonMapping) -> list[str]:
     """Slides whose coarse levels cannot be read from a coarse level of the file."""
     network = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
     coarsest = 2 ** len(network["factors"])

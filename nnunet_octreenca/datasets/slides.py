@@ -3,10 +3,10 @@
 import shutil
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from nnunet_octreenca.datasets.slide_labels import (
 from nnunet_octreenca.datasets.slide_plans import prepare_in_place, preprocessed_or_error
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import pairing_name
+from nnunet_octreenca.files import JsonMapping, pairing_name
 from nnunet_octreenca.images.orientation import note
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.images.slide_reader import SLIDE_ENDINGS
@@ -88,7 +88,7 @@ class SlideOptions:
     in_place: bool = False
     link: str = "symlink"
     batch_size: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: JsonMapping = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.level is not None and self.mpp is not None:

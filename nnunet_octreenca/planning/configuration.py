@@ -1,9 +1,9 @@
 """One configuration of a plans file (2d, 3d_fullres, ...), worked out for OctreeNCA."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import Context, plan_context
 from nnunet_octreenca.planning.memory import training_bytes
@@ -27,8 +27,8 @@ def octreenca_configuration(
     has_regions: bool,
     gpu_memory_target_in_gb: float,
     batch_size: int = BATCH_SIZE,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    settings: JsonMapping | None = None,
+) -> JsonObject:
     """The keys of a configuration that OctreeNCA changes (DESIGN section 2).
 
     Args:

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonObject
 
 
 def _folder() -> Path:
@@ -18,7 +18,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.json"))
 
 
-def load_preset(name: str) -> dict[str, Any]:
+def load_preset(name: str) -> JsonObject:
     """One of the paper's set-ups: `patch_size`, `batch_size`, `architecture`, `octreenca`.
 
     Raises:
@@ -27,5 +27,5 @@ def load_preset(name: str) -> dict[str, Any]:
     path = _folder() / f"{name}.json"
     if name not in preset_names():
         raise PlansError(f"there is no preset {name!r}; choose from {', '.join(preset_names())}")
-    preset: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    preset: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     return preset

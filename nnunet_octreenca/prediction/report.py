@@ -4,18 +4,17 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nnunet_octreenca import __version__
-from nnunet_octreenca.files import write_json
+from nnunet_octreenca.files import JsonObject, write_json
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.prediction.folder import Run
 from nnunet_octreenca.resources import peak_memory
 
 
-def report(run: Run, arguments: Mapping[str, object]) -> dict[str, Any]:
+def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
     """What goes into the JSON file: enough to repeat the run and to trust it.
 
     Args:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.images.source import NO_INFO, ImageSource
 from nnunet_octreenca.preprocessing.crop import Box, box_slices
@@ -143,13 +144,13 @@ class _Plane:
 
     def __init__(self, source: ImageSource, plane: int) -> None:
         self._source, self._at = source, plane
-        self._values: NDArray | None = None
+        self._values: Pixels | None = None
         self.shape: tuple[int, ...] = tuple(source.shape[1:])
         self.channels, self.dtype = source.channels, source.dtype
         self.spacing: tuple[float, ...] = tuple(source.spacing[1:])
         self.info = NO_INFO
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> Pixels:
         if self._values is None:
             self._values = self._source.read(self._at, self._at + 1)[:, 0]
         return self._values[:, first:end]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.images.source import ImageSource
 
 Box = tuple[tuple[int, int], ...]
@@ -15,7 +16,7 @@ def volume_shape(source: ImageSource) -> tuple[int, ...]:
     return (1, *source.shape) if len(source.shape) == 2 else tuple(source.shape)
 
 
-def nonzero_mask(values: NDArray, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+def nonzero_mask(values: Pixels, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """Mask of the cells that are nonzero in any channel; holes are not filled.
 
     Args:
@@ -31,7 +32,7 @@ def nonzero_mask(values: NDArray, out: NDArray[np.bool_] | None = None) -> NDArr
     return mask
 
 
-def nonzero_box(values: NDArray) -> Box | None:
+def nonzero_box(values: Pixels) -> Box | None:
     """Bounds per axis of the cells that are nonzero in any channel.
 
     Args:
@@ -90,7 +91,7 @@ def around(boxes: Sequence[Box]) -> Box:
 
 def read_bands(
     source: ImageSource, starts: Iterable[int], band: int
-) -> Iterator[tuple[int, NDArray]]:
+) -> Iterator[tuple[int, Pixels]]:
     """The bands that begin at `starts` as (channels, z, y, x), integers or float32."""
     for first in starts:
         values = source.read(first, min(first + band, source.shape[0]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ArraySource, ImageSource
 from nnunet_octreenca.preprocessing.crop import Box, volume_shape
@@ -27,7 +28,7 @@ class _Swapped:
         self.spacing: tuple[float, ...] = tuple(source.spacing[axis] for axis in (0, 2, 1))
         self.info = source.info
 
-    def read(self, first: int, end: int) -> NDArray:
+    def read(self, first: int, end: int) -> Pixels:
         return self._source.read(first, end).transpose(0, 1, 3, 2)
 
     def close(self) -> None:

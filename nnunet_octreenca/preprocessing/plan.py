@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.preprocessing.resample import ResamplingRule
 
 SCHEMES = (
@@ -61,9 +61,9 @@ class PreprocessingPlan:
     @classmethod
     def from_plans(
         cls,
-        plans: Mapping[str, Any],
-        configuration: Mapping[str, Any],
-        dataset_json: Mapping[str, Any],
+        plans: JsonMapping,
+        configuration: JsonMapping,
+        dataset_json: JsonMapping,
     ) -> "PreprocessingPlan":
         """Read a plans file.
 
@@ -86,9 +86,9 @@ class PreprocessingPlan:
     @classmethod
     def _from_plans(
         cls,
-        plans: Mapping[str, Any],
-        configuration: Mapping[str, Any],
-        dataset_json: Mapping[str, Any],
+        plans: JsonMapping,
+        configuration: JsonMapping,
+        dataset_json: JsonMapping,
     ) -> "PreprocessingPlan":
         _check_stock("preprocessor_name", configuration, "DefaultPreprocessor")
         _check_stock("label_manager", plans, "LabelManager")
@@ -127,7 +127,7 @@ class PreprocessingPlan:
         )
 
 
-def _check_stock(key: str, where: Mapping[str, Any], stock: str) -> None:
+def _check_stock(key: str, where: JsonMapping, stock: str) -> None:
     found = where.get(key, stock)
     if found != stock:
         raise PlansError(
@@ -136,12 +136,12 @@ def _check_stock(key: str, where: Mapping[str, Any], stock: str) -> None:
         )
 
 
-def _rule(configuration: Mapping[str, Any], part: str) -> ResamplingRule:
+def _rule(configuration: JsonMapping, part: str) -> ResamplingRule:
     key = f"resampling_fn_{part}"
     return ResamplingRule.from_plans(configuration[key], configuration[f"{key}_kwargs"])
 
 
-def _heads(dataset_json: Mapping[str, Any]) -> tuple[int, tuple[int, ...] | None]:
+def _heads(dataset_json: JsonMapping) -> tuple[int, tuple[int, ...] | None]:
     """The number of logits that nnU-Net gives the network, and the regions' labels."""
     labels = {key: value for key, value in dataset_json["labels"].items() if key != "ignore"}
     lists = {

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, PlansError
+from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.preprocessing.axis_matrix import TILE, AxisMatrix, Kernel
 
 _SPLINES: dict[int, Kernel] = {0: "nearest", 1: "linear", 3: "cubic"}
@@ -52,7 +53,7 @@ class ResamplingRule:
     threshold: float
 
     @classmethod
-    def from_plans(cls, function: str, arguments: Mapping[str, Any]) -> "ResamplingRule":
+    def from_plans(cls, function: str, arguments: JsonMapping) -> "ResamplingRule":
         """Read a function's name and arguments.
 
         Raises:

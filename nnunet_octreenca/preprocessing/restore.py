@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.preprocessing.crop import box_slices
 from nnunet_octreenca.preprocessing.geometry import CaseGeometry
@@ -13,7 +14,7 @@ from nnunet_octreenca.preprocessing.resample import Resampler
 
 def labels_of_logits(
     logits: NDArray[np.float32], regions_class_order: Sequence[int] | None, dtype: np.dtype
-) -> NDArray:
+) -> Pixels:
     """Labels from logits, by nnU-Net's rules.
 
     Args:
@@ -83,7 +84,7 @@ class Restorer:
         target = self._box if layout.preprocessing.dimension == 3 else self._box[part]
         return PartRestorer(layout, target, done=lambda: self._open.discard(part))
 
-    def finish(self) -> NDArray:
+    def finish(self) -> Pixels:
         """The labels in the file's shape and axes.
 
         Raises:
@@ -101,9 +102,7 @@ class PartRestorer:
     `Restorer.part`.
     """
 
-    def __init__(
-        self, layout: CaseGeometry, target: NDArray, *, done: Callable[[], object]
-    ) -> None:
+    def __init__(self, layout: CaseGeometry, target: Pixels, *, done: Callable[[], object]) -> None:
         preprocessing = layout.preprocessing
         self._heads, self._order = preprocessing.num_classes, preprocessing.regions_class_order
         self._padded, self._inside = layout.padded, layout.inside
@@ -130,7 +129,7 @@ class PartRestorer:
             self._resample(self._resampler, own)
         self._finish()
 
-    def add_labels(self, labels: NDArray) -> None:
+    def add_labels(self, labels: Pixels) -> None:
         """Add the next band as labels, where the network's grid is the image's own.
 
         Args:
@@ -145,7 +144,7 @@ class PartRestorer:
         self._target[at : at + own.shape[0]] = own
         self._finish()
 
-    def _next(self, band: NDArray, heads: tuple[int, ...]) -> tuple[int, NDArray]:
+    def _next(self, band: Pixels, heads: tuple[int, ...]) -> tuple[int, Pixels]:
         """The band without padding, and the row of the resampled box that it begins at."""
         axis = len(heads)
         rows = band.shape[axis] if band.ndim > axis else 0
@@ -162,7 +161,7 @@ class PartRestorer:
         inside = (*(slice(None) for _ in heads), slice(first, end), *self._inside[1:])
         return at, band[inside]
 
-    def _labels(self, logits: NDArray[np.float32]) -> NDArray:
+    def _labels(self, logits: NDArray[np.float32]) -> Pixels:
         return labels_of_logits(logits, self._order, self._target.dtype)
 
     def _finish(self) -> None:

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.preprocessing.crop import (
@@ -165,7 +166,7 @@ def _read_all(
     return ImageStatistics(box, finished, filled)
 
 
-def _suspicious(values: NDArray) -> bool:
+def _suspicious(values: Pixels) -> bool:
     """Whether any value is NaN or infinite; either would show in the extremes."""
     return not (np.isfinite(values.min()) and np.isfinite(values.max()))
 
@@ -183,7 +184,7 @@ class _Channel:
         self._covered = np.zeros(count, np.int64)
         self._count, self._mean, self._squares = 0, 0.0, 0.0
 
-    def add(self, values: NDArray, box: Box, inside: NDArray[np.bool_] | None) -> None:
+    def add(self, values: Pixels, box: Box, inside: NDArray[np.bool_] | None) -> None:
         """Add the voxels (z, y, x) of a box, all or only those `inside`."""
         at = slice(None) if self._slices is None else slice(*box[self._slices])
         across = self._across

@@ -27,6 +27,6 @@ def learning_rate(
     """
     progress = min(max(progress, 0.0), 1.0)
     if lr_schedule == "poly":
-        return initial_lr * (1 - progress) ** poly_exponent
+        return float(initial_lr * (1 - progress) ** poly_exponent)
     # 0.29 * 100 is 28.999999999999996.
-    return initial_lr * lr_decay ** int(progress * num_epochs + 1e-6)
+    return float(initial_lr * lr_decay ** int(progress * num_epochs + 1e-6))

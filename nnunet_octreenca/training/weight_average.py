@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from nnunet_octreenca.files import JsonObject
 
 
 class WeightAverage:
@@ -44,7 +45,7 @@ class WeightAverage:
         finally:
             module.load_state_dict(raw)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """State for a checkpoint, on the CPU, for `load_state_dict`."""
         average = {key: value.cpu() for key, value in self.average.items()}
         return {"updates": self.updates, "average": average}
