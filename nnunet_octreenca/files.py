@@ -17,6 +17,8 @@ JsonObject: TypeAlias = dict[str, Any]
 JsonMapping: TypeAlias = Mapping[str, Any]
 """A JSON object that is only read."""
 
+MAX_JSON = 1 << 28  # bytes; the largest that nnU-Net writes, of many cases, are a few MiB
+
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
@@ -63,13 +65,17 @@ def read_json(path: Path | str, otherwise: str) -> JsonObject:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise InputError(f"{path} is larger than {MAX_JSON >> 20} MiB; {otherwise}")
         data = path.read_bytes()
         # Editors of Windows put byte order marks in front.
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         content = json.loads(data.decode("utf-16" if utf16 else "utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {otherwise}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(f"{path} cannot be read (nested too deeply); {otherwise}") from error
+    except (OSError, ValueError) as error:  # no text, no JSON, or a number of thousands of digits
         raise InputError(f"{path} cannot be read ({error}); {otherwise}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a JSON object; {otherwise}")
