@@ -33,11 +33,9 @@ def bombs(marker: Path) -> Iterator[tuple[str, bytes]]:
     system = Calls(os.system, f"touch {marker}")
     checkpoint = {"network_weights": {}, "init_args": {"configuration": "2d"}, "logging": system}
     yield "a call of os.system", saved(checkpoint)
-    yield "a call of open", saved({**checkpoint, "logging": Calls(open, str(marker), "w")})
-    yield (
-        "a call of exec",
-        saved({**checkpoint, "logging": Calls(exec, f"open({str(marker)!r}, 'w')")}),
-    )
+    yield "a call of mkdir", saved({**checkpoint, "logging": Calls(os.mkdir, str(marker))})
+    code = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
+    yield "a call of exec", saved({**checkpoint, "logging": Calls(exec, code)})
     yield "no dictionary", saved(system)
     yield "within an array", saved({**checkpoint, "logging": np.array([system], dtype=object)})
     yield "torch's old format", saved(checkpoint, _use_new_zipfile_serialization=False)
