@@ -170,7 +170,8 @@ def _label_faults(found: Any, order: Any, path: Path | str) -> Iterator[str]:
 
 
 def _region_faults(labels: dict[str, Any], order: Any, path: Path | str) -> Iterator[str]:
-    regions = any(isinstance(value, list) and len(value) > 1 for value in labels.values())
+    kept = {name: value for name, value in labels.items() if name != "ignore"}
+    regions = any(isinstance(value, list) and len(value) > 1 for value in kept.values())
     if order is not None and not isinstance(order, list):
         yield f"regions_class_order in {path} is {short(order)}; it must be a list"
         return
@@ -180,7 +181,6 @@ def _region_faults(labels: dict[str, Any], order: Any, path: Path | str) -> Iter
                 f"regions_class_order in {path} holds {short(value)}; each must be a whole number "
                 f"within [0, {HIGHEST_LABEL}]"
             )
-    kept = {name: value for name, value in labels.items() if name != "ignore"}
     numbers = sorted({n for v in kept.values() for n in (v if isinstance(v, list) else [v])})
     if "ignore" in labels and labels["ignore"] != numbers[-1] + 1:
         yield (
