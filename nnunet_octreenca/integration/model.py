@@ -118,7 +118,7 @@ def load_model(
     folder = Path(folder)
     advice = "give the folder TRAINER__PLANS__CONFIGURATION that training made"
     paths = (folder / "plans.json", folder / "dataset.json")
-    plans, described = (read_json(path, advice) for path in paths)
+    described, plans = (read_json(path, advice) for path in reversed(paths))
     check_model(plans, described, *paths)
     dataset_json = read_description(described, paths[1])
     folds = tuple(folds) if folds is not None else _folds(folder, checkpoint)

@@ -33,7 +33,7 @@ from nnunet_octreenca.training import (
     cut,
     learning_rate,
 )
-from nnunet_octreenca.training.checkpoints import read_checkpoint
+from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
 
 nnunet_version()
 predictor.install()
@@ -43,7 +43,6 @@ error_reporting.install()
 # Keys of ours in a checkpoint, beside nnU-Net's.
 RAW_WEIGHTS = "octreenca_raw_weights"
 AVERAGE = "octreenca_weight_average"
-VERSIONS = "octreenca_versions"
 
 
 class OctreeNCATrainer(nnUNetTrainer):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nnunet_octreenca.errors import CheckpointError
 
+VERSIONS = "octreenca_versions"  # a key of ours: package to version
 # torch's own switch: every torch.load of the process reads data only, whatever its caller says.
 FORCE_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _NUMBER_KINDS = "biuf"  # of NumPy's types: booleans, whole numbers, real numbers
