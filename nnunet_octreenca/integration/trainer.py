@@ -65,7 +65,15 @@ class OctreeNCATrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
-        # Before nnU-Net makes folders: plans of another network end here.
+        # Before nnU-Net makes folders: plans of another network, or with faults, end here.
+        check_model(
+            plans,
+            dataset_json,
+            f"plans {plans.get('plans_name')!r}",
+            "the data set's dataset.json",
+            configuration=configuration,
+            custom_names=True,
+        )
         manager = PlansManager({**plans})
         if configuration not in manager.available_configurations:
             raise PlansError(
@@ -76,14 +84,6 @@ class OctreeNCATrainer(nnUNetTrainer):
             manager.get_configuration(configuration).configuration,
             configuration_name=configuration,
             plans_name=manager.plans_name,
-        )
-        check_model(
-            plans,
-            dataset_json,
-            f"plans {manager.plans_name!r}",
-            "the data set's dataset.json",
-            configuration=configuration,
-            custom_names=True,
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_ddp and device.type == "cpu":  # nnU-Net takes CUDA for granted here
@@ -378,7 +378,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             self.bare_network.load_state_dict(checkpoint[RAW_WEIGHTS])
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{name} holds another network than the plans describe. Were the plans made anew "
+                f"{name} holds another network than the plans describe. Were the plans made again "
                 f"after training? Train again, or put the old plans back ({error})"
             ) from error
         try:

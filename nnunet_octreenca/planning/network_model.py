@@ -130,7 +130,7 @@ def _import_faults(
 def _octreenca_faults(arguments: Mapping[str, Any], place: str) -> Iterator[str]:
     unknown = sorted(map(str, set(arguments) - set(_NETWORK) - {"factors"}))
     if unknown:
-        yield f"{place}{unknown[0][:80]} is no argument of OctreeNCA; remove it"
+        yield f"{place[:-1]} has {short(unknown[0])}, which is no argument of OctreeNCA; remove it"
     found = list(broken(arguments, _NETWORK, required=("dimension", "steps"), place=place))
     yield from found
     if any(f"{place}{key} " in fault for fault in found for key in ("dimension", "steps")):

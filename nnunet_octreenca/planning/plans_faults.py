@@ -84,13 +84,8 @@ def plans_faults(
     if not any(fault.startswith("transpose") for fault in found):
         forward, backward = content["transpose_forward"], content["transpose_backward"]
         if [forward[axis] for axis in backward] != [0, 1, 2]:
-            yield (
-                "",
-                (
-                    f"transpose_backward {short(backward)} does not undo transpose_forward "
-                    f"{short(forward)}"
-                ),
-            )
+            both = f"transpose_backward {short(backward)} and transpose_forward {short(forward)}"
+            yield "", f"{both} do not undo one another"
     statistics = _statistics(content)
     yield from (("", fault) for fault in _statistics_faults(statistics))
     configurations = content.get("configurations")
@@ -135,7 +130,10 @@ def _statistics_faults(statistics: Any) -> Iterator[str]:
         yield f"{place} is {short(statistics)}, but must be an object"
         return
     for channel, values in statistics.items():
-        here = f"{place}.{str(channel)[:20]}"
+        if not channel.isdecimal():
+            yield f"{place} has the key {short(channel)}; its keys must be numbers of channels"
+            continue
+        here = f"{place}.{channel[:20]}"
         if not isinstance(values, Mapping):
             yield f"{here} is {short(values)}, but must be an object"
             continue
@@ -160,7 +158,7 @@ def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
     resolved: dict[str, Any] = {}
     while True:
         if current in line:
-            raise ValueError(f"inherits_from goes in a circle: {' -> '.join([*line, current])}")
+            raise ValueError(f"inherits_from is circular: {' -> '.join([*line, current])}")
         line.append(current)
         own = configurations.get(current) if isinstance(current, str) else None
         if not isinstance(own, Mapping):
@@ -251,7 +249,11 @@ def _option_faults(values: Mapping[str, Any], key: str, place: str) -> Iterator[
     if not isinstance(options, Mapping):
         yield f"{place}{key} is {short(options)}, but must be an object"
         return
-    yield from broken(options, dict.fromkeys(options, _OPTION), place=f"{place}{key}.")
+    for name in options:
+        if not identifier().accepts(name):
+            yield f"{place}{key} has the key {short(name)}, which is no name of an argument"
+    named = {name: _OPTION for name in options if identifier().accepts(name)}
+    yield from broken(options, named, place=f"{place}{key}.")
 
 
 def _architecture_faults(values: Mapping[str, Any], axes: int, place: str) -> Iterator[str]:

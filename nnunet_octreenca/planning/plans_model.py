@@ -14,6 +14,7 @@ from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
 from nnunet_octreenca.planning.dataset_description import DatasetDescription, description_faults
 from nnunet_octreenca.planning.network_model import Network, read_network
+from nnunet_octreenca.planning.plans import octreenca_settings, other_network
 from nnunet_octreenca.planning.plans_faults import inherited, plans_faults
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
@@ -91,6 +92,30 @@ def _configuration(name: str, values: Mapping[str, Any]) -> Configuration:
     )
 
 
+def _require_octreenca(
+    plans: Mapping[str, Any], plans_file: Path | str, configuration: str | None
+) -> None:
+    """Plans of another network get the sentence that says so, whatever else they name."""
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, Mapping) or configuration is None:
+        return
+    if configuration not in configurations:
+        return
+    try:
+        values = inherited(configurations, configuration)
+    except ValueError:
+        return  # a fault of its own
+    if other_network(values) is not None:
+        try:
+            octreenca_settings(
+                values,
+                configuration_name=configuration,
+                plans_name=str(plans.get("plans_name"))[:80],
+            )
+        except PlansError as error:
+            raise PlansError(f"{plans_file}: {error}") from error
+
+
 def check_model(
     plans: Mapping[str, Any],
     dataset_json: Mapping[str, Any],
@@ -115,6 +140,7 @@ def check_model(
     for fault in description_faults(dataset_json, dataset_file, custom_names=custom_names):
         raise InputError(fault)
     description = DatasetDescription.from_json(dataset_json, dataset_file, custom_names=True)
+    _require_octreenca(plans, plans_file, configuration)
     for where, fault in plans_faults(plans, description, custom_names=custom_names):
         if where in ("", configuration):
             raise PlansError(f"{plans_file}: {fault}")

@@ -87,7 +87,9 @@ class Settings:
         if not isinstance(block, Mapping):
             raise PlansError(f"the plans' {BLOCK!r} block is {short(block)}, but must be an object")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(str(key)[:80] for key in set(block) - known)
+        unknown = sorted(
+            key if str(key).isidentifier() else short(key) for key in set(block) - known
+        )
         if unknown:
             raise PlansError(
                 f"the plans' {BLOCK!r} block has unknown keys: {', '.join(unknown)}; "

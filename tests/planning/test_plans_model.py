@@ -98,6 +98,10 @@ FAULTS = [
     (set_to(STATISTICS + "mean", "high"), "mean is 'high'"),
     (set_to(STATISTICS + "percentile_00_5", 91.0), "are they swapped?"),
     (set_to("foreground_intensity_properties_per_channel", []), "is [], but must be an object"),
+    (set_to("foreground_intensity_properties_per_channel", {"\n": {}}), r"has the key '\n'"),
+    (set_to("3d.resampling_fn_data_kwargs", {"a\nb": 1}), r"has the key 'a\nb'"),
+    (set_to("3d.octreenca", {"a\nb": 1}), r"unknown keys: 'a\nb'"),
+    (set_to(NETWORK + "a\nb", 1), r"has 'a\nb', which is no argument"),
     (set_to("foreground_intensity_properties_per_channel.1", 5), ".1 is 5, but must be an object"),
     # the network
     (set_to(NETWORK + "steps", [10, 10, 10**9]), "steps is [10, 10, 1000000000]"),
@@ -117,7 +121,7 @@ FAULTS = [
     (set_to(NETWORK + "fire_rate", float("nan")), "fire_rate is nan"),
     (set_to(NETWORK + "fire_rate", 0), "fire_rate is 0"),
     (set_to(NETWORK + "constant_background", "yes"), "constant_background is 'yes'"),
-    (set_to(NETWORK + "deep", 1), "arch_kwargs.deep is no argument of OctreeNCA"),
+    (set_to(NETWORK + "deep", 1), "has 'deep', which is no argument of OctreeNCA"),
     (without(NETWORK + "steps"), "steps is missing"),
     (set_to("3d.architecture", []), "architecture is [], but must be an object"),
     (set_to("3d.architecture.arch_kwargs", None), "arch_kwargs is None"),
@@ -148,8 +152,8 @@ FAULTS = [
     (set_to("3d.normalization_schemes", ["ZScoreNormalization"]), "has 1 values, but dataset.json"),
     (set_to("3d.use_mask_for_norm", [False] * 3), "has 3 values, but dataset.json names 2"),
     (set_to("3d.use_mask_for_norm", [0, 0]), "each true or false"),
-    (set_to("transpose_forward", [0, 1, 1]), "does not undo transpose_forward"),
-    (set_to("transpose_forward", [0, 2, 1]), "does not undo transpose_forward"),
+    (set_to("transpose_forward", [0, 1, 1]), "do not undo one another"),
+    (set_to("transpose_forward", [0, 2, 1]), "do not undo one another"),
     (set_to("transpose_backward", [0, 1, 3]), "transpose_backward is [0, 1, 3]"),
     (without("transpose_forward"), "transpose_forward is missing"),
     # names that become folders
@@ -166,8 +170,8 @@ FAULTS = [
     (set_to("3d.next_stage", ["2d", 5]), "next_stage is '2d', which is no configuration"),
     (lambda plans: plans["configurations"].update({"../x": {}}), "is called '../x'"),
     # inheritance and nesting
-    (set_to("3d.inherits_from", "3d_cascade"), "in a circle: 3d_fullres -> 3d_cascade -> 3d_f"),
-    (set_to("3d.inherits_from", "3d_fullres"), "goes in a circle: 3d_fullres -> 3d_fullres"),
+    (set_to("3d.inherits_from", "3d_cascade"), "is circular: 3d_fullres -> 3d_cascade -> 3d_f"),
+    (set_to("3d.inherits_from", "3d_fullres"), "is circular: 3d_fullres -> 3d_fullres"),
     (set_to("3d.inherits_from", "nothing"), "names 'nothing', which is no configuration"),
     (set_to("3d.inherits_from", ["3d_cascade"]), "inherits_from is ['3d_cascade']"),
     (set_to("configurations", {}), "it has no configurations"),
@@ -203,7 +207,7 @@ def test_faults(good, change, message):
 
 def test_faults_of_a_configuration_that_is_not_used_are_left(good):
     plans = copy.deepcopy(good)
-    plans["configurations"]["2d"] = {"patch_size": [0, 0]}
+    plans["configurations"]["2d"] = {"inherits_from": "3d_fullres", "patch_size": [0, 0]}
     check_model(plans, DATASET, "p", "d", configuration="3d_fullres")
     with pytest.raises(PlansError, match=r"configurations\.2d\.patch_size"):
         check_model(plans, DATASET, "p", "d", configuration="2d")
