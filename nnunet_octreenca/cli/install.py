@@ -2,6 +2,8 @@
 
 import argparse
 
+from nnunet_octreenca.cli.termination import terminated
+
 HELP = "install an exported model into nnUNet_results, after checking it"
 EXAMPLE = """\
 examples:
@@ -42,7 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_octreenca.integration.model_install import install_model, results_folder
 
     max_size = None if arguments.max_size is None else parse_memory(arguments.max_size)
-    new = install_model(arguments.model, results_folder(), force=arguments.force, max_size=max_size)
+    with terminated():
+        new = install_model(
+            arguments.model, results_folder(), force=arguments.force, max_size=max_size
+        )
     for path in new:
         print(f"installed {path}")
     models = [path for path in new if (path / "plans.json").is_file()]

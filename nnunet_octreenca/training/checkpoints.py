@@ -28,6 +28,8 @@ FORCE_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _NUMBER_KINDS = "biuf"  # of NumPy's types: booleans, whole numbers, real numbers
 _PLAIN = (type(None), bool, int, float, str)
 _IN_PROGRESS = object()
+# In a pickle: the name of a class that is made with a size.
+_ALLOCATES = re.compile(rb"c(?:torch(?:\.\w+)*|builtins|__builtin__)\n(bytearray|\w*Tensor)\n")
 
 
 def read_checkpoint(
@@ -198,18 +200,34 @@ def _plain_tensor(value: Tensor, name: str) -> Tensor:
 
 
 def _check_records(source: Path | str | IO[bytes], name: str) -> None:
-    """Refuse compressed records: torch never writes them, and they may unpack to any size."""
-    if not zipfile.is_zipfile(source):
-        return
-    with zipfile.ZipFile(source) as archive:
-        records = archive.infolist()
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise CheckpointError(
-            f"{name} is compressed inside, which torch.save never does; it may unpack to any size, "
-            f"and was refused"
-        )
+    """Refuse what would take any amount of memory: packed records, and buffers of a given size.
+
+    torch never packs the records of its zip files. Its reader allows a few constructors that
+    allocate as many bytes as they are told; no training saves one.
+    """
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            records = archive.infolist()
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise CheckpointError(
+                    f"{name} is compressed inside, which torch.save never does; it may unpack to "
+                    f"any size, and was refused"
+                )
+            pickles = [archive.read(each) for each in records if each.filename.endswith(".pkl")]
+    elif isinstance(source, (str, Path)):
+        pickles = [Path(source).read_bytes()]
+    else:
+        source.seek(0)
+        pickles = [source.read()]
     if not isinstance(source, (str, Path)):
         source.seek(0)
+    for content in pickles:
+        found = _ALLOCATES.search(content)
+        if found:
+            raise CheckpointError(
+                f"{name} asks for {found[1].decode()}, which could take any amount of memory and "
+                f"which no checkpoint needs; it was refused"
+            )
 
 
 class _Type:

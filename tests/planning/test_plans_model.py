@@ -346,3 +346,44 @@ def test_parameters_are_those_of_the_network(dimension, inputs):
     network = OctreeNCA(inputs, 3, **arguments)
     expected = sum(weights.numel() for weights in network.parameters())
     assert read_network(arguments).parameters(inputs) == expected
+
+
+NASTY = [None, True, -1, 0, 10**30, 1e308, float("nan"), "", "..", "\x00", [], [[]], {}, {"": None},
+         [None] * 3, [-1] * 3, [1] * 100]  # fmt: skip
+
+
+def places(content, place=()):
+    """Of all values in a JSON document, the document itself left out."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in inner:
+        yield (*place, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*place, key))
+
+
+def replaced(content, place, value):
+    content = copy.deepcopy(content)
+    here = content
+    for key in place[:-1]:
+        here = here[key]
+    here[place[-1]] = value
+    return content
+
+
+def test_no_value_anywhere_is_met_with_a_traceback(good):
+    """Every value of both files by each of NASTY: faults, or files that can be read."""
+    dataset = DatasetDescription.from_json(DATASET, "")
+    refused = 0
+    for place in places(good):
+        for nasty in NASTY:
+            plans = replaced(good, place, nasty)
+            faults = [fault for _, fault in plans_faults(plans, dataset)]
+            refused += bool(faults)
+            if not faults:
+                read_plans(plans)
+    assert refused > 1000
+    for place in places(DATASET):
+        for nasty in NASTY:
+            description = replaced(DATASET, place, nasty)
+            if not list(description_faults(description, "d")):
+                DatasetDescription.from_json(description, "d")

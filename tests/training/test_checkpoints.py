@@ -152,6 +152,17 @@ def test_a_compressed_checkpoint_is_refused():
         read_checkpoint(buffer, name="x")
 
 
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize(
+    ("make", "name"), [(bytearray, "bytearray"), (torch.FloatTensor, "FloatTensor")]
+)
+def test_buffers_of_a_size_that_the_file_chooses(make, name, new_format):
+    data = saved({"a": Calls(make, 1 << 20)}, _use_new_zipfile_serialization=new_format)
+    assert len(torch.load(io.BytesIO(data), weights_only=True)["a"]) == 1 << 20
+    with pytest.raises(CheckpointError, match=f"asks for {name}, .* any amount of memory"):
+        read_checkpoint(io.BytesIO(data), name="x")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 100, saved({"a": 1})[:-50]])
 def test_damaged_files(content, tmp_path):
     (tmp_path / "c.pth").write_bytes(content)
