@@ -137,18 +137,18 @@ def _model(files: ModelFiles, folder: str, faults: list[str]) -> ModelReport:
     if dataset is not None:
         report.image_channels = list(dataset.channels)
         report.classes = {name: list(values) for name, values in dataset.labels.items()}
-    checkpoints = {name: _checkpoint(files, name, folder, report, found)
-                   for name in files.names if _is_checkpoint(name, folder)}  # fmt: skip
+    for name in files.names:
+        if _is_checkpoint(name, folder):  # one at a time: a stock model's fold may be a gigabyte
+            saved = _checkpoint(files, name, folder, report, found)
+            if saved is not None and plans is not None and dataset is not None:
+                found.extend(_network_faults(report.checkpoints[-1], saved, plans, dataset))
+            del saved
     report.folds = sorted({each.fold for each in report.checkpoints})
-    if not checkpoints:
+    if not report.checkpoints:
         found.append("it has no fold_X/checkpoint_*.pth; has it been trained?")
     if plans is not None:
         report.dataset, report.plans = plans.dataset_name, plans.plans_name
         _describe(report, plans, dataset, found)
-        for each in report.checkpoints:
-            saved = checkpoints[each.file]
-            if saved is not None and dataset is not None:
-                found.extend(_network_faults(each, saved, plans, dataset))
     faults.extend(fault if folder == "." else f"{folder}: {fault}" for fault in found)
     return report
 

@@ -1,5 +1,7 @@
 """`nnunet_octreenca install`: an exported model, whole or not at all."""
 
+import os
+import signal
 import stat
 import struct
 import zipfile
@@ -246,6 +248,20 @@ def test_a_failure_at_any_rename_leaves_what_was(
     assert "Input/output error" in capsys.readouterr().err
     assert tree(results) == before
     assert list(results.glob(".*")) == []
+
+
+def test_an_end_by_kill_leaves_nothing(files, results, tmp_path, monkeypatch):
+    before = sorted(results.rglob("*"))
+
+    def unpack(archive, folder):
+        (folder / "half").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(model_install, "_unpack", unpack)
+    with pytest.raises(SystemExit) as ended:
+        main(["install", str(write_zip(tmp_path / "m.zip", files))])
+    assert ended.value.code == 143
+    assert sorted(results.rglob("*")) == before
 
 
 def test_a_failure_of_the_first_install_leaves_no_folder(
