@@ -26,7 +26,7 @@ from nnunet_octreenca.planning.network_model import MAX_CHANNELS
 from nnunet_octreenca.planning.plans_faults import plans_faults
 from nnunet_octreenca.planning.plans_model import Configuration, Plans, read_plans
 from nnunet_octreenca.planning.value_rules import identifier, short
-from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
+from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, read_checkpoint
 
 _UNKNOWN = "not recorded"
 # What nnU-Net's postprocessing.pkl names.
@@ -330,12 +330,14 @@ class _Named:
 
 
 class _NamesOnly(pickle.Unpickler):
-    """Reads what nnU-Net's postprocessing.pkl holds, and calls nothing."""
+    """Reads what nnU-Net's postprocessing.pkl holds, and calls nothing but stand-ins of ours."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _POSTPROCESSING:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return _Named()
+        if (module, name) in _POSTPROCESSING:
+            return _Named()
+        if f"{module}.{name}" in STAND_INS:  # labels may be NumPy's scalars
+            return STAND_INS[f"{module}.{name}"]
+        raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 def _pickle_faults(files: ModelFiles, name: str) -> Iterator[str]:

@@ -95,7 +95,7 @@ def refusal(name: str, error: Exception) -> CheckpointError:
 @contextmanager
 def stock_names_allowed() -> Iterator[None]:
     """Context in which torch reads what nnU-Net puts into its checkpoints beside tensors."""
-    with torch.serialization.safe_globals([(made, name) for name, made in _ALLOWED.items()]):
+    with torch.serialization.safe_globals([(made, name) for name, made in STAND_INS.items()]):
         yield
 
 
@@ -278,7 +278,7 @@ def _windows_path(*parts: str) -> str:
 
 
 # nnU-Net's logs are NumPy's scalars; pickles of NumPy 1 and 2 name its modules differently.
-_ALLOWED: dict[str, Callable[..., Any]] = {
+STAND_INS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Type,
     "numpy.ndarray": _Array,
     **{

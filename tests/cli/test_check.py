@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from helpers.bombs import Calls, bomb
@@ -149,8 +150,10 @@ def test_every_fault_gets_its_sentence(folder, tmp_path, capsys):
 
 def test_pickles_of_postprocessing(folder, tmp_path, capsys):
     ours = ([remove_all_but_largest_component_from_segmentation], [{"labels_or_regions": [1]}])
-    (folder / "postprocessing.pkl").write_bytes(pickle.dumps(ours))
-    check(folder, capsys)
+    for label in (1, np.int64(1), (1, 2)):
+        ours[1][0]["labels_or_regions"] = label
+        (folder / "postprocessing.pkl").write_bytes(pickle.dumps(ours))
+        check(folder, capsys)
     marker = tmp_path / "marker"
     for call in (Calls(os.system, f"touch {marker}"),
                  Calls(remove_all_but_largest_component_from_segmentation, 1)):  # fmt: skip
@@ -171,7 +174,6 @@ def test_what_is_no_model(tmp_path, capsys):
 
 def test_models_of_stock_nnunet(folder, capsys):
     """They are described, with NumPy's scalars in their checkpoints."""
-    import numpy as np
 
     def stock(plans):
         plans["configurations"]["2d"]["architecture"] = {
