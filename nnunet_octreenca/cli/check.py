@@ -117,7 +117,11 @@ def _network(model: "ModelReport") -> str:
 
 
 def _checkpoint(checkpoint: "CheckpointReport") -> str:
-    epochs = "" if checkpoint.epochs is None else f", {checkpoint.epochs} epochs"
+    epochs = (
+        ""
+        if checkpoint.epochs is None
+        else f", {checkpoint.epochs} epoch{'s' * (checkpoint.epochs != 1)}"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in checkpoint.versions.items())
     return (
         f"{checkpoint.file.rsplit('/', 1)[-1]}, {checkpoint.trainer}{epochs}, "

@@ -29,6 +29,8 @@ from nnunet_octreenca.planning.value_rules import identifier, short
 from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, read_checkpoint
 
 _UNKNOWN = "not recorded"
+# Folders of results, beside which nnU-Net puts copies of the plans.
+_RESULTS = re.compile(r"(crossval_results_folds_.*|ensembles|fold_.*|validation|predicted_.*)$")
 # What nnU-Net's postprocessing.pkl names.
 _POSTPROCESSING = {
     ("nnunetv2.postprocessing.remove_connected_components", name)
@@ -115,8 +117,11 @@ def inspect_model(files: ModelFiles) -> Report:
             report.files[name] = {"bytes": files.size(name), "sha256": sha256(files, name)}
         except (InputError, OSError) as error:
             report.faults.append(f"{name}: {error}")
-    folders = [str(PurePosixPath(name).parent) for name in names
-               if PurePosixPath(name).name == "plans.json"]  # fmt: skip
+    folders = [
+        str(path.parent)
+        for path in map(PurePosixPath, names)
+        if path.name == "plans.json" and not any(map(_RESULTS.match, path.parts))
+    ]
     if not folders:
         report.faults.append(
             "there is no plans.json, so that it is no model of nnU-Net's; give a folder "

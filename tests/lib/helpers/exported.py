@@ -1,6 +1,7 @@
 """Zip files as nnUNetv2_export_model_to_zip writes them, and as it does not."""
 
 import io
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,11 @@ def exported_files(folder: Path) -> dict[str, bytes]:
         (model / f"fold_{fold}/validation").mkdir()
         (model / f"fold_{fold}/validation/summary.json").write_text("{}")
         (model / f"fold_{fold}/progress.png").write_bytes(b"png")
+    results = model / "crossval_results_folds_0_1"
+    results.mkdir()
+    for name in ("plans.json", "dataset.json"):  # as nnU-Net copies them, with --exp_cv_preds
+        (results / name).write_bytes((model / name).read_bytes())
+    (results / "postprocessing.pkl").write_bytes(pickle.dumps(([], [])))
     (model / "dataset_fingerprint.json").write_text("{}")
     (folder / DATASET / "inference_information.json").write_text("{}")
     return {
