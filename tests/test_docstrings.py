@@ -33,6 +33,7 @@ def modules():
             yield import_module(module.name)
     for name in (
         "bands",
+        "cli.check",
         "cli.extend_plans",
         "cli.convert",
         "integration.model",

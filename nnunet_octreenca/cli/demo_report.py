@@ -77,9 +77,9 @@ def count_parameters(checkpoint: Path) -> int:
 
     nnU-Net's U-Net holds its encoder twice, under two names for the same memory.
     """
-    import torch
+    from nnunet_octreenca.training.checkpoints import read_checkpoint
 
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+    weights = read_checkpoint(checkpoint)["network_weights"]
     return sum({w.data_ptr(): w.numel() for w in weights.values() if w.numel()}.values())
 
 

@@ -6,11 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from nnunet_octreenca import __version__
-from nnunet_octreenca.cli import convert, demo, doctor, extend_plans, predict, register
+from nnunet_octreenca.cli import (
+    check,
+    convert,
+    demo,
+    doctor,
+    extend_plans,
+    install,
+    predict,
+    register,
+)
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.error_reporting import debugging
 
-COMMANDS = (register, convert, extend_plans, predict, demo, doctor)
+COMMANDS = (register, convert, extend_plans, predict, check, install, demo, doctor)
 
 EPILOG = """\
 typical use, with nnU-Net's own commands:

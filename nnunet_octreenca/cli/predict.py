@@ -1,14 +1,12 @@
 """`nnunet_octreenca predict`: images of any size, streamed from disk to disk."""
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from nnunet_octreenca.cli.termination import terminated
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OctreeNCAError
 
 if TYPE_CHECKING:
@@ -110,26 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OctreeNCAError: nothing could be begun.
     """
-    with _terminated():
+    with terminated():
         return _run(arguments)
-
-
-@contextmanager
-def _terminated() -> Iterator[None]:
-    """`kill` ends like Ctrl-C: what is half written is removed."""
-
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -13,12 +13,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_octreenca.errors import CheckpointError, InputError
 from nnunet_octreenca.files import read_json
-from nnunet_octreenca.integration.dataset_description import read_description
 from nnunet_octreenca.integration.predictor import inference_seed
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning import octreenca_settings
+from nnunet_octreenca.planning.dataset_description import read_description
+from nnunet_octreenca.planning.plans_model import check_model
+from nnunet_octreenca.planning.value_rules import short
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
+from nnunet_octreenca.training.checkpoints import read_checkpoint
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -89,7 +92,8 @@ def load_model(
 ) -> Model:
     """Load the networks of a model folder.
 
-    Checkpoints are pickles: load only models whose origin you trust.
+    Nothing in the folder is run: checkpoints are read as data, and what the plans name and number
+    is checked first.
 
     Args:
         folder: TRAINER__PLANS__CONFIGURATION of a training; holds dataset.json, plans.json and
@@ -113,20 +117,21 @@ def load_model(
     """
     folder = Path(folder)
     advice = "give the folder TRAINER__PLANS__CONFIGURATION that training made"
-    dataset_json = read_description(
-        read_json(folder / "dataset.json", advice), folder / "dataset.json"
-    )
-    plans = read_json(folder / "plans.json", advice)
+    paths = (folder / "plans.json", folder / "dataset.json")
+    described, plans = (read_json(path, advice) for path in reversed(paths))
+    check_model(plans, described, *paths)
+    dataset_json = read_description(described, paths[1])
     folds = tuple(folds) if folds is not None else _folds(folder, checkpoint)
     checkpoints = [_load(folder / f"fold_{fold}" / checkpoint) for fold in folds]
     first = checkpoints[0]
     manager = PlansManager(plans)
     name = first["init_args"]["configuration"]
-    if name not in manager.available_configurations:
+    if not isinstance(name, str) or name not in manager.available_configurations:
         raise InputError(
             f"{folder / 'plans.json'} has no configuration {name!r}, which the checkpoint was "
             f"trained with; {advice}"
         )
+    check_model(plans, described, *paths, configuration=name)
     configuration = manager.get_configuration(name)
     settings = octreenca_settings(
         configuration.configuration, configuration_name=name, plans_name=manager.plans_name
@@ -140,7 +145,7 @@ def load_model(
         .requires_grad_(False)
         for saved, fold in zip(checkpoints, folds, strict=True)
     )
-    axes = first.get("inference_allowed_mirroring_axes")
+    axes = _mirror_axes(first, len(configuration.patch_size), folder)
     natural = dataset_json["file_ending"] in (
         ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".json",
     )  # fmt: skip
@@ -151,15 +156,32 @@ def load_model(
         preprocessing=PreprocessingPlan.from_plans(
             plans, configuration.configuration, dataset_json
         ),
-        mirror_axes=tuple(axes) if axes else None,
+        mirror_axes=axes,
         seed=inference_seed(settings),
         names=_names(dataset_json),
         channels=len(dataset_json["channel_names"]),
         natural=natural,
-        trainer=first.get("trainer_name", "unknown"),
+        trainer=str(first.get("trainer_name", "unknown")),
         plans=manager.plans_name,
         configuration=name,
     )
+
+
+def _mirror_axes(
+    checkpoint: dict[str, Any], dimension: int, folder: Path
+) -> tuple[int, ...] | None:
+    axes = checkpoint.get("inference_allowed_mirroring_axes")
+    if not axes:
+        return None
+    allowed = range(dimension)
+    if not isinstance(axes, (list, tuple)) or not all(
+        type(axis) is int and axis in allowed for axis in axes
+    ):
+        raise CheckpointError(
+            f"a checkpoint in {folder} mirrors the axes {short(axes)}, but the network has the "
+            f"axes {list(allowed)}; get the model again"
+        )
+    return tuple(axes)
 
 
 def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
@@ -177,15 +199,15 @@ def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the folds that were trained with -f")
+    checkpoint = read_checkpoint(path)
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         weights = checkpoint["network_weights"]
         checkpoint["init_args"]["configuration"]
         checkpoint["network_weights"] = {_bare(name): w for name, w in weights.items()}
-    except Exception as error:  # a damaged pickle can raise anything
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} cannot be read as nnU-Net's checkpoint ({error}); it may be damaged: copy it "
-            f"anew or predict with another fold"
+            f"again or predict with another fold"
         ) from error
     return checkpoint
 

@@ -107,12 +107,17 @@ def _check_channels(cases: list[list[str]], dataset_json: dict[str, Any]) -> Non
             )
 
 
+def is_ours(network: nn.Module) -> bool:
+    """Whether a network, perhaps wrapped, is OctreeNCA."""
+    return getattr(unwrapped(network), "segments_whole_images", False)
+
+
 def _ours(predictor: nnUNetPredictor) -> bool:
-    network = predictor.network
-    return network is not None and getattr(unwrapped(network), "segments_whole_images", False)
+    return predictor.network is not None and is_ours(predictor.network)
 
 
-def _wrap(name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def wrap_method(name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace a method of nnU-Net's predictor by what `make` returns for it; once."""
     stock = getattr(nnUNetPredictor, name)
     if getattr(stock, _MARK, False):
         return
@@ -174,7 +179,7 @@ def install() -> None:
         export_worker.convert_predicted_logits_to_segmentation_with_correct_shape,
     ):
         setattr(predict_from_raw_data, export.__name__, export)
-    _wrap("predict_sliding_window_return_logits", whole_image)
-    _wrap("predict_from_data_iterator", for_export)
-    _wrap("predict_logits_from_preprocessed_data", exported)
-    _wrap("_manage_input_and_output_lists", checked_lists)
+    wrap_method("predict_sliding_window_return_logits", whole_image)
+    wrap_method("predict_from_data_iterator", for_export)
+    wrap_method("predict_logits_from_preprocessed_data", exported)
+    wrap_method("_manage_input_and_output_lists", checked_lists)

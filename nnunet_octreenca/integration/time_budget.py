@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, TrainingError
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
+from nnunet_octreenca.training.checkpoints import data_only
 
 MINUTES_VARIABLE = "nnUNet_octreenca_minutes"
 EPOCH_ITERATIONS = 25
@@ -122,6 +123,15 @@ class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
 
 class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
     """Stock nnUNetTrainer for `nnUNet_octreenca_minutes` minutes."""
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's, which reads the file as data.
+
+        Raises:
+            CheckpointError: it holds more than data.
+        """
+        with data_only(str(filename_or_checkpoint)):
+            super().load_checkpoint(filename_or_checkpoint)
 
     def follow_the_clock(self) -> None:
         """nnU-Net's polynomial decay over the budget."""

@@ -4,25 +4,28 @@ Data loader, augmentation, oversampling, splits, logging and progress.png are nn
 """
 
 import io
+import operator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from nnunet_octreenca import __version__
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import atomic_write
-from nnunet_octreenca.integration import error_reporting, predictor
+from nnunet_octreenca.integration import error_reporting, predictor, safe_loading
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
+from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
+from nnunet_octreenca.planning.plans_faults import configuration_faults
+from nnunet_octreenca.planning.plans_model import check_model
 from nnunet_octreenca.training import (
     SegmentationLoss,
     WeightAverage,
@@ -30,9 +33,11 @@ from nnunet_octreenca.training import (
     cut,
     learning_rate,
 )
+from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
 
 nnunet_version()
 predictor.install()
+safe_loading.install()
 error_reporting.install()
 
 # Keys of ours in a checkpoint, beside nnU-Net's.
@@ -60,7 +65,15 @@ class OctreeNCATrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
-        # Before nnU-Net makes folders: plans of another network end here.
+        # Before nnU-Net makes folders: plans of another network, or with faults, end here.
+        check_model(
+            plans,
+            dataset_json,
+            f"plans {plans.get('plans_name')!r}",
+            "the data set's dataset.json",
+            configuration=configuration,
+            custom_names=True,
+        )
         manager = PlansManager({**plans})
         if configuration not in manager.available_configurations:
             raise PlansError(
@@ -120,16 +133,15 @@ class OctreeNCATrainer(nnUNetTrainer):
             configuration_name="in use",
             plans_name=plans_manager.plans_name,
         )
+        for fault in configuration_faults(configuration_manager.configuration):
+            raise PlansError(f"plans {plans_manager.plans_name!r}: {fault}")
         use_own_preprocessor(configuration_manager)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            return get_network_from_plans(
-                configuration_manager.network_arch_class_name,
-                configuration_manager.network_arch_init_kwargs,
-                configuration_manager.network_arch_init_kwargs_req_import,
+            return OctreeNCA(
                 num_input_channels,
                 num_output_channels,
-                allow_init=False,
+                **configuration_manager.network_arch_init_kwargs,
             )
 
     def initialize(self) -> None:
@@ -316,7 +328,11 @@ class OctreeNCATrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with the average as `network_weights`, and what resuming needs.
 
-        Written beside and renamed, so that a kill never leaves half a checkpoint.
+        Written beside and renamed, so that a kill never leaves half a checkpoint. It holds plain
+        data, which `torch.load(weights_only=True)` reads.
+
+        Raises:
+            CheckpointError: a subclass put something else into it.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             return
@@ -324,13 +340,18 @@ class OctreeNCATrainer(nnUNetTrainer):
         buffer = io.BytesIO()
         super().save_checkpoint(buffer)
         buffer.seek(0)
-        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+        checkpoint = read_checkpoint(buffer, name=f"what is to be saved as {filename}")
         self._averaged.close()
         checkpoint[RAW_WEIGHTS] = {
             key: value.cpu() for key, value in self.bare_network.state_dict().items()
         }
         checkpoint[AVERAGE] = self.average.state_dict()
         checkpoint["network_weights"] = checkpoint[AVERAGE]["average"]
+        checkpoint[VERSIONS] = {
+            "nnunet_octreenca": __version__,
+            "nnunetv2": nnunet_version(),
+            "torch": str(torch.__version__),
+        }
         with atomic_write(filename) as temporary:
             torch.save(checkpoint, temporary)
 
@@ -343,7 +364,7 @@ class OctreeNCATrainer(nnUNetTrainer):
         name, checkpoint = "the checkpoint", filename_or_checkpoint
         if not isinstance(checkpoint, dict):
             name = str(filename_or_checkpoint)
-            checkpoint = _read_checkpoint(name, self.device)
+            checkpoint = read_checkpoint(name, device=self.device)
         if AVERAGE not in checkpoint:
             raise CheckpointError(
                 f"{name} was written by {checkpoint.get('trainer_name', 'another program')}, not "
@@ -355,14 +376,29 @@ class OctreeNCATrainer(nnUNetTrainer):
         self._averaged.close()
         try:
             self.bare_network.load_state_dict(checkpoint[RAW_WEIGHTS])
-        except RuntimeError as error:
+        except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{name} holds another network than the plans describe. Were the plans made anew "
+                f"{name} holds another network than the plans describe. Were the plans made again "
                 f"after training? Train again, or put the old plans back ({error})"
             ) from error
+        try:
+            self._resume(checkpoint)
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            raise CheckpointError(
+                f"{name} lacks what resuming needs, or has it in another form ({error!r}); remove "
+                f"it and continue from another checkpoint with --c"
+            ) from error
+        except RuntimeError as error:  # tensors of other shapes
+            raise CheckpointError(
+                f"{name} holds the state of another network's training ({error}); remove it and "
+                f"continue from another checkpoint with --c"
+            ) from error
+
+    def _resume(self, checkpoint: dict[str, Any]) -> None:
+        assert self.average is not None
         self.average.load_state_dict(checkpoint[AVERAGE])
         self.my_init_kwargs = checkpoint["init_args"]
-        self.current_epoch = checkpoint["current_epoch"]
+        self.current_epoch = operator.index(checkpoint["current_epoch"])
         self.iteration = self.current_epoch * self.num_iterations_per_epoch
         self.logger.load_checkpoint(checkpoint["logging"])
         self._best_ema = checkpoint["_best_ema"]
@@ -381,16 +417,3 @@ class _NoScheduler:
 
     def step(self, epoch: int | None = None) -> None:
         pass
-
-
-def _read_checkpoint(name: str, device: torch.device) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(Path(name), map_location=device, weights_only=False)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(
-            f"{name} cannot be read ({error}). It may be damaged: remove it and continue from "
-            f"another checkpoint with --c"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{name} is not a checkpoint of nnU-Net; remove it")
-    return checkpoint

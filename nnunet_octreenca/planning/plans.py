@@ -145,11 +145,20 @@ def octreenca_settings(
     Raises:
         PlansError: the configuration describes another network.
     """
-    network = configuration.get("architecture", {}).get("network_class_name", "no network")
-    if network != NETWORK_CLASS:
+    other = other_network(configuration)
+    if other is not None:
         raise PlansError(
-            f"configuration {configuration_name!r} of plans {plans_name!r} describes "
-            f"{network.split('.')[-1]}, not OctreeNCA. Run `nnunet_octreenca extend_plans -d "
-            f"DATASET -p {plans_name}` and train with `-p {PLANS_NAME}`"
+            f"configuration {configuration_name!r} of plans {plans_name!r} describes {other}, not "
+            f"OctreeNCA. Run `nnunet_octreenca extend_plans -d DATASET -p {plans_name}` and train "
+            f"with `-p {PLANS_NAME}`"
         )
     return Settings.from_plans(configuration.get(BLOCK, {}))
+
+
+def other_network(configuration: Mapping[str, Any]) -> str | None:
+    """The class that a configuration describes, without its module; None if it is OctreeNCA."""
+    architecture = configuration.get("architecture")
+    found = architecture.get("network_class_name") if isinstance(architecture, Mapping) else None
+    if found == NETWORK_CLASS:
+        return None
+    return found.split(".")[-1][:80] if isinstance(found, str) else "no network"

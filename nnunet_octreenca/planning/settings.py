@@ -6,10 +6,12 @@ always knows how it was made.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.octree import Crop
+from nnunet_octreenca.planning.value_rules import short
 
 BLOCK = "octreenca"
 LR_SCHEDULES = ("poly", "exponential")
@@ -82,8 +84,12 @@ class Settings:
         >>> Settings.from_plans({"num_epochs": 5}).initial_lr
         0.0016
         """
+        if not isinstance(block, Mapping):
+            raise PlansError(f"the plans' {BLOCK!r} block is {short(block)}, but must be an object")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(block) - known)
+        unknown = sorted(
+            key if str(key).isidentifier() else short(key) for key in set(block) - known
+        )
         if unknown:
             raise PlansError(
                 f"the plans' {BLOCK!r} block has unknown keys: {', '.join(unknown)}; "
@@ -93,6 +99,12 @@ class Settings:
             key: tuple(value) if isinstance(value, list) else value for key, value in block.items()
         }
         settings = cls(**values)
+        for key, value in values.items():
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, bool) or (isinstance(part, float) and not isfinite(part)):
+                    raise PlansError(
+                        f"the plans' {BLOCK}.{key} is {short(value)}, but must be finite numbers"
+                    )
         for key, (is_good, wanted) in RANGES.items():
             value = getattr(settings, key)
             try:
@@ -100,12 +112,14 @@ class Settings:
             except TypeError:
                 good = False
             if not good:
-                raise PlansError(f"the plans' {BLOCK}.{key} is {value!r}, but must be {wanted}")
+                raise PlansError(
+                    f"the plans' {BLOCK}.{key} is {short(value)}, but must be {wanted}"
+                )
         return settings
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 31
 
 
 # What a value must fulfil; a TypeError, such as that of "fast" > 0, is a no.
@@ -127,10 +141,13 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "gradient_clip": (lambda value: value is None or value > 0, "null or above 0"),
     "ema_decay": (lambda value: 0 <= value < 1, "within [0, 1)"),
     "dice_weight": (lambda value: 0 <= value <= 2, "within [0, 2]"),
-    "num_epochs": (_whole, "a whole number above 0"),
-    "num_iterations_per_epoch": (_whole, "a whole number above 0"),
-    "num_val_iterations_per_epoch": (_whole, "a whole number above 0"),
+    "num_epochs": (_whole, "a whole number above 0, at most 2^31"),
+    "num_iterations_per_epoch": (_whole, "a whole number above 0, at most 2^31"),
+    "num_val_iterations_per_epoch": (_whole, "a whole number above 0, at most 2^31"),
     "oversample_foreground_percent": (lambda value: 0 <= value <= 1, "within [0, 1]"),
-    "max_skipped_steps": (_whole, "a whole number above 0"),
-    "seed": (lambda value: isinstance(value, int), "a whole number"),
+    "max_skipped_steps": (_whole, "a whole number above 0, at most 2^31"),
+    "seed": (
+        lambda value: isinstance(value, int) and abs(value) < 1 << 63,
+        "a whole number of 64 bits",
+    ),
 }

@@ -1,19 +1,18 @@
 """The preprocessing settings of a plans file, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping
+from nnunet_octreenca.planning.known_names import (
+    LABEL_MANAGERS,
+    NORMALIZATIONS,
+    PREPROCESSORS,
+)
 from nnunet_octreenca.preprocessing.resample import ResamplingRule
 
-SCHEMES = (
-    "ZScoreNormalization",
-    "CTNormalization",
-    "NoNormalization",
-    "RescaleTo01Normalization",
-    "RGBTo01Normalization",
-)
+SCHEMES = tuple(sorted(NORMALIZATIONS))
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ class PreprocessingPlan:
         configuration: JsonMapping,
         dataset_json: JsonMapping,
     ) -> "PreprocessingPlan":
-        _check_stock("preprocessor_name", configuration, "DefaultPreprocessor")
-        _check_stock("label_manager", plans, "LabelManager")
+        _check_stock("preprocessor_name", configuration, PREPROCESSORS)
+        _check_stock("label_manager", plans, LABEL_MANAGERS)
         if configuration.get("previous_stage") is not None:
             raise PlansError(
                 f"the configuration needs the labels of {configuration['previous_stage']!r} as "
@@ -127,12 +126,12 @@ class PreprocessingPlan:
         )
 
 
-def _check_stock(key: str, where: JsonMapping, stock: str) -> None:
-    found = where.get(key, stock)
-    if found != stock:
+def _check_stock(key: str, where: JsonMapping, known: Collection[str]) -> None:
+    found = where.get(key)
+    if found is not None and found not in known:
         raise PlansError(
-            f"the plans' {key} is {found!r}, but only nnU-Net's {stock} can be followed here; "
-            "predict with nnUNetv2_predict"
+            f"the plans' {key} is {found!r}, but only {' or '.join(sorted(known))} can be followed "
+            "here; predict with nnUNetv2_predict"
         )
 
 

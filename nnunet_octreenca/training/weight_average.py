@@ -51,10 +51,18 @@ class WeightAverage:
         return {"updates": self.updates, "average": average}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore a saved average."""
+        """Restore a saved average.
+
+        Raises:
+            ValueError: it is another network's.
+        """
         updates, average = state["updates"], state["average"]
         assert isinstance(updates, int)
         assert isinstance(average, dict)
+        if {key: value.shape for key, value in average.items()} != {
+            key: value.shape for key, value in self.average.items()
+        }:
+            raise ValueError("the average is of weights of other names or shapes")
         self.updates = updates
         for key, value in average.items():
             assert isinstance(value, Tensor)

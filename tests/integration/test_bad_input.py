@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers.bombs import bomb
 
 from nnunet_octreenca.cli.main import main
 
@@ -207,6 +208,25 @@ class TestStockCommands:
         )
         assert "written by nnUNetTrainer" in sentence(done.stderr)
         shutil.rmtree(fold)
+
+    def test_checkpoints_that_would_run_code(self, nnunet, tmp_path):
+        """Resuming and pretrained weights, in nnU-Net's own command."""
+        marker = tmp_path / "marker"
+        fold = nnunet.model() / "fold_4"
+        fold.mkdir(parents=True, exist_ok=True)
+        latest = fold / "checkpoint_latest.pth"
+        latest.write_bytes(bomb("a call of os.system", marker))
+        for flags in (["--c"], ["-pretrained_weights", latest]):
+            done = nnunet.run(
+                "nnUNetv2_train",
+                *(DATASET, "3d_fullres", 4, "-tr", "OctreeNCATrainer", "-p", PLANS),
+                *("-device", "cpu", *flags),
+                fails=True,
+            )
+            assert "asks for posix.system" in sentence(done.stderr)
+            assert "Traceback" not in done.stderr
+        shutil.rmtree(fold)
+        assert not marker.exists()
 
     def test_unwritable_output(self, trained, tmp_path):
         (tmp_path / "file").touch()

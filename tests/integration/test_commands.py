@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from helpers.bombs import bomb
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,8 @@ def test_training_writes_what_nnunet_writes(trained):
     assert len(summary["metric_per_case"]) == 2
     assert 0 <= summary["foreground_mean"]["Dice"] <= 1
     assert len(list((fold / "validation").glob("*.npz"))) == 2
+    for path in fold.glob("*.pth"):
+        torch.load(path, weights_only=True)
     log = next(fold.glob("training_log_*.txt")).read_text()
     assert "Epoch 1" in log
     assert "Epoch 2" not in log  # the plans say two epochs
@@ -247,13 +250,41 @@ def test_zip_carries_a_model_to_another_machine(trained, fold0, images, tmp_path
     for name in ("raw", "preprocessed", "results"):
         (tmp_path / name).mkdir()
     trained.run("nnUNetv2_install_pretrained_model_from_zip", archive, environment=elsewhere)
-    trained.run(
-        "nnUNetv2_predict",
-        *("-i", images, "-o", tmp_path / "out", "-d", 901, "-c", "3d_fullres", "-f", 0),
-        *("-tr", "OctreeNCATrainer", "-p", PLANS, "-npp", 1, "-nps", 1, "-device", "cpu"),
-        environment=elsewhere,
+    predict = (
+        *("-i", images, "-d", 901, "-c", "3d_fullres", "-f", 0, "-tr", "OctreeNCATrainer"),
+        *("-p", PLANS, "-npp", 1, "-nps", 1, "-device", "cpu"),
     )
+    # torch's switch makes nnU-Net's own command read the checkpoint as data.
+    as_data = {**elsewhere, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+    trained.run("nnUNetv2_predict", *predict, "-o", tmp_path / "out", environment=as_data)
     assert same(labels(fold0), labels(tmp_path / "out"))
+
+    ours = tmp_path / "ours"
+    environment = {**elsewhere, "nnUNet_results": str(ours)}
+    report = json.loads(trained.run("nnunet_octreenca", "check", archive, "--json").output)
+    trained.run("nnunet_octreenca", "install", archive, environment=environment)
+    assert contents(ours) == contents(tmp_path / "results")
+    (model,) = report["models"]
+    assert (model["dataset"], model["folds"]) == (DATASET, ["0", "1"])
+    assert model["checkpoints"][0]["versions"]["nnunetv2"]
+
+    marker = tmp_path / "marker"
+    checkpoint = ours / trained.model().relative_to(trained.results) / "fold_0"
+    (checkpoint / "checkpoint_final.pth").write_bytes(bomb("a call of os.system", marker))
+    trained.run(
+        "nnUNetv2_predict", *predict, "-o", tmp_path / "none",
+        environment={**as_data, "nnUNet_results": str(ours)}, fails=True,
+    )  # fmt: skip
+    assert not marker.exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.usefixtures("registered")

@@ -143,6 +143,23 @@ def test_json_that_is_none(folder, name):
         load_model(folder)
 
 
+def test_our_preprocessor_is_followed_as_the_default_one(folder):
+    path = folder / "plans.json"
+    before = load_model(folder).preprocessing
+    path.write_text(path.read_text().replace("DefaultPreprocessor", "OctreeNCAPreprocessor"))
+    assert load_model(folder).preprocessing == before
+
+
+@pytest.mark.parametrize("axes", [[0, 2], [-1], ["0"], 5, [True]])
+def test_mirror_axes_that_the_network_lacks(folder, axes):
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["inference_allowed_mirroring_axes"] = axes
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match=r"mirrors the axes"):
+        load_model(folder)
+
+
 def test_plans_without_the_configuration(folder):
     plans = json.loads((folder / "plans.json").read_text())
     plans["configurations"] = {"other": next(iter(plans["configurations"].values()))}

@@ -1,0 +1,143 @@
+"""The network that plans describe: OctreeNCA's arguments within their limits, nothing to import."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_octreenca.planning import known_names
+from nnunet_octreenca.planning.configuration import NETWORK_CLASS
+from nnunet_octreenca.planning.value_rules import (
+    Rule,
+    broken,
+    flag,
+    number,
+    optional,
+    short,
+    some,
+    whole,
+)
+
+# Far above what can be trained; a number beyond them is a mistake or an attack.
+MAX_LEVELS = 32
+MAX_STEPS = 10_000
+MAX_CHANNELS = 4_096
+MAX_HIDDEN = 65_536
+MAX_PARAMETERS = 500_000_000
+
+_NETWORK: dict[str, Rule] = {
+    "dimension": whole(2, 3),
+    "channels": whole(1, MAX_CHANNELS),
+    "hidden": optional(whole(1, MAX_HIDDEN)),
+    "steps": some(whole(0, MAX_STEPS), range(1, MAX_LEVELS + 1)),
+    "fire_rate": number(0, 1, above=True),
+    "constant_background": flag(),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """The arguments of an `OctreeNCA` in the plans.
+
+    Attributes:
+        dimension: spatial axes.
+        channels: of a cell's state.
+        hidden: units of the update.
+        factors: L - 1 rows with 1 or 2 per axis, finest first.
+        steps: of every level, finest first.
+        fire_rate: probability of an update.
+        constant_background: whether the background's logit is 0 and not the network's.
+    """
+
+    dimension: int
+    channels: int
+    hidden: int
+    factors: tuple[tuple[int, ...], ...]
+    steps: tuple[int, ...]
+    fire_rate: float
+    constant_background: bool
+
+    def parameters(self, input_channels: int) -> int:
+        """Numbers in the network's weights.
+
+        >>> Network(2, 16, 64, ((2, 2),) * 4, (10,) * 5, 0.5, True).parameters(3)
+        15520
+        """
+        perceive: int = self.channels * (3**self.dimension + 1)
+        update = 2 * self.channels * self.hidden + self.hidden
+        return len(self.steps) * (
+            perceive + update + self.hidden * (self.channels - input_channels)
+        )
+
+
+def read_network(arguments: Mapping[str, Any]) -> Network:
+    """The network of `arch_kwargs` in which `network_faults` finds nothing."""
+    channels = arguments.get("channels", 16)
+    hidden = arguments.get("hidden")
+    return Network(
+        dimension=arguments["dimension"],
+        channels=channels,
+        hidden=4 * channels if hidden is None else hidden,
+        factors=tuple(map(tuple, arguments["factors"])),
+        steps=tuple(arguments["steps"]),
+        fire_rate=float(arguments.get("fire_rate", 0.5)),
+        constant_background=arguments.get("constant_background", True),
+    )
+
+
+def network_faults(architecture: Any, place: str = "architecture") -> Iterator[str]:
+    """What is wrong with a configuration's `architecture`, of any network.
+
+    Args:
+        architecture: the value.
+        place: of it, for the sentences.
+    """
+    if not isinstance(architecture, Mapping):
+        yield f"{place} is {short(architecture)}, but must be an object"
+        return
+    name = architecture.get("network_class_name")
+    arguments = architecture.get("arch_kwargs")
+    imported = architecture.get("_kw_requires_import", [])
+    if not known_names.known_network(name):
+        yield (
+            f"{place}.network_class_name is {short(name)}, which is neither OctreeNCA nor a "
+            f"network of nnU-Net's; {known_names.CUSTOM}"
+        )
+    if not isinstance(arguments, Mapping):
+        yield f"{place}.arch_kwargs is {short(arguments)}, but must be an object"
+        return
+    yield from _import_faults(name, imported, arguments, f"{place}._kw_requires_import")
+    if name == NETWORK_CLASS:
+        yield from _octreenca_faults(arguments, f"{place}.arch_kwargs.")
+
+
+def _import_faults(
+    network: Any, imported: Any, arguments: Mapping[str, Any], place: str
+) -> Iterator[str]:
+    if not isinstance(imported, (list, tuple)):
+        yield f"{place} is {short(imported)}, but must be a list"
+    elif imported and network == NETWORK_CLASS:
+        yield f"{place} is {short(imported)}, but OctreeNCA imports nothing; it must be empty"
+    else:
+        for key in imported:
+            value = arguments.get(key) if isinstance(key, str) else key
+            if value is not None and not known_names.known_part(value):
+                yield (
+                    f"{place} has {short(key)} import {short(value)}, which is no part of "
+                    f"nnU-Net's networks; {known_names.CUSTOM}"
+                )
+
+
+def _octreenca_faults(arguments: Mapping[str, Any], place: str) -> Iterator[str]:
+    unknown = sorted(map(str, set(arguments) - set(_NETWORK) - {"factors"}))
+    if unknown:
+        yield f"{place[:-1]} has {short(unknown[0])}, which is no argument of OctreeNCA; remove it"
+    found = list(broken(arguments, _NETWORK, required=("dimension", "steps"), place=place))
+    yield from found
+    if any(f"{place}{key} " in fault for fault in found for key in ("dimension", "steps")):
+        return
+    levels, axes = len(arguments["steps"]), arguments["dimension"]
+    row = some(whole(1, 2), (axes,))
+    factors = some(row, (levels - 1,))
+    wanted = f"{levels - 1} rows, one fewer than steps, each {row.wanted}"
+    rules = {"factors": Rule(factors.good, wanted)}
+    yield from broken(arguments, rules, required=("factors",), place=place)
