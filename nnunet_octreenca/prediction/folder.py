@@ -11,9 +11,9 @@ import torch
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.inference.ensemble import Progress
-from nnunet_octreenca.integration.model import Model, load_model
+from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.prediction.case import CaseResult, Destination, finished, segment_case
-from nnunet_octreenca.prediction.options import Options
+from nnunet_octreenca.prediction.options import Options, model_and_options
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,11 @@ def predict(
         >>> [Path(path).name for path in run.done[0].outputs]
         ['image.png', 'image_overlay.png']
     """
-    options = Options(
+    model, options = model_and_options(
+        model,
+        device,
         mirror=mirror,
-        seeds=None if seeds is None else tuple(seeds),
+        seeds=seeds,
         mpp=mpp,
         series=series,
         tissue=tissue,
@@ -193,8 +195,6 @@ def predict(
         memory=memory,
         band_rows=band_rows,
     )
-    if not isinstance(model, Model):
-        model = load_model(model, device=device)
     destination = Destination(Path(output), tuple(formats) if formats else None, overwrite, resume)
     run = Run(model, destination, options)
     cases = run.cases(source, tell)

@@ -1,10 +1,14 @@
 """How images are segmented: what holds for all cases of a run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.inference.ensemble import Member
-from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.integration.model import Model, load_model
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,42 @@ class Options:
     def mirror_axes_of(self, model: Model) -> tuple[int, ...]:
         """Spatial axes that are mirrored."""
         return (model.mirror_axes or ()) if self.mirror else ()
+
+
+def model_and_options(
+    model: Model | Path | str,
+    device: torch.device | str,
+    *,
+    mirror: bool,
+    seeds: Sequence[int] | None,
+    mpp: float | None,
+    series: str | None,
+    tissue: bool,
+    float16: bool,
+    memory: int | None,
+    band_rows: int | None,
+) -> tuple[Model, Options]:
+    """The model, loaded if it is given as a folder, and the choices as `Options`.
+
+    The choices are checked before anything is loaded.
+
+    Args:
+        model: from `load_model`, or the folder of a training.
+        device: where the networks go, if `model` is a folder.
+        mirror, seeds, mpp, series, tissue, float16, memory, band_rows: as in `Options`.
+
+    Raises:
+        InputError: an option is out of range, or the folder is no model's.
+        CheckpointError, PlansError: as in `load_model`.
+    """
+    options = Options(
+        mirror=mirror,
+        seeds=None if seeds is None else tuple(seeds),
+        mpp=mpp,
+        series=series,
+        tissue=tissue,
+        float16=float16,
+        memory=memory,
+        band_rows=band_rows,
+    )
+    return model if isinstance(model, Model) else load_model(model, device=device), options

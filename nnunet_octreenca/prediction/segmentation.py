@@ -15,8 +15,8 @@ from nnunet_octreenca.images.source import ArraySource, ImageSource
 from nnunet_octreenca.inference.ensemble import Ensemble, Progress
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
-from nnunet_octreenca.integration.model import Model, load_model
-from nnunet_octreenca.prediction.options import Options
+from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.prediction.options import Options, model_and_options
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
 
@@ -166,9 +166,11 @@ def segment_file(
         >>> labels.shape, labels.dtype
         ((48, 40), dtype('uint8'))
     """
-    options = Options(
+    model, options = model_and_options(
+        model,
+        device,
         mirror=mirror,
-        seeds=None if seeds is None else tuple(seeds),
+        seeds=seeds,
         mpp=mpp,
         series=series,
         tissue=tissue,
@@ -176,8 +178,6 @@ def segment_file(
         memory=memory,
         band_rows=band_rows,
     )
-    if not isinstance(model, Model):
-        model = load_model(model, device=device)
     if isinstance(image, (str, Path)):
         files = _only_case(Path(image), model).files
     else:
