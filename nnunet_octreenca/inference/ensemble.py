@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunet_octreenca.bands import Rows, aligned, split_range
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import NotFiniteError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.stream import (
     OctreeStream,
@@ -27,6 +27,7 @@ from nnunet_octreenca.inference.stream import (
 from nnunet_octreenca.inference.tissue import TissueMap
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.ops.finite import LOGITS_NOT_FINITE
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 # Called with the stage, "read" or "segment", and how many more rows are through it.
@@ -114,7 +115,8 @@ class Ensemble:
             int16 above 255 classes.
 
         Raises:
-            InputError: what the image raises, or logits that are not finite.
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
         """
         return self._open(image, progress or _silent, tissue, True)
 
@@ -137,7 +139,8 @@ class Ensemble:
             float32.
 
         Raises:
-            InputError: what the image raises, or logits that are not finite.
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
         """
         return self._open(image, progress or _silent, tissue, False)
 
@@ -220,10 +223,7 @@ class Ensemble:
                 total += part.take(band, stretch, band_rows)
             total /= len(passes)
             if not np.isfinite(total).all():
-                raise InputError(
-                    "the network's logits are not finite: its weights may be damaged; predict with "
-                    "another checkpoint"
-                )
+                raise NotFiniteError(LOGITS_NOT_FINITE)
             if labels:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total

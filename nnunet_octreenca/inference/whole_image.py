@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_octreenca.errors import InputError, OutOfMemoryError
+from nnunet_octreenca.errors import InputError, NotFiniteError, OutOfMemoryError
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.ops.finite import LOGITS_NOT_FINITE
 from nnunet_octreenca.planning import inference_bytes
 
 _BAND = 1 << 22  # cells looked at at a time
@@ -56,6 +57,7 @@ def predict_logits(
 
     Raises:
         InputError: non-finite voxels, or channels that the network was not trained with.
+        NotFiniteError: the state or the logits became NaN or infinite.
         OutOfMemoryError: the image does not fit the device's memory.
     """
     if image.ndim != 4:
@@ -77,7 +79,7 @@ def predict_logits(
             try:
                 given = part[None].to(device)
                 # A flip along no axis would be a copy.
-                one = network(given.flip(flipped) if axes else given, seed=seed)[0]
+                one = network.infer(given.flip(flipped) if axes else given, seed)[0]
                 if axes:
                     one = one.flip([axis - 1 for axis in flipped])
                 total = one if total is None else total.add_(one)
@@ -90,10 +92,7 @@ def predict_logits(
         assert total is not None
         total /= len(passes)
         if _not_finite(total):
-            raise InputError(
-                "the network's logits are not finite: its weights may be damaged; predict with "
-                "another checkpoint"
-            )
+            raise NotFiniteError(LOGITS_NOT_FINITE)
         # float16 ends at 65,504; a logit beyond is as certain as that.
         target.copy_(total.clamp_(-65504, 65504)[inside])
     return logits

@@ -118,7 +118,7 @@ def test_non_finite_voxels_are_refused_and_counted(value):
 def test_damaged_weights_are_refused(value):
     network = make()
     network.levels[0].update.weight[0, 0] = value
-    with pytest.raises(InputError, match=r"logits are not finite.*another checkpoint"):
+    with pytest.raises(InputError, match=r"level 0 .* are NaN or infinite.*another checkpoint"):
         predict_logits(network, torch.randn(1, 5, 6, 7))
 
 
