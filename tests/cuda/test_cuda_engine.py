@@ -418,10 +418,11 @@ def test_bad_numbers_spread_and_nothing_crashes(devices):
 )
 def test_lost_cells_are_counted_on_every_level(shape, state, fused, labels, network_on_host):
     """As many as in PyTorch, whose states are the same; in the last launch of every level."""
-    network, image = make_network(shape, n_in=1 if len(shape) == 3 else 3)
+    network, image = make_network(shape, n_in=1 if len(shape) == 3 else 3, steps=(3, 1, 2))
     image[(1, 0, *(7, 3, 2)[: len(shape)])] = float("inf")
     wanted = by_pytorch(network, image)
-    assert all(0 < found < checked / 2 for found, checked in zip(*wanted, strict=True))
+    assert min(wanted[0]) > 0
+    assert wanted[0][0] < wanted[1][0] / 2  # not merely all cells
     cells = NonFiniteCells(3)
     kind = torch.uint8 if labels else torch.float32
     heads = () if labels else (3,)
@@ -431,7 +432,7 @@ def test_lost_cells_are_counted_on_every_level(shape, state, fused, labels, netw
         **{"labels" if labels else "values": result},
     )  # fmt: skip
     assert (cells.found.tolist(), cells.checked) == wanted
-    with pytest.raises(NotFiniteError, match=r"on level 2 \(0 is the full.* after 6 steps"):
+    with pytest.raises(NotFiniteError, match=r"on level 2 \(0 is the full.* after 2 steps"):
         network.segment(image, state=state)
 
 

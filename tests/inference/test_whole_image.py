@@ -149,10 +149,10 @@ def test_other_shapes_and_channels_are_refused(shape):
 def test_out_of_memory_names_the_bytes_and_the_device(monkeypatch, dimension, error):
     network = make(dimension)
 
-    def forward(*args, **kwargs):
+    def infer(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(network, "forward", forward)
+    monkeypatch.setattr(network, "infer", infer)
     shape = (2, 640, 768)[3 - dimension :]
     needed = inference_bytes(
         shape,
@@ -175,10 +175,10 @@ def test_out_of_memory_names_the_bytes_and_the_device(monkeypatch, dimension, er
 def test_other_errors_pass_through(monkeypatch, error):
     network = make()
 
-    def forward(*args, **kwargs):
+    def infer(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(network, "forward", forward)
+    monkeypatch.setattr(network, "infer", infer)
     with pytest.raises(type(error), match="another") as raised:
         predict_logits(network, torch.zeros(1, 5, 6, 7))
     assert raised.value is error
