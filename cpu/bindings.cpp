@@ -183,13 +183,15 @@ template <class T>
 void define_steps(py::module_& m) {
   m.def("copy", &py_copy<T>, py::arg("source").noconvert(), py::arg("target").noconvert(),
         py::arg("threads"), "Copy a view of any strides into a contiguous array.");
-  m.def("steps_forward", &py_steps_forward<T>, py::arg("state").noconvert(), py::arg("weights"),
-        py::arg("steps"), py::arg("seed"), py::arg("level"), py::arg("threshold"),
+  m.def("steps_forward", &py_steps_forward<T>, py::arg("state").noconvert(),
+        py::arg("weights").noconvert(), py::arg("steps"), py::arg("seed"), py::arg("level"),
+        py::arg("threshold"),
         py::arg("origins"), py::arg("log").noconvert().none(true), py::arg("kernels"),
         py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
         "Run the steps in place; `state` is (samples, axes, channels).");
   m.def("steps_backward", &py_steps_backward<T>, py::arg("state").noconvert(),
-        py::arg("log").noconvert(), py::arg("gradient").noconvert(), py::arg("weights"),
+        py::arg("log").noconvert(), py::arg("gradient").noconvert(),
+        py::arg("weights").noconvert(),
         py::arg("gradients").noconvert(), py::arg("steps"), py::arg("seed"), py::arg("level"),
         py::arg("threshold"), py::arg("origins"), py::arg("kernels"), py::arg("threads"),
         "Gradients of steps_forward: `gradient` in place, the weights' added to `gradients`.");

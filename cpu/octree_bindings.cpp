@@ -253,8 +253,8 @@ class PyStream {
 namespace octreenca {
 
 void define_octree(py::module_& m) {
-  m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(), py::arg("weights"),
-        py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
+  m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(),
+        py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
         py::arg("sample"), py::arg("logits"), py::arg("background"),
         py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
         py::arg("kernels"), py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
@@ -267,7 +267,7 @@ void define_octree(py::module_& m) {
                     const std::vector<int>&, const std::vector<std::vector<int>>&, std::uint64_t,
                     std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool,
                     bool>(),
-           py::arg("shape"), py::arg("weights"), py::arg("steps"), py::arg("factors"),
+           py::arg("shape"), py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"),
            py::arg("seed"), py::arg("threshold"), py::arg("sample"), py::arg("logits"),
            py::arg("background"), py::arg("kernels"), py::arg("threads"), py::arg("bf16"),
            py::arg("half"), py::arg("count_non_finite") = true)
