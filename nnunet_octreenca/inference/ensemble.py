@@ -5,7 +5,7 @@ the labels of the band are what is left. A single pass gives labels at once.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -151,8 +151,8 @@ class Ensemble:
         shared = _Shared(image.read, 1 if alone else 3 * len(self.mirrorings))
         passes = [
             _Pass(member, axes, image, shared, self.state, alone)
-            for axes in self.mirrorings
             for member in self.members
+            for axes in self.mirrorings
         ]
         try:
             yield from self._run(image, passes, shared, labels, progress, tissue)
@@ -218,15 +218,27 @@ class Ensemble:
         self, passes: list["_Pass"], stretch: Rows, band_rows: int, labels: bool
     ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
-            total = passes[0].take(band, stretch, band_rows)
-            for part in passes[1:]:
-                total += part.take(band, stretch, band_rows)
+            total = self._sum(
+                self._sum(part.take(band, stretch, band_rows) for part in group)
+                for group in _by_member(passes, len(self.mirrorings))
+            )
             total /= len(passes)
             if not np.isfinite(total).all():
                 raise NotFiniteError(LOGITS_NOT_FINITE)
             if labels:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
+
+    @staticmethod
+    def _sum(parts: Iterable[Values]) -> Values:
+        total: Values | None = None
+        for part in parts:
+            if total is None:
+                total = part
+            else:
+                total += part
+        assert total is not None
+        return total
 
     def _background(self, stream: OctreeStream, rows: int, labels: bool) -> Values:
         shape = (rows, *stream.shape[1:])
@@ -237,6 +249,12 @@ class Ensemble:
         if stream.network.constant_background:
             values[0] = 0
         return values
+
+
+def _by_member(passes: Sequence["_Pass"], count: int) -> Iterator[Sequence["_Pass"]]:
+    """The passes of each member: copies are added up first, then members, in nnU-Net's order."""
+    for first in range(0, len(passes), count):
+        yield passes[first : first + count]
 
 
 def _silent(stage: str, rows: int) -> None:

@@ -23,12 +23,12 @@ def make(dimension=3, n_in=1, classes=3):
 
 
 @pytest.mark.parametrize("spatial", [(5, 9, 8), (1, 9, 8), (7, 1, 3), (4, 6, 1), (1, 1, 1)])
-def test_3d_is_the_networks_pass_in_float16(spatial):
+def test_3d_is_the_networks_pass(spatial):
     network, image = make(n_in=2), torch.randn(2, *spatial)
     logits = predict_logits(network, image, seed=3)
-    assert logits.dtype == torch.float16
+    assert logits.dtype == torch.float32
     assert logits.device.type == "cpu"
-    assert torch.equal(logits, network(image[None], seed=3)[0].half())
+    assert torch.equal(logits, network(image[None], seed=3)[0])
     assert float(logits[1:].abs().max()) > 1e-3
 
 
@@ -69,7 +69,7 @@ def test_2d_planes_are_segmented_as_if_alone(spatial, mirror_axes):
         alone = predict_logits(network, image[:, z : z + 1], mirror_axes=mirror_axes, seed=3)
         assert torch.equal(logits[:, z], alone[:, 0])
     if not mirror_axes:
-        expected = network(image[:, 0][None], seed=3)[0].half()
+        expected = network(image[:, 0][None], seed=3)[0]
         assert torch.equal(logits[:, 0], expected)
 
 
@@ -122,12 +122,12 @@ def test_damaged_weights_are_refused(value):
         predict_logits(network, torch.randn(1, 5, 6, 7))
 
 
-def test_logits_beyond_float16_are_clamped():
+def test_logits_beyond_float16_are_kept():
     network = make()
     network.levels[0].update.weight.mul_(1e7)
     logits = predict_logits(network, torch.randn(1, 5, 6, 7))
     assert bool(torch.isfinite(logits).all())
-    assert logits.abs().max().item() == 65504
+    assert logits.abs().max().item() > 65504
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (2, 5, 6, 7), (1, 1, 5, 6, 7)])
