@@ -3,6 +3,7 @@
 #include "bindings.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,11 +26,19 @@ struct Level {
     if (state.ndim() != raw.dimension + 2 || state.shape(raw.dimension + 1) != raw.channels) {
       refuse("state must be (samples, axes, channels)");
     }
-    shape = shape_of(state, raw.dimension, 1);
+    expect_aligned(state, "state");
+    shape = shape_of(state, raw.dimension, 1, raw.channels);
+    if (state.shape(0) > std::numeric_limits<int>::max()) refuse("too many samples");
     batch = static_cast<int>(state.shape(0));
     origins = origins_of(origin_rows, static_cast<std::size_t>(batch), raw.dimension);
-    log_size = static_cast<py::ssize_t>(steps) * batch * shape.cells() *
-               (raw.channels - raw.inputs);
+    log_size = product({steps, batch, shape.cells(), raw.channels - raw.inputs}, "the log");
+  }
+  void check_log(const Array<T>& log) const {
+    expect_aligned(log, "log");
+    if (log.size() < log_size) {
+      refuse("log has " + std::to_string(log.size()) + " numbers and needs " +
+             std::to_string(log_size));
+    }
   }
   RawWeights<T> raw;
   Seed draws;
@@ -46,8 +55,9 @@ void py_steps_forward(Array<T>& state, const WeightArrays<T>& weights, int steps
                       const std::string& kernels, int threads, const std::string& schedule,
                       bool bf16) {
   const Level<T> at(state, weights, steps, seed, level, threshold, origins);
-  const Options options = options_of(kernels, threads, schedule, bf16);
-  if (log && log->size() < at.log_size) refuse("log is too small");
+  const Options options = options_of(kernels, threads, schedule, bf16, false);
+  if (log) at.check_log(*log);
+  if (state.size() == 0) return;
   T* data = state.mutable_data();
   T* log_data = log ? log->mutable_data() : nullptr;
   py::gil_scoped_release release;
@@ -61,8 +71,8 @@ void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
                        std::uint64_t seed, std::uint32_t level, std::uint64_t threshold,
                        const Coordinates& origins, const std::string& kernels, int threads) {
   const Level<T> at(state, weights, steps, seed, level, threshold, origins);
-  const Options options = options_of(kernels, threads, "auto", false);
-  if (log.size() < at.log_size) refuse("log is too small");
+  const Options options = options_of(kernels, threads, "auto", false, false);
+  at.check_log(log);
   expect(gradient, {state.shape(), state.shape() + state.ndim()}, "gradient");
   raw_weights(gradients);
   for (std::size_t i = 0; i < 5; ++i) {
@@ -70,6 +80,7 @@ void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
   }
   T *data = state.mutable_data(), *log_data = log.mutable_data();
   T* gradient_data = gradient.mutable_data();
+  if (state.size() == 0) return;
   const WeightGradients<T> sums = {gradients[0].mutable_data(), gradients[1].mutable_data(),
                                    gradients[2].mutable_data(), gradients[3].mutable_data(),
                                    gradients[4].mutable_data()};
@@ -84,13 +95,11 @@ void py_copy(const py::array_t<T>& source, Array<T>& target, int threads) {
   const py::ssize_t axes = target.ndim();
   if (axes < 2 || source.ndim() != axes) refuse("source and target must have the same axes");
   expect(target, {source.shape(), source.shape() + axes}, "target");
-  if (threads < 1) refuse("threads must be at least 1");
-  const auto stride = [&](py::ssize_t axis) {
-    return source.strides(axis) / static_cast<py::ssize_t>(sizeof(T));
-  };
+  check_threads(threads);
+  expect_aligned(source, "source");
   const std::vector<py::ssize_t> shape(target.shape(), target.shape() + axes);
   std::vector<py::ssize_t> strides;
-  for (py::ssize_t axis = 0; axis < axes; ++axis) strides.push_back(stride(axis));
+  for (py::ssize_t axis = 0; axis < axes; ++axis) strides.push_back(stride_of(source, axis, "source"));
   if (target.size() == 0) return;
   const py::ssize_t columns = shape.back(), step = strides.back();
   const py::ssize_t lines = shape[shape.size() - 2], line_step = strides[strides.size() - 2];
@@ -130,7 +139,9 @@ void py_fire_mask(Mask& fired, std::uint32_t key, std::uint64_t threshold, std::
   if (threshold == 0 || threshold >= kCertain) {
     refuse("threshold must be within 1 and 2^32 - 1, got " + std::to_string(threshold));
   }
+  check_threads(threads);
   std::uint8_t* data = fired.mutable_data();
+  if (fired.size() == 0) return;
   const std::int64_t depth = fired.shape(0), height = fired.shape(1), width = fired.shape(2);
   py::gil_scoped_release release;
   // A thread costs some 20 us to start, a cell 0.5 ns to draw.
@@ -150,15 +161,13 @@ std::vector<std::string> py_kernels() {
 }
 
 std::int64_t py_ring_slots(const std::vector<std::int64_t>& shape, int steps) {
-  if (shape.size() != 2 && shape.size() != 3) refuse("shape must have two or three axes");
-  if (steps < 0) refuse("steps must be at least 0");
-  return ring_slots(shape.size() == 2 ? Shape{2, 1, shape[0], shape[1]}
-                                      : Shape{3, shape[0], shape[1], shape[2]},
-                    steps);
+  check_steps(steps);
+  return ring_slots(shape_of(shape, 1), steps);
 }
 
 double py_burn(const std::string& kernels, int threads, std::int64_t iterations) {
-  const Options options = options_of(kernels, threads, "auto", false);
+  const Options options = options_of(kernels, threads, "auto", false, false);
+  if (iterations < 0) refuse("iterations must be at least 0, got " + std::to_string(iterations));
   std::vector<double> operations(static_cast<std::size_t>(threads), 0.0);
   py::gil_scoped_release release;
   Team::run(threads, [&](int index, Team&) {
@@ -174,13 +183,15 @@ template <class T>
 void define_steps(py::module_& m) {
   m.def("copy", &py_copy<T>, py::arg("source").noconvert(), py::arg("target").noconvert(),
         py::arg("threads"), "Copy a view of any strides into a contiguous array.");
-  m.def("steps_forward", &py_steps_forward<T>, py::arg("state").noconvert(), py::arg("weights"),
-        py::arg("steps"), py::arg("seed"), py::arg("level"), py::arg("threshold"),
+  m.def("steps_forward", &py_steps_forward<T>, py::arg("state").noconvert(),
+        py::arg("weights").noconvert(), py::arg("steps"), py::arg("seed"), py::arg("level"),
+        py::arg("threshold"),
         py::arg("origins"), py::arg("log").noconvert().none(true), py::arg("kernels"),
         py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
         "Run the steps in place; `state` is (samples, axes, channels).");
   m.def("steps_backward", &py_steps_backward<T>, py::arg("state").noconvert(),
-        py::arg("log").noconvert(), py::arg("gradient").noconvert(), py::arg("weights"),
+        py::arg("log").noconvert(), py::arg("gradient").noconvert(),
+        py::arg("weights").noconvert(),
         py::arg("gradients").noconvert(), py::arg("steps"), py::arg("seed"), py::arg("level"),
         py::arg("threshold"), py::arg("origins"), py::arg("kernels"), py::arg("threads"),
         "Gradients of steps_forward: `gradient` in place, the weights' added to `gradients`.");
@@ -198,10 +209,10 @@ PYBIND11_MODULE(_cpu, m) {
         "Fill `fired` (depth, height, width; uint8) with 1 where a cell fires, else 0.");
   m.def("kernels", &py_kernels, "Names of the kernels this processor runs, the fastest first.");
   m.def("native_bf16", [](const std::string& kernels) {
-    return options_of(kernels, 1, "auto", false).kernels->native_bf16;
+    return options_of(kernels, 1, "auto", false, false).kernels->native_bf16;
   }, py::arg("kernels"), "Whether the processor multiplies bfloat16 itself.");
   m.def("lanes", [](const std::string& kernels) {
-    return options_of(kernels, 1, "auto", false).kernels->single.lanes;
+    return options_of(kernels, 1, "auto", false, false).kernels->single.lanes;
   }, py::arg("kernels"), "Floats of a vector; a state's channels are padded to whole vectors.");
   m.def("ring_slots", &py_ring_slots, py::arg("shape"), py::arg("steps"),
         "Rows (2-D) or planes (3-D) of a level that a wavefront keeps.");

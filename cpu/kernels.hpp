@@ -120,6 +120,9 @@ struct Operations {
   // are written to it, [count][C - n_in].
   void (*commit)(const Sizes& sizes, const Pending<T>& pending, S* slice, T* log);
 
+  // Cells of a state that have a channel which is NaN or infinite.
+  std::int64_t (*non_finite)(const Sizes& sizes, std::int64_t cells, const S* state);
+
   // ---- backward; only where T and S are the same ----
 
   // Swaps the fired cells' changing channels with the log: undoes a step, or does it again.

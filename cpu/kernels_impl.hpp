@@ -185,6 +185,35 @@ void commit(const Sizes& sizes, const Pending<T>& pending, S* slice, T* log) {
   }
 }
 
+// Whether the state holds NaN or infinity: these times 0 are NaN, all other numbers 0. Four sums
+// hide the latency of an addition, so that this costs what loading the state costs.
+template <class T, class S>
+OCTREENCA_INLINE bool any_non_finite(const S* state, std::int64_t count) {
+  constexpr int L = kLanes<T>;
+  const Vector<T> zero{};
+  Vector<T> sums[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 * L <= count; i += 4 * L) {
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; ++n) sums[n] += load(state + i + n * L) * zero;
+  }
+  for (; i < count; i += L) sums[0] += load(state + i) * zero;
+  const Vector<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (int lane = 0; lane < L; ++lane) {
+    if (sum[lane] != T(0)) return true;
+  }
+  return false;
+}
+
+template <class T, class S>
+std::int64_t non_finite(const Sizes& sizes, std::int64_t cells, const S* state) {
+  const std::int64_t padded = sizes.padded_channels;
+  if (!any_non_finite<T>(state, cells * padded)) return 0;
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < cells; ++i) count += any_non_finite<T>(state + i * padded, padded);
+  return count;
+}
+
 template <class T>
 void swap_log(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
               T* slice, T* log) {
@@ -315,6 +344,7 @@ constexpr Operations<T, S> operations() {
   set.forward = forward<false, T, S>;
   if constexpr (sizeof(T) == sizeof(float)) set.forward_bf16 = forward<true, T, S>;
   set.commit = commit<T, S>;
+  set.non_finite = non_finite<T, S>;
   if constexpr (sizeof(T) == sizeof(S)) {
     set.swap = swap_log<T>;
     set.gather = gather<T>;

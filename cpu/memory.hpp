@@ -12,6 +12,7 @@
 namespace octreenca {
 
 constexpr std::size_t kAlignment = 64;  // a cache line, the widest vector
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 62;
 
 template <class T>
 class Buffer {
@@ -20,6 +21,9 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(std::int64_t count) {
+    if (count < 0 || count > kMostBytes / static_cast<std::int64_t>(sizeof(T))) {
+      throw std::bad_alloc();
+    }
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     const std::size_t whole = (bytes + kAlignment) / kAlignment * kAlignment;
     data_ = static_cast<T*>(std::aligned_alloc(kAlignment, whole));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "finite.hpp"
 #include "level_input.hpp"
 #include "pyramid.hpp"
 #include "threads.hpp"
@@ -37,10 +38,12 @@ std::vector<Band> bands_for(std::int64_t slices, int steps, int threads) {
 }  // namespace
 
 template <class S>
-void octree_forward(const Image& image, const Shape& shape, const std::vector<OctreeLevel>& levels,
-                    std::uint64_t seed, std::uint64_t threshold, std::uint32_t sample,
-                    const Output& output, const Options& options) {
-  if (shape.cells() == 0) return;
+std::vector<NonFinite> octree_forward(const Image& image, const Shape& shape,
+                                      const std::vector<OctreeLevel>& levels, std::uint64_t seed,
+                                      std::uint64_t threshold, std::uint32_t sample,
+                                      const Output& output, const Options& options) {
+  std::vector<NonFinite> wrong(levels.size(), NonFinite{0, 0});
+  if (shape.cells() == 0) return wrong;
   const int threads = std::max(options.threads, 1);
   const int lanes = operations_of<float, S>(*options.kernels).lanes;
   const std::vector<Shape> shapes = shapes_of(shape, levels);
@@ -84,12 +87,16 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
         return memory.get() + slot * slice_stride;
       };
       work.feed = [&](int thread, std::int64_t slice, S* to) { enter(thread, slice, to); };
+      NonFiniteCells<float, S> found(operations_of<float, S>(*options.kernels), weights.sizes(),
+                                     here);
       work.drain = [&](int, std::int64_t slice, const S* from) {
         write(output, here, slice, from, inputs, stride);
+        if (options.count_non_finite) found.add(from);
       };
       run_wavefront(weights, here, work, network.steps, draws, origin, sample,
                     static_cast<float*>(nullptr), here_threads, options);
-      return;
+      wrong[level] = {found.found(), found.checked()};
+      return wrong;
     }
 
     Buffer<S> state(slices * slice_stride);
@@ -102,8 +109,8 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     });
     parent.release();
     pyramid.forget(level);
-    run_steps<float, S>(weights, here, state.get(), network.steps, draws, origin, sample, nullptr,
-                        options);
+    wrong[level] = run_steps<float, S>(weights, here, state.get(), network.steps, draws, origin,
+                                       sample, nullptr, options);
     if (level == 0) {
       for_each(here_threads, slices, [&](std::int64_t slice) {
         write(output, here, slice, state.get() + slice * slice_stride, inputs, stride);
@@ -111,13 +118,16 @@ void octree_forward(const Image& image, const Shape& shape, const std::vector<Oc
     }
     parent = std::move(state);
   }
+  return wrong;
 }
 
-template void octree_forward<float>(const Image&, const Shape&, const std::vector<OctreeLevel>&,
-                                    std::uint64_t, std::uint64_t, std::uint32_t, const Output&,
-                                    const Options&);
-template void octree_forward<Half>(const Image&, const Shape&, const std::vector<OctreeLevel>&,
-                                   std::uint64_t, std::uint64_t, std::uint32_t, const Output&,
-                                   const Options&);
+template std::vector<NonFinite> octree_forward<float>(const Image&, const Shape&,
+                                                      const std::vector<OctreeLevel>&,
+                                                      std::uint64_t, std::uint64_t, std::uint32_t,
+                                                      const Output&, const Options&);
+template std::vector<NonFinite> octree_forward<Half>(const Image&, const Shape&,
+                                                     const std::vector<OctreeLevel>&,
+                                                     std::uint64_t, std::uint64_t, std::uint32_t,
+                                                     const Output&, const Options&);
 
 }  // namespace octreenca

@@ -11,9 +11,11 @@
 
 namespace octreenca {
 
+// Returns how many cells of every level are not finite after its steps, the finest level first.
 template <class S>
-void octree_forward(const Image& image, const Shape& shape, const std::vector<OctreeLevel>& levels,
-                    std::uint64_t seed, std::uint64_t threshold, std::uint32_t sample,
-                    const Output& output, const Options& options);
+std::vector<NonFinite> octree_forward(const Image& image, const Shape& shape,
+                                      const std::vector<OctreeLevel>& levels, std::uint64_t seed,
+                                      std::uint64_t threshold, std::uint32_t sample,
+                                      const Output& output, const Options& options);
 
 }  // namespace octreenca

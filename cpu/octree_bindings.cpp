@@ -1,4 +1,5 @@
 // Bindings of whole octrees: an image in memory, or one that comes in bands.
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -17,6 +18,10 @@ std::vector<OctreeLevel> levels_of(const std::vector<WeightArrays<float>>& weigh
                                    std::uint64_t threshold) {
   if (weights.empty() || steps.size() != weights.size() || factors.size() + 1 != weights.size()) {
     refuse("weights, steps and factors name different numbers of levels");
+  }
+  if (weights.size() > kMostLevels) {
+    refuse(std::to_string(weights.size()) + " levels are more than the engine computes with: " +
+           std::to_string(kMostLevels));
   }
   std::vector<OctreeLevel> levels;
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -46,16 +51,17 @@ Image image_of(const py::array_t<float>& image, const RawWeights<float>& network
   if (image.ndim() != dimension + 1 || image.shape(0) != network.inputs) {
     refuse("image must be (channels, axes)");
   }
-  const auto stride = [&](py::ssize_t axis) {
-    return static_cast<std::int64_t>(image.strides(axis)) /
-           static_cast<std::int64_t>(sizeof(float));
-  };
+  expect_aligned(image, "image");
+  const auto stride = [&](py::ssize_t axis) { return stride_of(image, axis, "image"); };
   return {image.data(),          network.inputs,        stride(0),
           dimension == 3 ? stride(1) : 0, stride(dimension - 1), stride(dimension)};
 }
 
 void check_logits(int logits, const RawWeights<float>& network) {
-  if (logits < 1 || network.inputs + logits > network.channels) refuse("too many logits");
+  if (logits < 1 || logits > network.channels - network.inputs) {
+    refuse(std::to_string(logits) + " logits do not fit the " +
+           std::to_string(network.channels - network.inputs) + " channels beside the image's");
+  }
 }
 
 // Either labels or values are given, with room for `cells`.
@@ -72,34 +78,61 @@ Output output_of(int logits, bool background, std::optional<py::array>& labels,
     if (labels->size() != cells || !(labels->flags() & py::array::c_style)) {
       refuse("labels must have the image's axes");
     }
+    expect_aligned(*labels, "labels");
     output.labels = labels->mutable_data();
     output.label_bytes = narrow ? 1 : 2;
   } else {
-    if (values->size() != cells * (logits + background)) refuse("values must be (classes, axes)");
+    if (values->size() != product({cells, logits + background}, "values of these axes")) {
+      refuse("values must be (classes, axes)");
+    }
+    expect_aligned(*values, "values");
     output.values = values->mutable_data();
   }
   return output;
 }
 
-void py_octree_forward(const py::array_t<float>& image,
-                       const std::vector<WeightArrays<float>>& weights,
-                       const std::vector<int>& steps,
-                       const std::vector<std::vector<int>>& factors, std::uint64_t seed,
-                       std::uint64_t threshold, std::uint32_t sample, int logits, bool background,
-                       std::optional<py::array> labels, std::optional<Array<float>> values,
-                       const std::string& kernels, int threads, const std::string& schedule,
-                       bool bf16, bool half) {
-  const Options options = options_of(kernels, threads, schedule, bf16);
+using Counts = std::vector<std::pair<std::int64_t, std::int64_t>>;
+
+Counts counts_of(const std::vector<NonFinite>& levels) {
+  Counts counts;
+  for (const NonFinite& level : levels) counts.emplace_back(level.cells, level.of);
+  return counts;
+}
+
+Counts py_octree_forward(const py::array_t<float>& image,
+                         const std::vector<WeightArrays<float>>& weights,
+                         const std::vector<int>& steps,
+                         const std::vector<std::vector<int>>& factors, std::uint64_t seed,
+                         std::uint64_t threshold, std::uint32_t sample, int logits,
+                         bool background, std::optional<py::array> labels,
+                         std::optional<Array<float>> values, const std::string& kernels,
+                         int threads, const std::string& schedule, bool bf16, bool half,
+                         bool count_non_finite) {
+  const Options options = options_of(kernels, threads, schedule, bf16, count_non_finite);
   const auto levels = levels_of(weights, steps, factors, threshold);
   const RawWeights<float>& network = levels[0].weights;
   const Image pixels = image_of(image, network);
   check_logits(logits, network);
-  const Shape shape = shape_of(image, network.dimension, 1);
+  const Shape shape = shape_of(image, network.dimension, 1, network.channels);
   const Output output = output_of(logits, background, labels, values, shape.cells());
   py::gil_scoped_release release;
-  (half ? octree_forward<Half> : octree_forward<float>)(pixels, shape, levels, seed, threshold,
-                                                        sample, output, options);
+  return counts_of((half ? octree_forward<Half> : octree_forward<float>)(
+      pixels, shape, levels, seed, threshold, sample, output, options));
 }
+
+// A stream is used by one thread at a time: the interpreter's lock is let go while it computes.
+class OneAtATime {
+ public:
+  explicit OneAtATime(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true)) refuse("another thread is using this stream");
+  }
+  ~OneAtATime() { busy_ = false; }
+  OneAtATime(const OneAtATime&) = delete;
+  OneAtATime& operator=(const OneAtATime&) = delete;
+
+ private:
+  std::atomic<bool>& busy_;
+};
 
 // An OctreeStream that checks its calls.
 class PyStream {
@@ -107,45 +140,52 @@ class PyStream {
   PyStream(const std::vector<std::int64_t>& shape, const std::vector<WeightArrays<float>>& weights,
            const std::vector<int>& steps, const std::vector<std::vector<int>>& factors,
            std::uint64_t seed, std::uint64_t threshold, std::uint32_t sample, int logits,
-           bool background, const std::string& kernels, int threads, bool bf16, bool half)
+           bool background, const std::string& kernels, int threads, bool bf16, bool half,
+           bool count_non_finite)
       : logits_(logits), background_(background) {
     const auto levels = levels_of(weights, steps, factors, threshold);
     network_ = levels[0].weights;
     check_logits(logits, network_);
-    if (shape.size() != static_cast<std::size_t>(network_.dimension)) refuse("shape is too short");
-    for (const auto cells : shape) {
-      if (cells < 1) refuse("every axis needs at least one cell");
+    if (shape.size() != static_cast<std::size_t>(network_.dimension)) {
+      refuse("shape must have " + std::to_string(network_.dimension) + " axes");
     }
-    shape_ = network_.dimension == 2 ? Shape{2, 1, shape[0], shape[1]}
-                                     : Shape{3, shape[0], shape[1], shape[2]};
-    stream_ = make_octree_stream(shape_, levels, seed, threshold, sample,
-                                 options_of(kernels, threads, "wavefront", bf16), half);
+    shape_ = shape_of(shape, network_.channels);
+    const Options options = options_of(kernels, threads, "wavefront", bf16, count_non_finite);
+    stream_ = make_octree_stream(shape_, levels, seed, threshold, sample, options, half);
   }
 
   std::int64_t factor() const { return stream_->factor(); }
 
   void pool(const py::array_t<float>& band, std::int64_t first) {
+    const OneAtATime alone(busy_);
     const Range slices = slices_of(band, first);
     if (slices.first != pooled_) refuse("bands must be pooled in order");
     if (slices.end % factor() != 0 && slices.end != shape_.slices()) {
       refuse("bands must end at multiples of the octree's factor");
     }
     const Image image = image_of(band, network_);
+    {
+      py::gil_scoped_release release;
+      stream_->pool(image, slices);
+    }
     pooled_ = slices.end;
-    py::gil_scoped_release release;
-    stream_->pool(image, slices);
   }
 
   void prepare() {
+    const OneAtATime alone(busy_);
     if (pooled_ != shape_.slices() || prepared_) refuse("pool the whole image first, once");
+    {
+      py::gil_scoped_release release;
+      stream_->prepare();
+    }
     prepared_ = true;
-    py::gil_scoped_release release;
-    stream_->prepare();
   }
 
   std::pair<std::int64_t, std::int64_t> begin(std::int64_t first, std::int64_t end) {
+    const OneAtATime alone(busy_);
     if (!prepared_) refuse("pool and prepare first");
     if (first < 0 || first >= end || end > shape_.slices()) refuse("no such rows");
+    next_ = last_ = 0;  // nothing has begun where memory runs out
     stream_->begin({first, end});
     const Range range = stream_->image_range();
     next_ = range.first;
@@ -154,34 +194,48 @@ class PyStream {
   }
 
   std::int64_t ready(std::int64_t image_end) const {
+    const OneAtATime alone(busy_);
     if (last_ == 0) refuse("begin first");
+    if (image_end < 0 || image_end > shape_.slices()) refuse("the image has no such rows");
     return stream_->ready(image_end);
+  }
+
+  // Of every level, the finest first: cells that are not finite, and cells that were looked at.
+  Counts non_finite() const {
+    const OneAtATime alone(busy_);
+    return counts_of(stream_->non_finite());
   }
 
   void advance(const py::array_t<float>& band, std::int64_t first,
                std::optional<py::array> labels, std::optional<Array<float>> values) {
+    const OneAtATime alone(busy_);
     const Range slices = slices_of(band, first);
     if (last_ == 0 || slices.first != next_ || slices.end > last_) refuse("not the next rows");
     const std::int64_t done = stream_->ready(slices.end) - stream_->ready(slices.first);
     const Output output =
         output_of(logits_, background_, labels, values, done * shape_.slice_cells());
     const Image image = image_of(band, network_);
+    const std::int64_t last = last_;
+    last_ = 0;  // what fails half-way has to begin again
+    {
+      py::gil_scoped_release release;
+      stream_->advance(image, slices, output);
+    }
     next_ = slices.end;
-    py::gil_scoped_release release;
-    stream_->advance(image, slices, output);
+    last_ = last;
   }
 
  private:
   Range slices_of(const py::array_t<float>& band, std::int64_t first) const {
     image_of(band, network_);  // checks the axes
-    const Shape given = shape_of(band, network_.dimension, 1);
+    const Shape given = shape_of(band, network_.dimension, 1, network_.channels);
     const bool fits = given.width == shape_.width &&
                       (shape_.dimension == 2 || given.height == shape_.height);
-    const Range slices{first, first + given.slices()};
-    if (!fits || first < 0 || slices.size() < 1 || slices.end > shape_.slices()) {
+    const std::int64_t rows = given.slices();
+    if (!fits || rows < 1 || first < 0 || rows > shape_.slices() - first) {
       refuse("the band does not fit the image");
     }
-    return slices;
+    return {first, first + rows};
   }
 
   const int logits_;
@@ -191,6 +245,7 @@ class PyStream {
   std::unique_ptr<OctreeStream> stream_;
   std::int64_t pooled_ = 0, next_ = 0, last_ = 0;
   bool prepared_ = false;
+  mutable std::atomic<bool> busy_{false};
 };
 
 }  // namespace
@@ -198,21 +253,24 @@ class PyStream {
 namespace octreenca {
 
 void define_octree(py::module_& m) {
-  m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(), py::arg("weights"),
-        py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
+  m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(),
+        py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
         py::arg("sample"), py::arg("logits"), py::arg("background"),
         py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
         py::arg("kernels"), py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
-        py::arg("half"), "All levels of one image (channels, axes), to labels or logits.");
+        py::arg("half"), py::arg("count_non_finite") = true,
+        "All levels of one image (channels, axes), to labels or logits. Returns for every level "
+        "how many cells are NaN or infinite after its steps, and how many were looked at.");
   py::class_<PyStream>(m, "OctreeStream",
                        "All levels of one image that comes in bands of rows (in 3-D of planes).")
       .def(py::init<const std::vector<std::int64_t>&, const std::vector<WeightArrays<float>>&,
                     const std::vector<int>&, const std::vector<std::vector<int>>&, std::uint64_t,
-                    std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool>(),
-           py::arg("shape"), py::arg("weights"), py::arg("steps"), py::arg("factors"),
+                    std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool,
+                    bool>(),
+           py::arg("shape"), py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"),
            py::arg("seed"), py::arg("threshold"), py::arg("sample"), py::arg("logits"),
            py::arg("background"), py::arg("kernels"), py::arg("threads"), py::arg("bf16"),
-           py::arg("half"))
+           py::arg("half"), py::arg("count_non_finite") = true)
       .def_property_readonly("factor", &PyStream::factor,
                              "Rows of the image that a row of the coarsest level covers.")
       .def("pool", &PyStream::pool, py::arg("band").noconvert(), py::arg("first"),
@@ -222,6 +280,9 @@ void define_octree(py::module_& m) {
            "Rows wanted; returns the rows of the image to hand over.")
       .def("ready", &PyStream::ready, py::arg("image_end"),
            "How far the wanted rows are done with the image's rows below image_end.")
+      .def("non_finite", &PyStream::non_finite,
+           "For every level, of the cells computed so far that the wanted rows depend on: how many "
+           "are NaN or infinite after its steps, and how many were looked at.")
       .def("advance", &PyStream::advance, py::arg("band").noconvert(), py::arg("first"),
            py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
            "The next rows of the image; fills what becomes ready.");

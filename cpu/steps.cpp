@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "finite.hpp"
 #include "schedule.hpp"
 #include "stepper.hpp"
 #include "threads.hpp"
@@ -79,13 +80,25 @@ void run_wavefront(const PackedWeights<T>& weights, const Shape& shape,
 }
 
 template <class T, class S>
-void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, int steps,
-               const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
-               const Options& options) {
-  if (steps == 0 || seed.threshold == 0 || shape.cells() == 0) return;
+NonFinite run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, int steps,
+                    const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
+                    const Options& options) {
+  if (shape.cells() == 0) return {0, 0};
   const Sizes& sizes = weights.sizes();
   const std::int64_t slices = shape.slices();
   const std::int64_t slice_stride = shape.slice_cells() * sizes.padded_channels;
+  const auto at = [=](std::int64_t slice) { return state + slice * slice_stride; };
+  NonFiniteCells<T, S> wrong(operations_of<T, S>(*options.kernels), sizes, shape);
+  const auto finished = [&](const S* slice) {
+    if (options.count_non_finite) wrong.add(slice);
+  };
+  if (steps == 0 || seed.threshold == 0) {
+    if (options.count_non_finite) {
+      for_each(useful_threads(options.threads, shape.cells(), 1), slices,
+               [&](std::int64_t slice) { wrong.add(at(slice)); });
+    }
+    return {wrong.found(), wrong.checked()};
+  }
   int threads = useful_threads(options.threads, shape.cells(), steps);
 
   Schedule schedule = options.schedule;
@@ -98,10 +111,11 @@ void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, in
     WavefrontWork<T, S> work;
     work.bands = {{0, slices, 0, slices}};
     work.ring = slices;
-    work.slot = [=](std::size_t, std::int64_t slice) { return state + slice * slice_stride; };
+    work.slot = [=](std::size_t, std::int64_t slice) { return at(slice); };
+    work.drain = [&](int, std::int64_t, const S* slice) { finished(slice); };
     run_wavefront(weights, shape, work, steps, seed, origin, sample, log,
                   std::min(threads, steps), options);
-    return;
+    return {wrong.found(), wrong.checked()};
   }
 
   threads = static_cast<int>(std::min<std::int64_t>(threads, slices));
@@ -111,7 +125,6 @@ void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, in
   const auto pending = [&](int thread, int slot) -> Pending<T>& {
     return pendings[static_cast<std::size_t>(thread * 3 + slot)]->view;
   };
-  const auto at = [=](std::int64_t slice) { return state + slice * slice_stride; };
   sweep(
       threads, slices, steps,
       [&](int thread, int step, std::int64_t slice, int slot) {
@@ -121,7 +134,9 @@ void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, in
       },
       [&](int thread, int step, std::int64_t slice, int slot) {
         stepper.commit(step, slice, pending(thread, slot), at(slice));
+        if (step == steps - 1) finished(at(slice));
       });
+  return {wrong.found(), wrong.checked()};
 }
 
 template <class T>
@@ -168,12 +183,12 @@ template void run_wavefront<float, Half>(const PackedWeights<float>&, const Shap
                                          const WavefrontWork<float, Half>&, int, const Seed&,
                                          const Origin&, std::uint32_t, float*, int,
                                          const Options&);
-template void run_steps<float, float>(const PackedWeights<float>&, const Shape&, float*, int,
-                                      const Seed&, const Origin&, std::uint32_t, float*,
-                                      const Options&);
-template void run_steps<float, Half>(const PackedWeights<float>&, const Shape&, Half*, int,
-                                     const Seed&, const Origin&, std::uint32_t, float*,
-                                     const Options&);
+template NonFinite run_steps<float, float>(const PackedWeights<float>&, const Shape&, float*, int,
+                                           const Seed&, const Origin&, std::uint32_t, float*,
+                                           const Options&);
+template NonFinite run_steps<float, Half>(const PackedWeights<float>&, const Shape&, Half*, int,
+                                          const Seed&, const Origin&, std::uint32_t, float*,
+                                          const Options&);
 template void steps_forward<float>(const RawWeights<float>&, const Shape&, int, float*, int,
                                    const Seed&, const std::vector<Origin>&, float*,
                                    const Options&);

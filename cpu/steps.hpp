@@ -17,6 +17,12 @@ struct Options {
   int threads = 1;
   Schedule schedule = Schedule::kAuto;
   bool bf16 = false;  // products of bfloat16, summed in float
+  bool count_non_finite = true;  // of whole octrees; training looks at its loss and gradients
+};
+
+// Cells of a level whose state is NaN or infinite, and how many were looked at.
+struct NonFinite {
+  std::int64_t cells, of;
 };
 
 // Threads worth starting for `cells` * `steps` cell-steps.
@@ -53,15 +59,16 @@ void run_wavefront(const PackedWeights<T>& weights, const Shape& shape,
                    const Origin& origin, std::uint32_t sample, T* log, int threads,
                    const Options& options);
 
-// Runs the steps of one sample in place.
+// Runs the steps of one sample in place, and counts the cells that are not finite at their end if
+// the options say so.
 //
 //   state   [cells][padded channels]
 //   log     room for steps * cells * (C - n_in) numbers, or null. Receives the old values of the
 //           cells that fire, step by step, slice by slice, without gaps: its end is not touched.
 template <class T, class S>
-void run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, int steps,
-               const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
-               const Options& options);
+NonFinite run_steps(const PackedWeights<T>& weights, const Shape& shape, S* state, int steps,
+                    const Seed& seed, const Origin& origin, std::uint32_t sample, T* log,
+                    const Options& options);
 
 // All samples of a batch, channels tight (C). `log` as above, one sample behind the other.
 // Image channels stay as they are.

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "finite.hpp"
 #include "level_input.hpp"
 #include "pyramid.hpp"
 #include "schedule.hpp"
@@ -100,6 +101,9 @@ class Stream final : public OctreeStream {
       if (threshold == 0) level.steps = 0;
       spans_.push_back(span);
       span *= level.factor[first_axis(shape)];
+      wrong_.push_back(std::make_unique<NonFiniteCells<float, S>>(
+          operations_of<float, S>(*options.kernels), weights_.back()->sizes(),
+          shapes_[wrong_.size()]));
     }
     stride_ = weights_[0]->sizes().padded_channels;
     if (coarsest_ > 0) coarse_image_ = Buffer<float>(shapes_[coarsest_].cells() * inputs_);
@@ -140,8 +144,16 @@ class Stream final : public OctreeStream {
       }
     });
     coarse_image_.release();
-    run_steps<float, S>(*weights_[coarsest_], shape, coarse_.get(), levels_[coarsest_].steps,
-                        draws(coarsest_), {0, 0, 0}, sample_, nullptr, options_);
+    coarse_wrong_ =
+        run_steps<float, S>(*weights_[coarsest_], shape, coarse_.get(), levels_[coarsest_].steps,
+                            draws(coarsest_), {0, 0, 0}, sample_, nullptr, options_);
+  }
+
+  std::vector<NonFinite> non_finite() const override {
+    std::vector<NonFinite> result;
+    for (const auto& level : wrong_) result.push_back({level->found(), level->checked()});
+    if (coarsest_ > 0) result[coarsest_] = coarse_wrong_;
+    return result;
   }
 
   void begin(Range wanted) override {
@@ -202,8 +214,9 @@ class Stream final : public OctreeStream {
  private:
   // One level's slices on their way through its steps.
   struct Wavefront {
-    Wavefront(Stream& stream, std::size_t number, const Range& wanted)
+    Wavefront(Stream& stream, std::size_t number, const Range& wanted_slices)
         : level(number),
+          wanted(wanted_slices),
           shape(stream.shapes_[number]),
           steps(stream.levels_[number].steps),
           // What is not the image's border is wrong as many slices deep as there are steps.
@@ -226,6 +239,7 @@ class Stream final : public OctreeStream {
     S* slot(std::int64_t slice) const { return memory.get() + slice % slots * slice_stride; }
 
     const std::size_t level;
+    const Range wanted;  // by the next finer level; of these nothing is wrong
     const Shape shape;
     const int steps;
     const Range slices;
@@ -354,7 +368,11 @@ class Stream final : public OctreeStream {
           wavefront.stepper.commit(step, slice, pending(step, slot), wavefront.slot(slice));
         },
         [&](int, std::int64_t offset) {
-          if (level == 0) drain(slices.first + offset, wavefront.slot(slices.first + offset));
+          const std::int64_t slice = slices.first + offset;
+          const S* done = wavefront.slot(slice);
+          if (level == 0) drain(slice, done);
+          const bool right = slice >= wavefront.wanted.first && slice < wavefront.wanted.end;
+          if (right && options_.count_non_finite) wrong_[level]->add(done);
         });
   }
 
@@ -374,6 +392,8 @@ class Stream final : public OctreeStream {
   Buffer<S> coarse_;
   Range wanted_{0, 0};
   std::vector<std::unique_ptr<Wavefront>> wavefronts_;
+  std::vector<std::unique_ptr<NonFiniteCells<float, S>>> wrong_;
+  NonFinite coarse_wrong_{0, 0};
 };
 
 }  // namespace

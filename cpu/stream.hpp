@@ -34,6 +34,10 @@ class OctreeStream {
   // Takes the next slices of the image and computes what they allow. `output` has the place of the
   // slices from the last call's `ready` to this one's.
   virtual void advance(const Image& band, Range slices, const Output& output) = 0;
+
+  // Of all cells computed so far that the wanted slices depend on, the finest level first: how many
+  // are not finite after their level's steps.
+  virtual std::vector<NonFinite> non_finite() const = 0;
 };
 
 // `half`: states in float16. The weights are copied.

@@ -15,10 +15,14 @@ struct StepsArguments {
   const u32* state;  // [samples][cells][padded channels]
   void* out;         // the new state, or labels, [samples][cells]
   const u32* weights;
+  // In the last launch of a level: the number of cells whose state is NaN or infinite is added
+  // here, of those in the rows (planes in 3-D) from counted_first to counted_end. Null elsewhere.
+  u64* non_finite;
   u32 first_step;
   int label_bytes;  // 0: a state is written; 1 or 2: labels of so many bytes
   int logits;       // K, for labels
   int background;   // label 0 where no logit is above 0
+  int counted_first, counted_end;
 };
 
 // The packed weights, kept in registers where they are few.
@@ -132,6 +136,24 @@ __device__ __forceinline__ void write_label(const StepsArguments& arguments, i64
   }
 }
 
+// Numbers of a state times 0, added up: 0, or NaN where one of them is NaN or infinite.
+template <class P>
+__device__ __forceinline__ void probe(typename P::Cell& sum, typename P::Cell cell) {
+  P::fma(sum, cell, P::zero());
+}
+template <class P>
+__device__ __forceinline__ bool is_finite(typename P::Cell probed) {
+  float numbers[4];
+  P::numbers(probed, numbers);
+  return (numbers[0] + numbers[1]) + (numbers[2] + numbers[3]) == 0.0f;
+}
+template <class N, class R>
+__device__ __forceinline__ void count_non_finite(const StepsArguments& arguments, const R& region,
+                                                 Place p) {
+  const int row = N::kDimension == 3 ? region.z + p.z : region.y + p.y;
+  if (row >= arguments.counted_first && row < arguments.counted_end) add_one(arguments.non_finite);
+}
+
 // One step of a box around the tile.
 //
 //   kLast   writes to arguments.out, else to `next` in shared memory
@@ -146,9 +168,16 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
   using State = typename N::State;
   const u32 lane = threadIdx.x % 32;
   const bool labels = kLast && arguments.label_bytes != 0;
+  const bool counts = kLast && arguments.non_finite != nullptr;
 
   const int count = list_fired<kMargin>(region, rows, warps, list, [&](Place p) {
     const State* from = state + R::index(p) * N::kPadded;
+    if (counts) {
+      typename P::Cell sum = P::zero();
+#pragma unroll 1
+      for (int c = 0; c < N::kPadded; c += 4) probe<P>(sum, P::load(from + c));
+      if (!is_finite<P>(sum)) count_non_finite<N>(arguments, region, p);
+    }
     if (labels) {
       Best best = first_best(arguments.background);
       for (int c = 0; c < N::kPadded; c += 4) {
@@ -211,6 +240,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
       const bool has = second ? has_high : has_low;
       const Place p = second ? high : low;
       Best best = first_best(arguments.background);
+      typename P::Cell probed = P::zero();
 #pragma unroll
       for (int q = 0; q < N::kGroups; ++q) {
         float numbers[4];
@@ -218,6 +248,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
 #pragma unroll
         for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high(i) : update[q].low(i);
         const auto changed = P::cell(numbers);
+        if (counts) probe<P>(probed, changed);
         const int c = 16 * q + 4 * static_cast<int>(lane % 4);
         if (labels) {
           P::numbers(changed, numbers);  // as a state would hold them
@@ -231,6 +262,10 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
                             : next + R::index(p) * N::kPadded;
           P::store(to + c, changed);
         }
+      }
+      if (counts) {
+        const u32 wrong = ballot(!is_finite<P>(probed)) >> (lane / 4 * 4) & 0xFu;  // of the cell
+        if (has && wrong != 0 && lane % 4 == 0) count_non_finite<N>(arguments, region, p);
       }
       if (labels) {
 #pragma unroll

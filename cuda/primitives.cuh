@@ -43,6 +43,9 @@ __device__ __forceinline__ int from_lane(int value, u32 lane) {
   return __shfl_sync(0xFFFFFFFFu, value, static_cast<int>(lane));
 }
 __device__ __forceinline__ int count_bits(u32 word) { return __popc(word); }
+__device__ __forceinline__ void add_one(u64* counter) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(counter), 1ull);
+}
 
 // ------------------------------------------------------------------ float16, two a word
 

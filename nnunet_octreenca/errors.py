@@ -17,6 +17,10 @@ class InputError(OctreeNCAError):
     """An image, a data set or a folder cannot be used as it is."""
 
 
+class NotFiniteError(InputError):
+    """The automaton's state or its logits became NaN or infinite: there is no segmentation."""
+
+
 class OutputError(OctreeNCAError):
     """A result cannot be written: it exists, the disk is full, the format cannot hold it."""
 

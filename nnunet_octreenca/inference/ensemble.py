@@ -5,14 +5,14 @@ the labels of the band are what is left. A single pass gives labels at once.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 
 from nnunet_octreenca.bands import Rows, aligned, split_range
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import NotFiniteError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.stream import (
     OctreeStream,
@@ -27,6 +27,7 @@ from nnunet_octreenca.inference.stream import (
 from nnunet_octreenca.inference.tissue import TissueMap
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.ops.finite import LOGITS_NOT_FINITE
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 # Called with the stage, "read" or "segment", and how many more rows are through it.
@@ -114,7 +115,8 @@ class Ensemble:
             int16 above 255 classes.
 
         Raises:
-            InputError: what the image raises, or logits that are not finite.
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
         """
         return self._open(image, progress or _silent, tissue, True)
 
@@ -137,7 +139,8 @@ class Ensemble:
             float32.
 
         Raises:
-            InputError: what the image raises, or logits that are not finite.
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
         """
         return self._open(image, progress or _silent, tissue, False)
 
@@ -148,8 +151,8 @@ class Ensemble:
         shared = _Shared(image.read, 1 if alone else 3 * len(self.mirrorings))
         passes = [
             _Pass(member, axes, image, shared, self.state, alone)
-            for axes in self.mirrorings
             for member in self.members
+            for axes in self.mirrorings
         ]
         try:
             yield from self._run(image, passes, shared, labels, progress, tissue)
@@ -215,18 +218,27 @@ class Ensemble:
         self, passes: list["_Pass"], stretch: Rows, band_rows: int, labels: bool
     ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
-            total = passes[0].take(band, stretch, band_rows)
-            for part in passes[1:]:
-                total += part.take(band, stretch, band_rows)
+            total = self._sum(
+                self._sum(part.take(band, stretch, band_rows) for part in group)
+                for group in _by_member(passes, len(self.mirrorings))
+            )
             total /= len(passes)
             if not np.isfinite(total).all():
-                raise InputError(
-                    "the network's logits are not finite: its weights may be damaged; predict with "
-                    "another checkpoint"
-                )
+                raise NotFiniteError(LOGITS_NOT_FINITE)
             if labels:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
+
+    @staticmethod
+    def _sum(parts: Iterable[Values]) -> Values:
+        total: Values | None = None
+        for part in parts:
+            if total is None:
+                total = part
+            else:
+                total += part
+        assert total is not None
+        return total
 
     def _background(self, stream: OctreeStream, rows: int, labels: bool) -> Values:
         shape = (rows, *stream.shape[1:])
@@ -237,6 +249,12 @@ class Ensemble:
         if stream.network.constant_background:
             values[0] = 0
         return values
+
+
+def _by_member(passes: Sequence["_Pass"], count: int) -> Iterator[Sequence["_Pass"]]:
+    """The passes of each member: copies are added up first, then members, in nnU-Net's order."""
+    for first in range(0, len(passes), count):
+        yield passes[first : first + count]
 
 
 def _silent(stage: str, rows: int) -> None:

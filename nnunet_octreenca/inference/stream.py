@@ -25,6 +25,8 @@ from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid, level_shapes
 from nnunet_octreenca.ops import Part
 from nnunet_octreenca.ops.engine import BandEngine, WindowEngine
+from nnunet_octreenca.ops.finite import NonFiniteCells
+from nnunet_octreenca.ops.native import precision
 
 # (first, end) -> (n_in, end - first, *the other axes) float32
 Pixels = NDArray[np.float32]
@@ -49,6 +51,22 @@ def windows_of(
         first = max(wanted.first - count, 0)
         result.append(Rows(first - first % row[0], min(wanted.end + count, cells[0])))
         wanted = Rows(result[-1].first // row[0], -(-result[-1].end // row[0]))
+    return result
+
+
+def needed_of(
+    wanted: Rows, windows: Sequence[Rows], factors: Sequence[Sequence[int]]
+) -> list[tuple[int, int]]:
+    """Of every window the first row and the end that the wanted rows of level 0 depend on,
+    counted within the window: those wanted, and the parents of the next finer level's window.
+
+    >>> needed_of(Rows(100, 120), [Rows(90, 130), Rows(34, 75)], [(2, 2), (2, 2)])
+    [(10, 30), (11, 31)]
+    """
+    result = []
+    for window, row in zip(windows, factors or [(1,)], strict=False):
+        result.append((wanted.first - window.first, wanted.end - window.first))
+        wanted = Rows(window.first // row[0], -(-window.end // row[0]))
     return result
 
 
@@ -145,13 +163,23 @@ class OctreeStream(ABC):
         self.seed, self.state, self.labels = options
         self.factor = spans(network.factors)[-1]
 
+    @property
+    def half(self) -> bool:
+        """Whether states are in float16."""
+        engine = self.network.engine()
+        return engine.low_precision and precision(None, self.state)[1] == "float16"
+
     @abstractmethod
     def pool(self, band: Pixels, first: int) -> None:
         """Take the next band of the first reading, (n_in, rows, *axes) float32."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Compute the coarsest level."""
+        """Compute the coarsest level.
+
+        Raises:
+            NotFiniteError: its state is NaN or infinite.
+        """
 
     @abstractmethod
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
@@ -161,6 +189,9 @@ class OctreeStream(ABC):
             wanted: rows of the image.
             read: called with ranges within the image, some of them beyond what is wanted.
             band_rows: rows of a band, as many as are read at once.
+
+        Raises:
+            NotFiniteError: the state of a level that the rows depend on is NaN or infinite.
         """
 
 
@@ -184,6 +215,13 @@ class WavefrontStream(OctreeStream):
 
     def prepare(self) -> None:
         self._engine.prepare()
+        self._check()
+
+    def _check(self) -> None:
+        non_finite = NonFiniteCells(len(self.network.steps))
+        for level, counts in enumerate(self._engine.non_finite()):
+            non_finite.add(level, *counts)
+        non_finite.check(self.network.steps, half=self.half)
 
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
         first, end = self._engine.begin(*wanted)
@@ -198,6 +236,7 @@ class WavefrontStream(OctreeStream):
             else:
                 result = np.empty((self.network.num_classes, *shape), np.float32)
                 self._engine.advance(rows, band.first, None, result)
+            self._check()
             if ready > done:
                 yield done, result
             done = ready
@@ -227,6 +266,7 @@ class WindowStream(OctreeStream):
         self._shapes = level_shapes(shape, network.factors)
         self._pooled: list[Tensor] = []
         self._coarse: Tensor | None = None
+        self._non_finite = NonFiniteCells(len(self._shapes), self._device)
 
     def pool(self, band: Pixels, first: int) -> None:
         if len(self._shapes) > 1:
@@ -239,21 +279,27 @@ class WindowStream(OctreeStream):
         image = torch.cat(self._pooled, 2)
         self._pooled.clear()
         self._coarse = self._engine.octree_windows(
-            [image], self._automaton, self.seed, Part(len(self._shapes) - 1, [0]), state=self.state
+            [image],
+            self._automaton,
+            self.seed,
+            Part(len(self._shapes) - 1, [0]),
+            state=self.state,
+            non_finite=self._non_finite,
         )
+        self._non_finite.check(self.network.steps, half=self.half)
 
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
         plan = [(band, self._plan(band)) for band in split_range(*wanted, band_rows)]
-        waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+        waiting: _Upcoming | None = None
         images = read_ahead((image for _, (_, image) in plan), read)
         for (band, (windows, _)), (image, rows) in zip(plan, images, strict=True):
             # Fetched while the next band is computed.
-            upcoming = (band.first, *self._fetched(self._band(band, windows, image.first, rows)))
+            upcoming = self._fetched(band.first, self._band(band, windows, image.first, rows))
             if waiting is not None:
-                yield self._arrived(*waiting)
+                yield self._arrived(waiting)
             waiting = upcoming
         if waiting is not None:
-            yield self._arrived(*waiting)
+            yield self._arrived(waiting)
 
     def _plan(self, band: Rows) -> tuple[list[Rows], Rows]:
         """The levels' windows and the rows of the image that they are averages of."""
@@ -275,14 +321,26 @@ class WindowStream(OctreeStream):
             for level, window, span in zip(pyramid, windows, self._spans, strict=False)
         ]
         del pyramid
-        part = Part(0, [window.first for window in windows], self._coarse, 0)
+        part = Part(
+            0,
+            [window.first for window in windows],
+            self._coarse,
+            0,
+            needed_of(band, windows, self.network.factors),
+        )
         inside = slice(band.first - windows[0].first, band.end - windows[0].first)
         labels = None
         if self.labels:
             shape = (1, windows[0].end - windows[0].first, *self.shape[1:])
             labels = torch.empty(shape, dtype=self.network.label_dtype, device=self._device)
         state = self._engine.octree_windows(
-            images, self._automaton, self.seed, part, labels=labels, state=self.state
+            images,
+            self._automaton,
+            self.seed,
+            part,
+            labels=labels,
+            state=self.state,
+            non_finite=self._non_finite,
         )
         if labels is not None:
             return labels[0, inside]
@@ -296,19 +354,32 @@ class WindowStream(OctreeStream):
             return image.pin_memory().to(self._device, non_blocking=True)
         return image.to(self._device)
 
-    def _fetched(self, values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    def _fetched(self, first: int, values: Tensor) -> "_Upcoming":
         """On its way to the host, and what says that it has arrived."""
+        found = self._non_finite.found
         if values.device.type != "cuda":
-            return values.cpu(), None
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        return host, torch.cuda.current_stream(values.device).record_event()
+            return _Upcoming(first, values.cpu(), found.cpu(), None)
+        hosts = []
+        for tensor in (values, found):
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            hosts.append(host.copy_(tensor, non_blocking=True))
+        event = torch.cuda.current_stream(values.device).record_event()
+        return _Upcoming(first, hosts[0], hosts[1], event)
 
-    @staticmethod
-    def _arrived(first: int, values: Tensor, event: torch.cuda.Event | None) -> Result:
-        if event is not None:
-            event.synchronize()
-        return first, values.numpy()
+    def _arrived(self, upcoming: "_Upcoming") -> Result:
+        if upcoming.event is not None:
+            upcoming.event.synchronize()
+        self._non_finite.check(self.network.steps, half=self.half, found=upcoming.found)
+        return upcoming.first, upcoming.values.numpy()
+
+
+class _Upcoming(NamedTuple):
+    """A band's results on their way to the host."""
+
+    first: int
+    values: Tensor
+    found: Tensor  # of NonFiniteCells, when the band was computed
+    event: torch.cuda.Event | None
 
 
 def open_stream(

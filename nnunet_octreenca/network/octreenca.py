@@ -10,8 +10,9 @@ from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
 from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
 from nnunet_octreenca.ops.engine import ENGINES, OctreeEngine
+from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
-from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, precision
 from nnunet_octreenca.ops.weights import StepWeights
 
 
@@ -137,6 +138,38 @@ class OctreeNCA(nn.Module):
         boxes = windows(spatial, self.factors, crop, origins)
         return self._descend(image_pyramid(image, self.factors), boxes, seed)
 
+    @torch.no_grad()
+    def infer(self, image: Tensor, seed: int | None = None) -> Tensor:
+        """`forward` for logits that become a segmentation: a state that was lost is refused.
+
+        Args:
+            image: (N, n_in, *spatial), any floating type.
+            seed: of the fire draws; `self.seed` if left out.
+
+        Returns:
+            (N, num_classes, *spatial).
+
+        Raises:
+            InputError: the image has other channels or axes than the network.
+            NotFiniteError: cells of some level are NaN or infinite after its steps.
+        """
+        image = self._checked(image)
+        seed = self.seed if seed is None else seed
+        non_finite = NonFiniteCells(len(self.steps), image.device)
+        half = False
+        if self._is_inference(image):
+            values = image.new_empty(image.shape[0], self.num_classes, *image.shape[2:])
+            self._octree_engine().octree(
+                image, self.automaton(), seed, values=values, non_finite=non_finite
+            )
+            half = precision()[1] == "float16"
+        else:
+            origins = [(0,) * self.dimension] * image.shape[0]
+            boxes = windows(image.shape[2:], self.factors, None, origins)
+            values = self._descend(image_pyramid(image, self.factors), boxes, seed, non_finite)
+        non_finite.check(self.steps, half=half)
+        return values
+
     def forward_windows(
         self,
         images: Sequence[Tensor],
@@ -174,7 +207,13 @@ class OctreeNCA(nn.Module):
         ]
         return self._descend(images, boxes, self.seed if seed is None else seed)
 
-    def _descend(self, images: Sequence[Tensor], boxes: list[Window], seed: int) -> Tensor:
+    def _descend(
+        self,
+        images: Sequence[Tensor],
+        boxes: list[Window],
+        seed: int,
+        non_finite: NonFiniteCells | None = None,
+    ) -> Tensor:
         """From the coarsest level to the finest; the images are the levels' or their windows'."""
         state: Tensor | None = None
         for level in reversed(range(len(self.steps))):
@@ -187,6 +226,8 @@ class OctreeNCA(nn.Module):
                 level=level,
                 origin=boxes[level].origins,
             )
+            if non_finite is not None:
+                non_finite.add_state(level, state)
         assert state is not None
         logits = state[..., self.input_channels : self.input_channels + self.logits].movedim(-1, 1)
         if self.constant_background:
@@ -220,6 +261,8 @@ class OctreeNCA(nn.Module):
 
         Raises:
             InputError: the image has other channels or axes than the network.
+            NotFiniteError: cells of some level are NaN or infinite after its steps, so that their
+                labels would mean nothing.
             ValueError: the network was made for regions, or there is no such precision.
         """
         if not self.constant_background:
@@ -234,6 +277,7 @@ class OctreeNCA(nn.Module):
                 shape = (image.shape[0], *image.shape[2:])
                 labels = torch.empty(shape, dtype=dtype, device=image.device)
                 seed = self.seed if seed is None else seed
+                non_finite = NonFiniteCells(len(self.steps), image.device)
                 self._octree_engine().octree(
                     image,
                     self.automaton(),
@@ -241,15 +285,17 @@ class OctreeNCA(nn.Module):
                     labels=labels,
                     multiply=multiply,
                     state=state,
+                    non_finite=non_finite,
                 )
+                half = precision(multiply, state)[1] == "float16"
+                non_finite.check(self.steps, half=half)
                 return labels
             if (multiply or "float32", state or "float32") != ("float32", "float32"):
                 raise ValueError(
                     f"multiply={multiply!r} and state={state!r} need the C++ engine or the "
                     f"CUDA engine, and a float32 image; {self._no_octree_reason(image)}"
                 )
-            logits: Tensor = self(image, seed)
-            return logits.argmax(1).to(dtype)
+            return self.infer(image, seed).argmax(1).to(dtype)
 
     def _checked(self, image: Tensor) -> Tensor:
         if image.ndim != self.dimension + 2 or image.shape[1] != self.input_channels:

@@ -63,9 +63,16 @@ class Part(NamedTuple):
         parent: state of the level above the coarsest of these, (1, *spatial, C as the engine pads
             it); None where there is none.
         parent_origin: first row or plane of `parent`.
+        needed: of each window the first row and the end that the result depends on, counted within
+            the window; the rest is margin, in which a state may well be lost. None for all.
     """
 
     finest: int
     origins: Sequence[int]
     parent: Tensor | None = None
     parent_origin: int = 0
+    needed: Sequence[tuple[int, int]] | None = None
+
+    def rows(self, index: int, count: int) -> tuple[int, int]:
+        """The rows that the result depends on, of window `index` with `count` rows."""
+        return (0, count) if self.needed is None else self.needed[index]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nnunet_octreenca.ops.automaton import Automaton
 from nnunet_octreenca.ops.cpu_sizes import lanes
+from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
 from nnunet_octreenca.ops.native import (
     cpu_engine_wanted,
@@ -184,6 +185,7 @@ def octree(
     values: Tensor | None = None,
     multiply: str | None = None,
     state: str | None = None,
+    non_finite: NonFiniteCells | None = None,
     schedule: str = "auto",
     emulate: bool = False,
 ) -> None:
@@ -200,6 +202,7 @@ def octree(
         multiply: "float32", or "bfloat16": products of bfloat16 numbers, summed in float32.
         state: "float32", or "float16" to keep states in half the memory. Where left out, the
             environment decides (ops.native.precision).
+        non_finite: counts the cells that are not finite.
         schedule: as in `forward`.
         emulate: compute with bfloat16 where the processor cannot, slowly (tests).
 
@@ -210,7 +213,7 @@ def octree(
     kernels, bf16, half = _precisions(multiply, state, emulate)
     levels = _levels(automaton, seed)
     for sample in range(image.shape[0]):
-        _module().octree_forward(
+        counts = _module().octree_forward(
             image[sample].detach().numpy(),
             *levels,
             sample,
@@ -223,7 +226,11 @@ def octree(
             schedule,
             bf16,
             half,
+            non_finite is not None,
         )
+        if non_finite is not None:
+            for level, (found, checked) in enumerate(counts):
+                non_finite.add(level, found, checked)
 
 
 class BandStream(Protocol):
@@ -255,6 +262,11 @@ class BandStream(Protocol):
         values: NDArray[np.float32] | None,
     ) -> None:
         """Take the image's next rows; fill what becomes ready."""
+
+    def non_finite(self) -> list[tuple[int, int]]:
+        """Of every level, finest first: cells that are not finite after the level's steps, and
+        cells that were looked at, of those computed so far that the wanted rows depend on.
+        """
 
 
 def octree_stream(

@@ -106,8 +106,16 @@ class LevelLaunches:
         label_bytes: int = 0,
         logits: int = 0,
         background: bool = False,
+        counter: int = 0,
+        counted: tuple[int, int] = (0, 0),
     ) -> None:
-        """`fused` steps from one state to another, or to labels."""
+        """`fused` steps from one state to another, or to labels.
+
+        Args:
+            counter: address of the int64 that the number of cells that are not finite is added
+                to, after a level's last step; 0 for none.
+            counted: first row (plane in 3-D) and end of those that are looked at.
+        """
         kernel = f"forward_{fused}"
         layout = self.program.forward[fused]
         for first, level in self.groups():
@@ -123,9 +131,11 @@ class LevelLaunches:
                     source.data_ptr() + offset * self.configuration.cell_bytes,
                     target.data_ptr() + out,
                     self.words.data_ptr(),
+                    counter,
                     first_step,
                     label_bytes,
                     logits,
                     int(background),
+                    *counted,
                 ),
             )

@@ -1,6 +1,7 @@
 """Whole octrees on a GPU: every level's input, its steps, and labels or logits of the finest."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from nnunet_octreenca.ops import cuda_device
 from nnunet_octreenca.ops.automaton import Automaton, Part
 from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid
 from nnunet_octreenca.ops.cuda_program import arguments, single_precision
+from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.native import precision
 
@@ -23,6 +25,7 @@ def octree(
     values: Tensor | None = None,
     multiply: str | None = None,
     state: str | None = None,
+    non_finite: NonFiniteCells | None = None,
     fused: int | None = None,
 ) -> None:
     """All levels of a batch of images; writes labels or logits.
@@ -38,6 +41,7 @@ def octree(
         multiply, state: as on the CPU ("float32", or "bfloat16" and "float16"; else the environment
             decides). A state in float16 is multiplied in float16 too: the fast mode. Products of
             bfloat16 with states in float32 are not made: float32 is used.
+        non_finite: counts the cells that are not finite, on the image's device.
         fused: steps a launch, 1 or 2; the engine's choice if left out.
 
     Raises:
@@ -46,7 +50,7 @@ def octree(
     """
     images = image_pyramid(image, automaton.factors)
     part = Part(0, (0,) * len(images))
-    run_levels(images, automaton, seed, part, labels, values, multiply, state, fused)
+    run_levels(images, automaton, seed, part, labels, values, multiply, state, fused, non_finite)
 
 
 def octree_windows(
@@ -57,6 +61,7 @@ def octree_windows(
     *,
     labels: Tensor | None = None,
     state: str | None = None,
+    non_finite: NonFiniteCells | None = None,
 ) -> Tensor | None:
     """Some levels of an octree on windows of one image, from the coarsest of these to the finest.
 
@@ -68,7 +73,7 @@ def octree_windows(
 
     Raises: as `octree`.
     """
-    return run_levels(images, automaton, seed, part, labels, None, None, state, None)
+    return run_levels(images, automaton, seed, part, labels, None, None, state, None, non_finite)
 
 
 def run_levels(
@@ -81,6 +86,7 @@ def run_levels(
     multiply: str | None,
     state: str | None,
     fused: int | None,
+    non_finite: NonFiniteCells | None = None,
 ) -> Tensor | None:
     """What `octree` and `octree_windows` do; the pyramid is emptied on the way.
 
@@ -123,8 +129,22 @@ def run_levels(
             del image
             parent = None  # its memory is free for the second state
             to_labels = number == 0 and labels is not None and steps[0] > 0
+            rows = part.rows(len(pyramid), shape[0])
+            counter = 0
+            if non_finite is not None and steps[number] > 0:
+                counter = non_finite.found.data_ptr() + 8 * number
+                non_finite.add(number, 0, batch * (rows[1] - rows[0]) * prod(shape[1:]))
+            elif non_finite is not None:
+                non_finite.add_state(number, current[:, rows[0] : rows[1]])
             current = _run_steps(
-                run, current, steps[number], fused, labels if to_labels else None, automaton
+                run,
+                current,
+                steps[number],
+                fused,
+                labels if to_labels else None,
+                automaton,
+                counter,
+                rows,
             )
             parent, parent_shape, parent_origin = current, shape, origin
         if labels is not None and steps[0] > 0:
@@ -147,6 +167,8 @@ def _run_steps(
     fused: int | None,
     labels: Tensor | None,
     automaton: Automaton,
+    counter: int,
+    counted: tuple[int, int],
 ) -> Tensor:
     """All steps of a level between two states; the last one to labels where they are wanted."""
     most = fused or (2 if run.configuration.dimension == 2 and 2 in run.program.forward else 1)
@@ -154,7 +176,8 @@ def _run_steps(
     done = 0
     while done < steps:
         count = min(most, steps - done)
-        if labels is not None and done + count == steps:
+        last = done + count == steps
+        if labels is not None and last:
             run.forward(
                 current,
                 labels,
@@ -163,11 +186,13 @@ def _run_steps(
                 label_bytes=labels.element_size(),
                 logits=automaton.logits,
                 background=automaton.background,
+                counter=counter,
+                counted=counted,
             )
             return current
         if spare is None:
             spare = torch.empty_like(current)
-        run.forward(current, spare, done, count)
+        run.forward(current, spare, done, count, counter=counter if last else 0, counted=counted)
         current, spare = spare, current
         done += count
     return current

@@ -266,7 +266,7 @@ _RAW = "5Q"
 _LAYOUTS = {
     "PackArguments": f"{_RAW}Qq",
     "DrawArguments": f"{LEVEL_LAYOUT}Q2I",
-    "StepsArguments": f"{LEVEL_LAYOUT}3QI3i",
+    "StepsArguments": f"{LEVEL_LAYOUT}4QI5i",
     "BackwardArguments": f"{LEVEL_LAYOUT}5Q2I",
     "ReduceArguments": f"Qq{_RAW}5Q",
     "EnterArguments": "7q4i3Q",

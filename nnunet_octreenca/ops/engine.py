@@ -13,6 +13,7 @@ from torch import Tensor
 from nnunet_octreenca.ops import cpu_engine, cuda_engine, torch_engine
 from nnunet_octreenca.ops.automaton import Automaton, Part
 from nnunet_octreenca.ops.cpu_engine import BandStream
+from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -103,6 +104,7 @@ class OctreeEngine(Engine, Protocol):
         values: Tensor | None = None,
         multiply: str | None = None,
         state: str | None = None,
+        non_finite: NonFiniteCells | None = None,
     ) -> None:
         """Labels or logits of a batch of images (N, n_in, *spatial) float32.
 
@@ -110,6 +112,7 @@ class OctreeEngine(Engine, Protocol):
             labels: (N, *spatial) uint8 or int16, to be filled.
             values: (N, K or K + 1, *spatial) float32, to be filled instead.
             multiply, state: see `ops.native.precision`.
+            non_finite: counts the cells that are not finite after their level's steps.
         """
 
 
@@ -126,6 +129,7 @@ class WindowEngine(Engine, Protocol):
         *,
         labels: Tensor | None = None,
         state: str | None = None,
+        non_finite: NonFiniteCells | None = None,
     ) -> Tensor | None:
         """The finest level's state, (1, *spatial, C padded), or None where labels were filled.
 
@@ -133,6 +137,7 @@ class WindowEngine(Engine, Protocol):
             images: window of every level, finest first, (1, n_in, *spatial); emptied on the way.
             part: where the windows lie.
             labels: (1, *spatial), to be filled.
+            non_finite: counts the cells that are not finite after their level's steps.
         """
 
 

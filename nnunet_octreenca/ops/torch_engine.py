@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from nnunet_octreenca.octree import upsample
 from nnunet_octreenca.ops.automaton import Automaton, Part
+from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws, fire_mask
 from nnunet_octreenca.ops.perceive import perceive, perceive_backward
 from nnunet_octreenca.ops.weights import StepWeights
@@ -223,6 +224,7 @@ def octree_windows(
     *,
     labels: Tensor | None = None,
     state: str | None = None,
+    non_finite: NonFiniteCells | None = None,
 ) -> Tensor | None:
     """Some levels of an octree on windows of one image, from the coarsest of these to the finest.
 
@@ -233,6 +235,7 @@ def octree_windows(
         part: where the windows lie.
         labels: (1, *spatial) uint8 or int16, to be filled.
         state: "float32" or None.
+        non_finite: counts the cells that are not finite.
 
     Returns:
         The finest level's state, (1, *spatial, C); None where it ended in labels.
@@ -264,6 +267,9 @@ def octree_windows(
         current, _ = forward(
             current, automaton.weights[number], automaton.steps[number], draws, False
         )
+        if non_finite is not None:
+            first, end = part.rows(len(images), current.shape[1])
+            non_finite.add_state(number, current[:, first:end])
     assert current is not None
     if labels is None:
         return current

@@ -184,7 +184,9 @@ void replay_octree(Reader& from, int number) {
         Options options = {kernels, threads, schedule, false};
         std::vector<float> values(expected.size(), 0.0f);
         const Output to_values = {logits, background, nullptr, 0, values.data()};
-        octree_forward<float>(image, shape, levels, seed, threshold, 0, to_values, options);
+        const auto counts =
+            octree_forward<float>(image, shape, levels, seed, threshold, 0, to_values, options);
+        check(counts[0].cells == 0 && counts[0].of == shape.cells(), name + ": cells counted");
         if (first.empty()) first = values;
         check(values == first, name + ": other bits with other threads or order");
         const double off = difference(values, expected);
@@ -236,6 +238,32 @@ void check_half() {
   check(float_to_half(65519.0f) == 0x7BFFu, "largest float16");
 }
 
+// NaN and both infinities, in every channel of a cell and beside the largest finite numbers.
+template <class S>
+void check_non_finite(const KernelSet& kernels, S ordinary, S largest, const std::vector<S>& bad) {
+  const auto& operations = operations_of<float, S>(kernels);
+  const std::string name = std::string("cells that are not finite, ") + kernels.name;
+  for (const int vectors : {1, 2, 3, 5}) {
+    Sizes sizes{};
+    sizes.padded_channels = vectors * operations.lanes;
+    const std::int64_t cells = 11;
+    const auto count = static_cast<std::size_t>(cells * sizes.padded_channels);
+    std::vector<S> state(count, ordinary);
+    for (std::size_t i = 0; i < count; i += 3) state[i] = largest;
+    check(operations.non_finite(sizes, cells, state.data()) == 0, name + ": none");
+    for (int channel = 0; channel < sizes.padded_channels; ++channel) {
+      std::vector<S> wrong = state;
+      for (std::size_t i = 0; i < bad.size(); ++i) {
+        const std::size_t cell = 10 - 4 * i;
+        wrong[cell * static_cast<std::size_t>(sizes.padded_channels) +
+              static_cast<std::size_t>(channel)] = bad[i];
+      }
+      const std::int64_t found = operations.non_finite(sizes, cells, wrong.data());
+      check(found == static_cast<std::int64_t>(bad.size()), name, static_cast<double>(found));
+    }
+  }
+}
+
 int one_pass(int size) {
   std::vector<StoredWeights> weights(5);
   std::vector<OctreeLevel> levels(5);
@@ -278,6 +306,11 @@ int main(int count, char** arguments) {
     return 2;
   }
   check_half();
+  for (const KernelSet* kernels : all_kernels()) {
+    check_non_finite<float>(*kernels, 1.0f, -3.4e38f, {NAN, INFINITY, -INFINITY});
+    check_non_finite<Half>(*kernels, Half{0x3C00u}, Half{0xFBFFu},
+                           {Half{0x7E00u}, Half{0x7C00u}, Half{0xFC00u}});
+  }
   Reader from(arguments[1]);
   const std::int64_t cases = from.number();
   for (std::int64_t i = 0; i < cases; ++i) {

@@ -225,6 +225,7 @@ inline int from_lane(int value, u32 lane) {
   return static_cast<int>(word_from_lane(static_cast<u32>(value), lane));
 }
 inline int count_bits(u32 word) { return __builtin_popcount(word); }
+inline void add_one(u64* counter) { ++*counter; }
 
 inline float low_half(u32 word) { return half_to_float(static_cast<u16>(word)); }
 inline float high_half(u32 word) { return half_to_float(static_cast<u16>(word >> 16)); }

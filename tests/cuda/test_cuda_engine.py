@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.host_device import HostDevice
+from helpers.lost_cells import by_pytorch
 from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 from helpers.streams import segmented
 
+from nnunet_octreenca.errors import NotFiniteError
+from nnunet_octreenca.images.source import ArraySource
+from nnunet_octreenca.inference.ensemble import Ensemble
 from nnunet_octreenca.inference.stream import WindowStream, open_stream
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid
@@ -41,6 +45,7 @@ from nnunet_octreenca.ops.cuda_program import (
     level_arguments,
     program,
 )
+from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.planning import inference_bytes
 
@@ -398,6 +403,59 @@ def test_bad_numbers_spread_and_nothing_crashes(devices):
         wrong = out.isnan().any(-1)[0]
         assert wrong[3:8, 3:8].all()
         assert not wrong[:2].any()
+
+
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "logits"])
+@pytest.mark.parametrize(
+    ("shape", "state", "fused"),
+    [
+        ((40, 70), "float16", 1),
+        pytest.param((40, 70), "float16", 2, marks=pytest.mark.slow),
+        pytest.param((40, 70), "float32", 1, marks=pytest.mark.slow),
+        ((20, 9, 10), "float16", 1),
+        pytest.param((20, 9, 10), "float32", 1, marks=pytest.mark.nightly),
+    ],
+)
+def test_lost_cells_are_counted_on_every_level(shape, state, fused, labels, network_on_host):
+    """As many as in PyTorch, whose states are the same; in the last launch of every level."""
+    network, image = make_network(shape, n_in=1 if len(shape) == 3 else 3, steps=(3, 1, 2))
+    image[(1, 0, *(7, 3, 2)[: len(shape)])] = float("inf")
+    wanted = by_pytorch(network, image)
+    assert min(wanted[0]) > 0
+    assert wanted[0][0] < wanted[1][0] / 2  # not merely all cells
+    cells = NonFiniteCells(3)
+    kind = torch.uint8 if labels else torch.float32
+    heads = () if labels else (3,)
+    result = torch.empty(2, *heads, *shape, dtype=kind)
+    cuda_octree.octree(
+        image, network.automaton(), 3, state=state, fused=fused, non_finite=cells,
+        **{"labels" if labels else "values": result},
+    )  # fmt: skip
+    assert (cells.found.tolist(), cells.checked) == wanted
+    with pytest.raises(NotFiniteError, match=r"on level 2 \(0 is the full.* after 2 steps"):
+        network.segment(image, state=state)
+
+
+def test_lost_cells_are_counted_without_steps(network_on_host):
+    network, image = make_network((9, 8), steps=(2, 0))
+    image[0, 1, 4, 4] = float("nan")
+    assert by_pytorch(network, image)[0][1] == 1
+    with pytest.raises(NotFiniteError, match=r"5 % of the cells on level 1 .* after 0 steps"):
+        network.infer(image[:1])
+
+
+def test_float16_that_overflows_is_refused_in_bands(network_on_host):
+    """The state of a stream, which is counted in windows; its margins do not count."""
+    network, image = make_network((61, 20))
+    network.requires_grad_(False)
+    source = ArraySource(image[0].numpy())
+    labels = dict(Ensemble([network], band_rows=24, state="float16").segment(source))
+    assert sum(map(len, labels.values())) == 61
+    for weight in network.parameters():
+        weight.mul_(4)
+    for band_rows in (24, 1000):
+        with pytest.raises(NotFiniteError, match="float32 instead of float16"):
+            list(Ensemble([network], band_rows=band_rows, state="float16").segment(source))
 
 
 def test_operator_passes_pytorchs_own_checks(network_on_host):

@@ -63,12 +63,12 @@ def test_a_mirrored_band_of_one_row_in_pytorch(monkeypatch):
 
 
 def test_one_network_mirrored_gives_the_predictor_s_bits():
-    """The order of the sum is that of `predict_logits`, so its float16 are the same."""
+    """The order of the sum is that of `predict_logits`, so its bits are the same."""
     (network,), image = networks((61, 20), 1)
     whole = predict_logits(network, torch.from_numpy(image)[:, None], mirror_axes=(0, 1))[:, 0]
     ensemble = Ensemble([Member(network, 0)], mirror_axes=(0, 1), band_rows=8)
     logits = joined(ensemble.logits(ArraySource(image)), 1)
-    assert np.array_equal(logits.astype(np.float16), whole.numpy())
+    assert np.array_equal(logits, whole.numpy())
 
 
 def test_a_single_pass_gives_labels_and_progress():
@@ -139,7 +139,7 @@ def test_the_first_reading_is_done_once_in_each_direction(axes, times):
 def test_damaged_weights_are_named():
     (network,), image = networks((61, 20), 1)
     network.levels[0].update.weight.data.fill_(float("nan"))
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match=r"97.5 % of the cells on level 0 .* another checkpoint"):
         joined(Ensemble([Member(network, 0)]).logits(ArraySource(image)), 1)
 
 

@@ -39,7 +39,7 @@ def network_for(shape, factors, steps, classes=3, **options):
         2, classes, dimension=len(shape), factors=factors, steps=steps, **options
     ).eval()
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
+        torch.nn.init.normal_(parameter, std=0.12)
     return network.requires_grad_(False)
 
 

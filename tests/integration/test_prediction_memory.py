@@ -5,19 +5,15 @@ and back. One slow test runs the command.
 """
 
 import json
-import multiprocessing
 import pickle
-import queue
-import threading
-from multiprocessing.pool import ThreadPool
-from types import SimpleNamespace
 
 import numpy as np
 import prediction_memory
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.inference import data_iterators, export_prediction, predict_from_raw_data
+from helpers.stock_prediction import PicklingPool, workers_here
+from nnunetv2.inference import export_prediction
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -29,51 +25,16 @@ from nnunet_octreenca.integration.configuration_manager import (
     use_own_preprocessor,
 )
 from nnunet_octreenca.integration.preprocessor import OctreeNCAPreprocessor
-from nnunet_octreenca.integration.register import TRAINER_SHIMS
 from nnunet_octreenca.planning import extend_plans
 
 BINARY = {"background": 0, "vessel": 1}
 RANDOM = np.random.default_rng(11)
 
 
-class PicklingPool(ThreadPool):
-    """Threads that get what processes would get, and remember how many bytes that was."""
-
-    sent: list[int] = []  # noqa: RUF012  emptied by the fixture
-
-    def apply_async(self, func, args=(), **options):
-        content = pickle.dumps((func, args))
-        self.sent.append(len(content))
-        return super().apply_async(*pickle.loads(content), **options)
-
-
-def preprocessed_here(cases, segs, outputs, plans, description, configuration, *_):
-    """nnU-Net's worker, called; its queue and events are of this process."""
-    configuration = pickle.loads(pickle.dumps(configuration))
-    items, done, abort = queue.Queue(), threading.Event(), threading.Event()
-    data_iterators.preprocess_fromfiles_save_to_queue(
-        cases, segs, outputs, plans, description, configuration, items, done, abort
-    )
-    while not items.empty():
-        yield items.get()
-
-
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """nnU-Net's workers as threads of this process."""
-    monkeypatch.setenv("nnUNet_extTrainer", str(TRAINER_SHIMS))
-    context = SimpleNamespace(Pool=PicklingPool)
-    # What `result.get(timeout=0.1)` raises, which is not Python's own TimeoutError.
-    timeout = multiprocessing.TimeoutError
-    monkeypatch.setattr(
-        predict_from_raw_data,
-        "multiprocessing",
-        SimpleNamespace(get_context=lambda kind: context, TimeoutError=timeout),
-    )
-    monkeypatch.setattr(
-        predict_from_raw_data, "preprocessing_iterator_fromfiles", preprocessed_here
-    )
-    PicklingPool.sent = []
+    workers_here(monkeypatch)
 
 
 @pytest.fixture
@@ -224,8 +185,8 @@ def test_labels_travel_and_are_the_same(
     expected = predicted(predictor_of(folder, False, **options), photographs, tmp_path / "stock")
     same(found, expected, classes)
     heads = len(description.get("labels", BINARY)) - ("ignore" in description.get("labels", ()))
-    saved = PicklingPool.sent[0] - lean[0]  # float16 logits against a byte
-    assert saved == pytest.approx((2 * heads - 1) * found["a.png"].size, rel=0.05)
+    saved = PicklingPool.sent[0] - lean[0]  # float32 logits against a byte
+    assert saved == pytest.approx((4 * heads - 1) * found["a.png"].size, rel=0.05)
 
 
 def test_nothing_of_the_labels_is_left_behind(model, photographs, tmp_path):

@@ -232,12 +232,12 @@ GOOD, GOOD_WEIGHTS = make((4, 5), 6, 1, 9, 2)
         ({"origins": [[0], [0]]}, "wrong length"),
         ({"weights": GOOD_WEIGHTS._replace(hidden_bias=torch.zeros(8))}, "hidden_bias"),
         ({"weights": GOOD_WEIGHTS._replace(update_weight=torch.zeros(7, 9))}, "update_weight"),
-        ({"log": torch.zeros(3)}, "log is too small"),
+        ({"log": torch.zeros(3)}, "log has 3 numbers and needs"),
         ({"kernels": "sse9"}, "no kernels 'sse9'"),
         ({"schedule": "chaos"}, "schedule 'chaos'"),
-        ({"threads": 0}, "threads must be at least 1"),
+        ({"threads": 0}, "threads must be 1 to 4096, got 0"),
         ({"threshold": 2**33}, "at most 2\\^32"),
-        ({"steps": -1}, "steps must be at least 0"),
+        ({"steps": -1}, "steps must be 0 to 1048576, got -1"),
     ],
 )
 def test_the_binding_refuses_what_does_not_fit(change, named):
