@@ -50,7 +50,7 @@ def inference_seed(settings: Settings) -> int:
     """
     text = os.environ.get(SEED_VARIABLE)
     if text is None:
-        return settings.seed
+        return settings.seed or 0
     try:
         return int(text)
     except ValueError as error:

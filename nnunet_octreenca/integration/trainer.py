@@ -19,6 +19,8 @@ from nnunet_octreenca import __version__
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.integration import error_reporting, predictor, safe_loading
+from nnunet_octreenca.integration.batch_workers import Stream
+from nnunet_octreenca.integration.batches import loaders_only, run_loader
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.network import OctreeNCA
@@ -137,7 +139,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             raise PlansError(f"plans {plans_manager.plans_name!r}: {fault}")
         use_own_preprocessor(configuration_manager)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(settings.seed or 0)
             return OctreeNCA(
                 num_input_channels,
                 num_output_channels,
@@ -243,7 +245,7 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def _iteration_seed(self) -> int:
         """Of the fire draws: another for every iteration and process, the same on resuming."""
-        words = (self.settings.seed, self.iteration, self.local_rank)
+        words = (self.settings.seed or 0, self.iteration, self.local_rank)
         high, low = (draw_key(words[0], half, words[1], words[2]) for half in (0, 1))
         return (high << 31) | (low >> 1)
 
@@ -318,9 +320,41 @@ class OctreeNCATrainer(nnUNetTrainer):
         finite = [output for output in train_outputs if np.isfinite(output["loss"])]
         super().on_train_epoch_end(finite or train_outputs)
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders, run in processes of ours (batch_workers), seeded by the plans.
+
+        A continued training gets the batches that it would have got undisturbed.
+        """
+        with loaders_only():
+            training, validation = super().get_dataloaders()
+        return self.start_batches(training.data_loader, validation.data_loader)
+
+    def start_batches(self, training: Any, validation: Any) -> tuple[Any, Any]:
+        """Run two loaders, each in processes of its own."""
+        started = [
+            run_loader(
+                loader,
+                what=what,
+                share=share,
+                stream=None
+                if self.settings.seed is None
+                else Stream(self.settings.seed, self.local_rank, what),
+                first=self.current_epoch * iterations,
+                pin_memory=self.device.type == "cuda",
+            )
+            for loader, what, share, iterations in (
+                (training, "training", 1, self.num_iterations_per_epoch),
+                (validation, "validation", 2, self.num_val_iterations_per_epoch),
+            )
+        ]
+        return started[0], started[1]
+
     def on_train_end(self) -> None:
         """Ends with the average in the network, which validation goes on with."""
         super().on_train_end()
+        for batches in (self.dataloader_train, self.dataloader_val):
+            if batches is not None:
+                batches.close()
         self._carry_average()
 
     # ------------------------------------------------------------------ checkpoints

@@ -1,0 +1,71 @@
+"""From nnU-Net's data loaders to batches: in which processes, and from which seed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunet_octreenca.integration.batch_workers import BatchWorkers, InlineBatches, Stream
+from nnunet_octreenca.resources import processors
+
+
+def batch_processes() -> int:
+    """How many processes prepare batches: nnU-Net's number, but no more than may run at once."""
+    asked: int = get_allowed_n_proc_DA()
+    return asked if "nnUNet_n_proc_DA" in os.environ else min(asked, processors())
+
+
+def run_loader(
+    loader: Any,
+    *,
+    what: str,
+    share: int,
+    stream: Stream | None,
+    first: int,
+    pin_memory: bool,
+) -> InlineBatches | BatchWorkers:
+    """Start making batches.
+
+    Args:
+        loader: nnU-Net's data loader, or one like it.
+        what: "training" or "validation", for messages.
+        share: of the processes, one in so many.
+        stream: what seeds the batches; None to draw them afresh.
+        first: number of the first batch.
+        pin_memory: put tensors where a GPU can fetch them.
+    """
+    processes = batch_processes()
+    if processes == 0:
+        return InlineBatches(loader, stream, first)
+    return BatchWorkers(
+        loader,
+        what=what,
+        processes=max(1, processes // share),
+        stream=stream,
+        first=first,
+        pin_memory=pin_memory,
+    )
+
+
+class _Loader:
+    """Stands in for nnU-Net's augmenters; nnU-Net draws a first batch to start their processes."""
+
+    def __init__(self, data_loader: Any, transform: None) -> None:
+        self.data_loader = data_loader
+
+    def __next__(self) -> None:
+        pass
+
+
+@contextmanager
+def loaders_only() -> Iterator[None]:
+    """Within, nnU-Net's `get_dataloaders` builds its loaders and starts no processes."""
+    before = stock.get_allowed_n_proc_DA, stock.SingleThreadedAugmenter
+    stock.get_allowed_n_proc_DA, stock.SingleThreadedAugmenter = (lambda: 0), _Loader
+    try:
+        yield
+    finally:
+        stock.get_allowed_n_proc_DA, stock.SingleThreadedAugmenter = before

@@ -1,0 +1,68 @@
+"""Waiting for another process or thread, but not forever."""
+
+import os
+from math import inf
+from time import monotonic
+
+from nnunet_octreenca.errors import EnvironmentMismatchError
+
+LIMIT_VARIABLE = "nnUNet_octreenca_wait_limit"
+DEFAULT_LIMIT = 1800.0
+# Between two looks at the clock no more than this counts: a process that was stopped itself, or
+# a machine that slept, must not conclude that others hang.
+_LONGEST_STEP = 5.0
+
+
+def wait_limit() -> float:
+    """Seconds without a sign of life after which something counts as hung; infinite for 0.
+
+    Raises:
+        EnvironmentMismatchError: the environment variable holds no number of seconds.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    try:
+        seconds = float(text or DEFAULT_LIMIT)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise EnvironmentMismatchError(
+            f"{LIMIT_VARIABLE} is {text!r}, but must be a number of seconds, or 0 for no limit"
+        )
+    return seconds or inf
+
+
+class Patience:
+    """Counts the seconds of a wait by a clock that nobody can set.
+
+    Ask `over` at least every few seconds while waiting.
+
+    Args:
+        limit: seconds; `wait_limit()` if None.
+
+    >>> Patience(3600).over()
+    False
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = wait_limit() if limit is None else limit
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from 0: there was a sign of life."""
+        self.waited = 0.0
+        self._last = monotonic()
+
+    def over(self) -> bool:
+        """Whether the limit is reached."""
+        now = monotonic()
+        self.waited += min(now - self._last, _LONGEST_STEP)
+        self._last = now
+        return self.waited >= self.limit
+
+
+def advice() -> str:
+    """What to do when something was waited for in vain; ends an error's sentence."""
+    return (
+        f"Look at the storage, the memory and the machine's load; where so long a wait is normal, "
+        f"set {LIMIT_VARIABLE} to more seconds (0 for no limit)"
+    )
