@@ -33,6 +33,10 @@ class TrainingError(OctreeNCAError):
     """Training cannot go on."""
 
 
+class WorkerError(OctreeNCAError):
+    """A process or thread that works for this one died, or gives no sign of life."""
+
+
 class OutOfMemoryError(OctreeNCAError):
     """The memory that an image or a plan needs is not there."""
 

@@ -1,8 +1,11 @@
 """Waiting for another process or thread, but not forever."""
 
 import os
+from collections.abc import Iterable
 from math import inf
 from time import monotonic
+
+import psutil
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
 
@@ -11,6 +14,8 @@ DEFAULT_LIMIT = 1800.0
 # Between two looks at the clock no more than this counts: a process that was stopped itself, or
 # a machine that slept, must not conclude that others hang.
 _LONGEST_STEP = 5.0
+_SHORTEST_LOOK = 0.2  # processor times are counted in hundredths of seconds
+_BUSY = 0.05  # of a processor: more than a process takes that only polls
 
 
 def wait_limit() -> float:
@@ -37,27 +42,51 @@ class Patience:
     Ask `over` at least every few seconds while waiting.
 
     Args:
+        processes: ids of those that are waited for; while one of them computes or reads, nothing
+            is counted.
         limit: seconds; `wait_limit()` if None.
 
-    >>> Patience(3600).over()
+    >>> Patience(limit=3600).over()
     False
     """
 
-    def __init__(self, limit: float | None = None) -> None:
+    def __init__(self, processes: Iterable[int | None] = (), limit: float | None = None) -> None:
         self.limit = wait_limit() if limit is None else limit
+        self._processes = [process for process in processes if process is not None]
         self.restart()
 
     def restart(self) -> None:
         """Count from 0: there was a sign of life."""
         self.waited = 0.0
         self._last = monotonic()
+        self._activity = _activity(self._processes)
 
     def over(self) -> bool:
         """Whether the limit is reached."""
         now = monotonic()
-        self.waited += min(now - self._last, _LONGEST_STEP)
-        self._last = now
+        step = min(now - self._last, _LONGEST_STEP)
+        if step >= _SHORTEST_LOOK:
+            computed, read = _activity(self._processes)
+            if computed - self._activity[0] > _BUSY * step or read > self._activity[1]:
+                self.waited = -step
+            self._activity = (computed, read)
+            self.waited += step
+            self._last = now
         return self.waited >= self.limit
+
+
+def _activity(processes: Iterable[int]) -> tuple[float, int]:
+    """Seconds that processes have computed, and bytes that they have read, so far."""
+    seconds, read = 0.0, 0
+    for number in processes:
+        try:
+            process = psutil.Process(number)
+            times = process.cpu_times()
+            seconds += times.user + times.system
+            read += process.io_counters().read_chars
+        except (psutil.Error, AttributeError):  # ended; or a system that does not count bytes
+            continue
+    return seconds, read
 
 
 def advice() -> str:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nnunet_octreenca.errors import OctreeNCAError, TrainingError
+from nnunet_octreenca.errors import OctreeNCAError, WorkerError
 from nnunet_octreenca.waiting import Patience, advice
 
 _POLL = 0.5  # seconds between looks at a clock or at a process
@@ -157,23 +157,23 @@ class BatchWorkers:
         """One batch.
 
         Raises:
-            TrainingError: a process died, failed, or delivered nothing for too long.
+            WorkerError: a process died, failed, or delivered nothing for too long.
             OctreeNCAError: what a process raised.
         """
-        patience = Patience()
+        patience = Patience(process.pid for process, _ in self._workers)
         while True:
             try:
                 item = self._ready.get(timeout=min(_POLL, patience.limit))
             except queue.Empty:
                 if self._closed.is_set():
-                    raise TrainingError(
+                    raise WorkerError(
                         f"the processes that prepare {self._what} batches have ended"
                     ) from None
                 if not patience.over():
                     continue
                 processes = ", ".join(str(process.pid) for process, _ in self._workers)
                 self.close()
-                raise TrainingError(
+                raise WorkerError(
                     f"no {self._what} batch for {patience.waited:.0f} s: a process that prepares "
                     f"them hangs (process ids {processes}). {advice()}; `--c` continues from the "
                     f"last checkpoint"
@@ -256,7 +256,7 @@ def _received(process: Process, pipe: connection.Connection, what: str) -> Any:
             how = f"signal {-process.exitcode}"
         if process.exitcode == -9:
             how += ", most likely because the memory was full; try fewer with nnUNet_n_proc_DA"
-        return TrainingError(
+        return WorkerError(
             f"process {process.pid}, which prepared {what} batches, ended unexpectedly ({how}). "
             f"`--c` continues from the last checkpoint"
         )
@@ -264,7 +264,7 @@ def _received(process: Process, pipe: connection.Connection, what: str) -> Any:
         if item.error is not None:
             return item.error
         print(item.traceback, file=sys.stderr)
-        return TrainingError(
+        return WorkerError(
             f"a {what} batch could not be prepared: {item.summary}. The traceback is above; "
             f"`--c` continues from the last checkpoint"
         )

@@ -23,6 +23,7 @@ from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration import export_worker
 from nnunet_octreenca.integration.label_export import labels_instead, labels_suffice
+from nnunet_octreenca.integration.worker_pools import patient, watched_pools
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 SEED_VARIABLE = "nnUNet_octreenca_seed"
@@ -161,10 +162,13 @@ def install() -> None:
             *args: Any,
             **kwargs: Any,
         ) -> Any:
-            if save_probabilities or not _ours(self):
+            if not _ours(self):
                 return stock(self, data_iterator, save_probabilities, *args, **kwargs)
-            with labels_suffice(self, data_iterator) as cases:
-                return stock(self, cases, save_probabilities, *args, **kwargs)
+            with watched_pools(export=predict_from_raw_data), patient(data_iterator) as watched:
+                if save_probabilities:
+                    return stock(self, watched, save_probabilities, *args, **kwargs)
+                with labels_suffice(self, watched) as cases:
+                    return stock(self, cases, save_probabilities, *args, **kwargs)
 
         return predict_from_data_iterator
 

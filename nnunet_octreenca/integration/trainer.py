@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.evaluation import evaluate_predictions
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -23,11 +25,13 @@ from nnunet_octreenca.integration.batch_workers import Stream
 from nnunet_octreenca.integration.batches import loaders_only, run_loader
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
+from nnunet_octreenca.integration.worker_pools import watched_pools
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
 from nnunet_octreenca.planning.plans_faults import configuration_faults
 from nnunet_octreenca.planning.plans_model import check_model
+from nnunet_octreenca.resources import processors
 from nnunet_octreenca.training import (
     SegmentationLoss,
     WeightAverage,
@@ -90,6 +94,8 @@ class OctreeNCATrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_ddp and device.type == "cpu":  # nnU-Net takes CUDA for granted here
             self.device = device
+        if self.device.type == "cpu" and torch.get_num_threads() > processors():
+            torch.set_num_threads(processors())  # nnU-Net takes all that the machine has
         self.initial_lr = self.settings.initial_lr
         self.weight_decay = self.settings.weight_decay
         self.oversample_foreground_percent = self.settings.oversample_foreground_percent
@@ -443,7 +449,8 @@ class OctreeNCATrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, each case in one pass, with the average of the weights."""
         self._carry_average()
-        super().perform_actual_validation(save_probabilities)
+        with watched_pools(export=stock, evaluation=evaluate_predictions):
+            super().perform_actual_validation(save_probabilities)
 
 
 class _NoScheduler:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from nnunet_octreenca.errors import InputError, TrainingError
+from nnunet_octreenca.errors import InputError, WorkerError
 from nnunet_octreenca.integration.batch_workers import BatchWorkers, InlineBatches, Stream
 from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
@@ -122,9 +122,9 @@ def test_batches_come_whole():
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        (kill_oneself, TrainingError, "prepared training batches, ended .* .signal 9, most"),
+        (kill_oneself, WorkerError, "prepared training batches, ended .* .signal 9, most"),
         (refuse, InputError, "slide.tif is gone"),
-        (fail, TrainingError, "could not be prepared: ZeroDivisionError: of a transform"),
+        (fail, WorkerError, "could not be prepared: ZeroDivisionError: of a transform"),
     ],
 )  # fmt: skip
 def test_a_process_that_fails_ends_the_training(stream, fault, error, message):
@@ -140,7 +140,7 @@ def test_a_process_that_hangs_ends_the_training(monkeypatch, fault):
     monkeypatch.setenv(LIMIT_VARIABLE, "0.5")
     batches = workers(Draws(fault), stream=STREAM)
     begun = time.monotonic()
-    with pytest.raises(TrainingError, match=r"no training batch for .* s: .* hangs .*wait_limit"):
+    with pytest.raises(WorkerError, match=r"no training batch for .* s: .* hangs .*wait_limit"):
         drawn(batches, 3000)
     assert time.monotonic() - begun < 10
     assert not multiprocessing.active_children()
