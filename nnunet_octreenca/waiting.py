@@ -15,7 +15,9 @@ DEFAULT_LIMIT = 1800.0
 # a machine that slept, must not conclude that others hang.
 _LONGEST_STEP = 5.0
 _SHORTEST_LOOK = 0.2  # processor times are counted in hundredths of seconds
-_BUSY = 0.05  # of a processor: more than a process takes that only polls
+# Of a processor, and bytes: more than a process takes that only looks at the clock and at others.
+_BUSY = 0.05
+_READ = 1 << 16
 
 
 def wait_limit() -> float:
@@ -67,7 +69,7 @@ class Patience:
         step = min(now - self._last, _LONGEST_STEP)
         if step >= _SHORTEST_LOOK:
             computed, read = _activity(self._processes)
-            if computed - self._activity[0] > _BUSY * step or read > self._activity[1]:
+            if computed - self._activity[0] > _BUSY * step or read - self._activity[1] > _READ:
                 self.waited = -step
             self._activity = (computed, read)
             self.waited += step

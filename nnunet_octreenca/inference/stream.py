@@ -10,6 +10,7 @@ every level computes a window, as many rows larger than what the finer level nee
 what a window's edge gets wrong moves one cell a step.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from threading import Thread
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_octreenca.bands import Rows, spans, split_range
+from nnunet_octreenca.errors import WorkerError
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid, level_shapes
 from nnunet_octreenca.ops import Part
 from nnunet_octreenca.ops.engine import BandEngine, WindowEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.native import precision
+from nnunet_octreenca.waiting import Patience, advice, wait_limit
 
 # (first, end) -> (n_in, end - first, *the other axes) float32
 Pixels = NDArray[np.float32]
@@ -70,6 +73,9 @@ def needed_of(
     return result
 
 
+_POLL = 0.5  # seconds between looks at a thread
+
+
 class _Reading(Thread):
     """A range that is being read.
 
@@ -91,8 +97,24 @@ class _Reading(Thread):
         except BaseException as error:  # raised where they are wanted
             self._error = error
 
+    def wait(self) -> bool:
+        """Wait until it is read; False if nothing has been for too long.
+
+        A storage that does not answer cannot be interrupted: the thread is left behind.
+        """
+        patience = Patience([os.getpid()])
+        while self.is_alive():
+            self.join(_POLL)
+            if patience.over():
+                return not self.is_alive()
+        return True
+
     def result(self) -> tuple[Rows, Pixels]:
-        self.join()
+        if not self.wait():
+            raise WorkerError(
+                f"rows {self.band.first} to {self.band.end} of the image could not be read for "
+                f"{wait_limit():.0f} s. {advice()}"
+            )
         if self._error is not None:
             raise self._error
         assert self._values is not None
@@ -109,10 +131,13 @@ def read_ahead(ranges: Iterable[Rows], read: Read) -> Iterator[tuple[Rows, Pixel
                 yield waiting.result()
         if upcoming is not None:
             yield upcoming.result()
+    except WorkerError:
+        upcoming = None  # waits for the same storage
+        raise
     finally:
         # What is being read may be closed next.
         if upcoming is not None:
-            upcoming.join()
+            upcoming.wait()
 
 
 def label_dtype(num_classes: int) -> np.dtype[np.integer]:
