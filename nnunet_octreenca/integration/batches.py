@@ -18,35 +18,44 @@ def batch_processes() -> int:
     return asked if "nnUNet_n_proc_DA" in os.environ else min(asked, processors())
 
 
-def run_loader(
-    loader: Any,
+def run_loaders(
+    training: Any,
+    validation: Any,
     *,
-    what: str,
-    share: int,
-    stream: Stream | None,
-    first: int,
+    iterations: tuple[int, int],
+    epoch: int,
+    seed: int | None,
+    rank: int,
     pin_memory: bool,
-) -> InlineBatches | BatchWorkers:
-    """Start making batches.
+) -> tuple[InlineBatches | BatchWorkers, InlineBatches | BatchWorkers]:
+    """Start making batches, of validation in half as many processes.
 
     Args:
-        loader: nnU-Net's data loader, or one like it.
-        what: "training" or "validation", for messages.
-        share: of the processes, one in so many.
-        stream: what seeds the batches; None to draw them afresh.
-        first: number of the first batch.
+        training, validation: nnU-Net's data loaders, or others like them.
+        iterations: of an epoch, of each.
+        epoch: to begin with.
+        seed: of the training; None to draw batches afresh.
+        rank: of this process in distributed training.
         pin_memory: put tensors where a GPU can fetch them.
     """
-    processes = batch_processes()
-    if processes == 0:
-        return InlineBatches(loader, stream, first)
-    return BatchWorkers(
-        loader,
-        what=what,
-        processes=max(1, processes // share),
-        stream=stream,
-        first=first,
-        pin_memory=pin_memory,
+
+    def run(loader: Any, what: str, share: int, first: int) -> InlineBatches | BatchWorkers:
+        stream = None if seed is None else Stream(seed, rank, what)
+        processes = batch_processes()
+        if processes == 0:
+            return InlineBatches(loader, stream, first)
+        return BatchWorkers(
+            loader,
+            what=what,
+            processes=max(1, processes // share),
+            stream=stream,
+            first=first,
+            pin_memory=pin_memory,
+        )
+
+    return (
+        run(training, "training", 1, epoch * iterations[0]),
+        run(validation, "validation", 2, epoch * iterations[1]),
     )
 
 

@@ -226,13 +226,12 @@ class OctreeNCASlideTrainer(OctreeNCATrainer):
             result: dict = super().validation_step(batch)
             return result
 
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+    def validate(self, save_probabilities: bool) -> None:
         """Segment the validation slides, each in one pass, with the average of the weights.
 
         Writes `validation/NAME.tif` and `validation/summary.json` as nnU-Net does. Slides are
         streamed, so that they may be of any size.
         """
-        self._carry_average()
         if save_probabilities:
             warnings.warn("probabilities of slides are not saved (--npz)", stacklevel=1)
         _, names = self.do_split()

@@ -117,6 +117,11 @@ class TimeBudget:
 class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
     """OctreeNCATrainer for `nnUNet_octreenca_minutes` minutes."""
 
+    def run_training(self) -> None:
+        """Train by the clock, with the fold's folder for this process alone."""
+        with self.fold_folder.held("training"):
+            super().run_training()
+
     def follow_the_clock(self) -> None:
         """Do nothing: OctreeNCATrainer reads `progress` at every iteration."""
 

@@ -6,6 +6,7 @@ Data loader, augmentation, oversampling, splits, logging and progress.png are nn
 import io
 import operator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,15 @@ from torch import distributed as dist
 
 from nnunet_octreenca import __version__
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
-from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.integration import error_reporting, predictor, safe_loading
-from nnunet_octreenca.integration.batch_workers import Stream
-from nnunet_octreenca.integration.batches import loaders_only, run_loader
+from nnunet_octreenca.integration.batches import loaders_only, run_loaders
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
+from nnunet_octreenca.integration.fold_folder import (
+    FoldFolder,
+    atomic_json,
+    draw_progress,
+    write_checkpoint,
+)
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.integration.worker_pools import watched_pools
 from nnunet_octreenca.network import OctreeNCA
@@ -109,6 +114,11 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.skipped_in_a_row = 0
         self.average: WeightAverage | None = None
         self._averaged = ExitStack()  # open while the network carries the average
+        self.fold_folder = FoldFolder(self.output_folder, fold, first=self.local_rank == 0)
+        # Called at the end of an epoch.
+        self.logger.plot_progress_png = partial(
+            draw_progress, self.logger.plot_progress_png, log=self.print_to_log_file
+        )
         self.check_supported()
 
     def check_supported(self) -> None:
@@ -232,6 +242,16 @@ class OctreeNCATrainer(nnUNetTrainer):
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
 
+    def run_training(self) -> None:
+        """nnU-Net's training loop, with the fold's folder for this process alone."""
+        with self.fold_folder.held("training"):
+            super().run_training()
+
+    def on_train_start(self) -> None:
+        """nnU-Net's, which writes files that all folds share."""
+        with atomic_json():
+            super().on_train_start()
+
     def on_train_epoch_start(self) -> None:
         """Back to the raw weights; the learning rate is that of the epoch's first iteration."""
         self._averaged.close()
@@ -337,23 +357,15 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def start_batches(self, training: Any, validation: Any) -> tuple[Any, Any]:
         """Run two loaders, each in processes of its own."""
-        started = [
-            run_loader(
-                loader,
-                what=what,
-                share=share,
-                stream=None
-                if self.settings.seed is None
-                else Stream(self.settings.seed, self.local_rank, what),
-                first=self.current_epoch * iterations,
-                pin_memory=self.device.type == "cuda",
-            )
-            for loader, what, share, iterations in (
-                (training, "training", 1, self.num_iterations_per_epoch),
-                (validation, "validation", 2, self.num_val_iterations_per_epoch),
-            )
-        ]
-        return started[0], started[1]
+        return run_loaders(
+            training,
+            validation,
+            iterations=(self.num_iterations_per_epoch, self.num_val_iterations_per_epoch),
+            epoch=self.current_epoch,
+            seed=self.settings.seed,
+            rank=self.local_rank,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def on_train_end(self) -> None:
         """Ends with the average in the network, which validation goes on with."""
@@ -392,8 +404,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             "nnunetv2": nnunet_version(),
             "torch": str(torch.__version__),
         }
-        with atomic_write(filename) as temporary:
-            torch.save(checkpoint, temporary)
+        write_checkpoint(checkpoint, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Resume training (raw weights, average, optimiser, iteration) or validate (average).
@@ -448,7 +459,12 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, each case in one pass, with the average of the weights."""
-        self._carry_average()
+        with self.fold_folder.held("validation"):
+            self._carry_average()
+            self.validate(save_probabilities)
+
+    def validate(self, save_probabilities: bool) -> None:
+        """Segment and score the validation cases."""
         with watched_pools(export=stock, evaluation=evaluate_predictions):
             super().perform_actual_validation(save_probabilities)
 
