@@ -23,6 +23,7 @@ from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration import export_worker
 from nnunet_octreenca.integration.label_export import labels_instead, labels_suffice
+from nnunet_octreenca.integration.signatures import require_known_signatures
 from nnunet_octreenca.integration.worker_pools import patient, watched_pools
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
@@ -128,7 +129,12 @@ def wrap_method(name: str, make: Callable[[Callable[..., Any]], Callable[..., An
 
 
 def install() -> None:
-    """Wrap nnU-Net's predictor; a second call does nothing."""
+    """Wrap nnU-Net's predictor; a second call does nothing.
+
+    Raises:
+        EnvironmentMismatchError: nnU-Net's functions are not those that we know.
+    """
+    require_known_signatures()
 
     def whole_image(stock: Callable[..., Any]) -> Callable[..., Any]:
         def predict_sliding_window_return_logits(

@@ -46,10 +46,10 @@ from nnunet_octreenca.training import (
 )
 from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
 
+error_reporting.install()
 nnunet_version()
 predictor.install()
 safe_loading.install()
-error_reporting.install()
 
 # Keys of ours in a checkpoint, beside nnU-Net's.
 RAW_WEIGHTS = "octreenca_raw_weights"

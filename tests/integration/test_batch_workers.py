@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from helpers.faults import kill_oneself, sleep_forever, stop_oneself
 
 from nnunet_octreenca.errors import InputError, WorkerError
 from nnunet_octreenca.integration.batch_workers import BatchWorkers, InlineBatches, Stream
@@ -36,18 +36,6 @@ class Draws:
         drawn = [np.random.random(), float(torch.rand(1, dtype=torch.float64)), random.random()]
         return {"data": torch.tensor(drawn), "target": [torch.zeros(2, dtype=torch.int16)],
                 "keys": ["a"], "process": os.getpid()}  # fmt: skip
-
-
-def kill_oneself():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_oneself():
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def sleep_forever():
-    time.sleep(1e6)
 
 
 def refuse():

@@ -32,21 +32,10 @@ def files_of_at_most(size):
 
 
 @pytest.fixture
-def trainer(make_trainer, batch):
-    """Of one epoch, on batches of noise."""
-    trainer = make_trainer(num_epochs=2, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1)
-
-    class Batches:
-        def __next__(self):
-            return batch(trainer)
-
-        def close(self):
-            pass
-
-    trainer.get_dataloaders = lambda: (Batches(), Batches())
-    base = Path(trainer.preprocessed_dataset_folder_base)
-    (base / "dataset_fingerprint.json").write_text("{}")
-    return trainer
+def trainer(make_trainer, on_noise):
+    """Of two epochs of one iteration."""
+    short = {"num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
+    return on_noise(make_trainer(num_epochs=2, **short))
 
 
 def content(folder):

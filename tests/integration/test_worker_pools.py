@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from helpers.faults import kill_oneself, sleep_forever, stop_oneself
 from nnunetv2.inference import data_iterators
 from nnunetv2.utilities.file_path_utilities import check_workers_alive_and_busy
 
@@ -17,18 +18,6 @@ from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
 def add(a, b):
     return a + b
-
-
-def kill_oneself(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_oneself(*_):
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def sleep_forever(*_):
-    time.sleep(1e6)
 
 
 def compute(seconds):
