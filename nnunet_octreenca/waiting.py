@@ -3,9 +3,8 @@
 import os
 from collections.abc import Iterable
 from math import inf
+from threading import Thread
 from time import monotonic
-
-import psutil
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
 
@@ -18,6 +17,7 @@ _SHORTEST_LOOK = 0.2  # processor times are counted in hundredths of seconds
 # Of a processor, and bytes: more than a process takes that only looks at the clock and at others.
 _BUSY = 0.05
 _READ = 1 << 16
+_POLL = 0.5  # seconds between looks at a thread
 
 
 def wait_limit() -> float:
@@ -79,6 +79,8 @@ class Patience:
 
 def _activity(processes: Iterable[int]) -> tuple[float, int]:
     """Seconds that processes have computed, and bytes that they have read, so far."""
+    import psutil  # here: the core does without it
+
     seconds, read = 0.0, 0
     for number in processes:
         try:
@@ -89,6 +91,19 @@ def _activity(processes: Iterable[int]) -> tuple[float, int]:
         except (psutil.Error, AttributeError):  # ended; or a system that does not count bytes
             continue
     return seconds, read
+
+
+def wait_for(thread: Thread) -> bool:
+    """Wait until a thread ends; False if this process does nothing meanwhile for too long.
+
+    A thread that hangs cannot be interrupted. It should be a daemon, which is left behind.
+    """
+    patience = Patience([os.getpid()])
+    while thread.is_alive():
+        thread.join(_POLL)
+        if patience.over():
+            return not thread.is_alive()
+    return True
 
 
 def advice() -> str:

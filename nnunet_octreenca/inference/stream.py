@@ -10,7 +10,6 @@ every level computes a window, as many rows larger than what the finer level nee
 what a window's edge gets wrong moves one cell a step.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from threading import Thread
@@ -29,7 +28,7 @@ from nnunet_octreenca.ops import Part
 from nnunet_octreenca.ops.engine import BandEngine, WindowEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.native import precision
-from nnunet_octreenca.waiting import Patience, advice, wait_limit
+from nnunet_octreenca.waiting import advice, wait_for, wait_limit
 
 # (first, end) -> (n_in, end - first, *the other axes) float32
 Pixels = NDArray[np.float32]
@@ -73,9 +72,6 @@ def needed_of(
     return result
 
 
-_POLL = 0.5  # seconds between looks at a thread
-
-
 class _Reading(Thread):
     """A range that is being read.
 
@@ -97,20 +93,8 @@ class _Reading(Thread):
         except BaseException as error:  # raised where they are wanted
             self._error = error
 
-    def wait(self) -> bool:
-        """Wait until it is read; False if nothing has been for too long.
-
-        A storage that does not answer cannot be interrupted: the thread is left behind.
-        """
-        patience = Patience([os.getpid()])
-        while self.is_alive():
-            self.join(_POLL)
-            if patience.over():
-                return not self.is_alive()
-        return True
-
     def result(self) -> tuple[Rows, Pixels]:
-        if not self.wait():
+        if not wait_for(self):  # it cannot be interrupted, and is left behind
             raise WorkerError(
                 f"rows {self.band.first} to {self.band.end} of the image could not be read for "
                 f"{wait_limit():.0f} s. {advice()}"
@@ -137,7 +121,7 @@ def read_ahead(ranges: Iterable[Rows], read: Read) -> Iterator[tuple[Rows, Pixel
     finally:
         # What is being read may be closed next.
         if upcoming is not None:
-            upcoming.wait()
+            wait_for(upcoming)
 
 
 def label_dtype(num_classes: int) -> np.dtype[np.integer]:
