@@ -54,21 +54,21 @@ class Patience:
 
     def __init__(self, processes: Iterable[int | None] = (), limit: float | None = None) -> None:
         self.limit = wait_limit() if limit is None else limit
-        self._processes = [process for process in processes if process is not None]
+        self.processes = [process for process in processes if process is not None]
         self.restart()
 
     def restart(self) -> None:
         """Count from 0: there was a sign of life."""
         self.waited = 0.0
         self._last = monotonic()
-        self._activity = _activity(self._processes)
+        self._activity = _activity(self.processes)
 
     def over(self) -> bool:
         """Whether the limit is reached."""
         now = monotonic()
         step = min(now - self._last, _LONGEST_STEP)
         if step >= _SHORTEST_LOOK:
-            computed, read = _activity(self._processes)
+            computed, read = _activity(self.processes)
             if computed - self._activity[0] > _BUSY * step or read - self._activity[1] > _READ:
                 self.waited = -step
             self._activity = (computed, read)

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import Pipe, Process, connection, get_start_method, parent_process, util
 from typing import Any, NamedTuple
@@ -311,11 +311,14 @@ def _work(
             if stream is not None:
                 seed_batch(stream, number)
             pipe.send_bytes(_pickled(next(loader)))
+    except BrokenPipeError:  # the training process is gone
+        return
     except OctreeNCAError as error:
-        pipe.send_bytes(pickle.dumps(_Failure(error, str(error), "")))
+        failure = _Failure(error, str(error), "")
     except Exception as error:  # whatever a third party's transform raises
-        summary = f"{type(error).__name__}: {error}"
-        pipe.send_bytes(pickle.dumps(_Failure(None, summary, traceback.format_exc())))
+        failure = _Failure(None, f"{type(error).__name__}: {error}", traceback.format_exc())
+    with suppress(BrokenPipeError):
+        pipe.send_bytes(pickle.dumps(failure))
 
 
 def _end_with(parent: int) -> None:

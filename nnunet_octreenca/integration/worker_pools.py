@@ -6,6 +6,7 @@ for ever too, for a lock that the killed process held. Within `watched_pools`, p
 `WatchedPool`s.
 """
 
+import inspect
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -225,11 +226,14 @@ def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]
     patience = Patience()
 
     def counted(seconds: float) -> None:
+        nonlocal patience
         sleep(seconds)
+        if patience.processes != _awaited(cases):
+            patience = Patience(_awaited(cases))
         if patience.over():
             raise WorkerError(
-                f"the next case has been preprocessed for {patience.waited:.0f} s without a "
-                f"result. {advice()}"
+                f"the process that preprocesses the next case has done nothing for "
+                f"{patience.waited:.0f} s. {advice()}"
             )
 
     def followed() -> Iterator[dict[str, Any]]:
@@ -255,3 +259,14 @@ def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]
         yield followed()
     finally:
         data_iterators.sleep = before
+
+
+def _awaited(cases: Iterable[dict[str, Any]]) -> list[int]:
+    """The process that nnU-Net's iterator waits for; none where that cannot be seen."""
+    if not inspect.isgenerator(cases):
+        return []
+    known = inspect.getgeneratorlocals(cases)
+    try:
+        return [known["processes"][known["worker_ctr"]].pid]
+    except (KeyError, IndexError):
+        return []

@@ -152,9 +152,29 @@ def test_cases_are_waited_for_with_a_limit(monkeypatch):
         while True:
             data_iterators.sleep(0.01)
 
-    with pytest.raises(WorkerError, match=r"preprocessed for .* s without a result"):
+    with pytest.raises(WorkerError, match=r"the next case has done nothing for .* s"):
         followed(cases())
     assert data_iterators.sleep is time.sleep
+
+
+def test_a_case_whose_process_computes_is_waited_for(monkeypatch):
+    """nnU-Net's iterator knows the process by these names."""
+    monkeypatch.setenv(LIMIT_VARIABLE, "0.6")
+
+    def cases(work):
+        processes = [multiprocessing.get_context("fork").Process(target=work, args=(2,))]
+        worker_ctr = 0
+        processes[worker_ctr].start()
+        try:
+            while processes[worker_ctr].is_alive():
+                data_iterators.sleep(0.01)
+        finally:
+            processes[worker_ctr].kill()
+        yield {"number": 1}
+
+    assert followed(cases(compute)) == [1]
+    with pytest.raises(WorkerError, match="has done nothing"):
+        followed(cases(sleep_forever))
 
 
 @pytest.mark.parametrize(
