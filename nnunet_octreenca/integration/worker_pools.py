@@ -108,6 +108,7 @@ class WatchedPool(pools.Pool):
         for thread in (base._worker_handler, base._task_handler, base._result_handler):
             thread._state = pools.TERMINATE
         base._change_notifier.put(None)
+        base._taskqueue.put(None)
         base._worker_handler.join(_PATIENCE_AT_THE_END)  # it would start others
         processes = [*self._pool, *self._first]
         for process in processes:
@@ -116,12 +117,9 @@ class WatchedPool(pools.Pool):
             process.join(_PATIENCE_AT_THE_END)
 
     def terminate(self) -> None:
-        """The base class's, if all processes live: it waits for their locks."""
+        """Kill the processes: the base class would wait for one that is stopped, and for locks."""
         self.death = self.death or self._why()
-        if self.death is None:
-            super().terminate()
-        else:
-            self.end()
+        self.end()
 
 
 class _Result:

@@ -121,6 +121,20 @@ def test_a_process_that_hangs_ends_the_wait(run, monkeypatch, collect, fault):
     assert not multiprocessing.active_children()
 
 
+def test_an_interrupt_does_not_wait_for_a_stopped_process(run):
+    """A stock pool would wait for it to end, for ever."""
+
+    def work(pool):
+        os.kill(pool._first[0].pid, signal.SIGSTOP)
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(work)
+    assert time.monotonic() - begun < 8
+    assert not multiprocessing.active_children()
+
+
 def test_a_process_that_computes_does_not_hang(run, monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "0.8")
     assert run(lambda pool: pool.apply_async(compute, (2.5,)).get(), 1) == 2.5
