@@ -30,6 +30,8 @@ LIMIT = 300.0
 _WATCHED = 2.5  # heartbeats for which such a lock is watched before it is broken
 _ATTEMPTS = 5  # at a lock that others create and remove at the same moment
 
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 _held: dict[str, "FolderLock"] = {}  # locks of this process by their token
 
 
@@ -110,8 +112,8 @@ class FolderLock:
     def acquire(self) -> "FolderLock":
         """Take the lock, or raise; stale locks are broken."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(_ATTEMPTS):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 if self._create():
                     self._begin()
                     return self
@@ -175,7 +177,7 @@ class FolderLock:
                 raise
         except BaseException as error:
             del _held[holder.token]
-            if isinstance(error, FileExistsError):
+            if isinstance(error, (FileExistsError, FileNotFoundError)):  # or its folder went
                 return False
             raise
         self._token, self._pid = holder.token, pid
@@ -201,6 +203,8 @@ class FolderLock:
             return
         holder = _read(self.path)
         if not self._is_stale(holder):
+            if _state(self.path) is None:
+                return
             raise LockedError(self._sentence(holder))
         if _state(self.path) != before:
             return
@@ -348,10 +352,24 @@ def _watch_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+    for number in _ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _release_and_end)
+
+
+def _unwatch_signals() -> None:
+    """Let a forked process end as if there were no lock.
+
+    A handler in Python misses a signal that arrives just before the process begins to wait, and
+    a pool that ends its processes by SIGTERM then waits for one of them for ever.
+    """
+    for number in _ENDING:
+        if signal.getsignal(number) is _release_and_end:
+            signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unwatch_signals)
 
 
 def _release_and_end(number: int, frame: object) -> None:

@@ -1,6 +1,7 @@
 """Locks of folders: who gets them, when they are stale, and that they go with their holder."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -264,3 +265,25 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be locked"):
         FolderLock(tmp_path / "file", "predict").acquire()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forked_processes_end_as_without_a_lock(tmp_path):
+    """A handler in Python can miss the SIGTERM that ends a pool's process."""
+
+    def tell(pipe):
+        pipe.send(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with FolderLock(tmp_path, "test"):
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            forking = multiprocessing.get_context("fork")
+            here, there = forking.Pipe(duplex=False)
+            process = forking.Process(target=tell, args=(there,))
+            process.start()
+            assert here.poll(60)
+            assert here.recv()
+            process.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
