@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities import utils
 from torch import nn
 from tqdm import tqdm
 
@@ -153,9 +154,11 @@ def install() -> None:
         ) -> Any:
             if _ours(self) and isinstance(source, str):
                 _check_folder(source, self.dataset_json["file_ending"])
-            lists = stock(self, source, *args, **kwargs)
-            if _ours(self):
-                _check_channels(lists[0], self.dataset_json)
+            if not _ours(self):
+                return stock(self, source, *args, **kwargs)
+            with watched_pools(listing=utils):
+                lists = stock(self, source, *args, **kwargs)
+            _check_channels(lists[0], self.dataset_json)
             return lists
 
         return _manage_input_and_output_lists

@@ -12,6 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities import utils
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
@@ -77,6 +78,7 @@ _NAMES: dict[Any, tuple[str, ...]] = {
         "convert_predicted_logits_to_segmentation_with_correct_shape",
     ),
     data_iterators: ("sleep",),
+    utils: ("Pool",),
     ConfigurationManager: ("preprocessor_class",),
 }
 

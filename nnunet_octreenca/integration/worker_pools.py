@@ -8,7 +8,7 @@ for ever too, for a lock that the killed process held. Within `watched_pools`, p
 
 import inspect
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import pool as pools
 from time import monotonic, sleep
@@ -194,8 +194,7 @@ def watched_pools(**modules: ModuleType) -> Iterator[None]:
         WorkerError: a process of a pool died or hangs.
     """
     opened: list[WatchedPool] = []
-    for what, module in modules.items():
-        _see(module, _Multiprocessing(what, opened))
+    undo = [_watch(what, module, opened) for what, module in modules.items()]
     try:
         yield
     except RuntimeError as error:  # nnU-Net looks at its processes too, at times
@@ -204,12 +203,19 @@ def watched_pools(**modules: ModuleType) -> Iterator[None]:
                 raise pool.death from error
         raise
     finally:
-        for module in modules.values():
-            _see(module, multiprocessing)
+        for restore in undo:
+            restore()
 
 
-def _see(module: Any, processes: Any) -> None:
-    module.multiprocessing = processes
+def _watch(what: str, module: Any, opened: list[WatchedPool]) -> Callable[[], None]:
+    """Replace what a module opens its pools with; the result puts it back."""
+    seen: Any = _Multiprocessing(what, opened)
+    name = "multiprocessing"
+    if not hasattr(module, name):
+        seen, name = seen.get_context().Pool, "Pool"
+    before = getattr(module, name)
+    setattr(module, name, seen)
+    return lambda: setattr(module, name, before)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from helpers.faults import kill_oneself, sleep_forever, stop_oneself
 from nnunetv2.inference import data_iterators
+from nnunetv2.utilities import utils
 from nnunetv2.utilities.file_path_utilities import check_workers_alive_and_busy
 
 from nnunet_octreenca.errors import InputError, WorkerError
@@ -151,6 +152,15 @@ def test_nnunets_own_look_at_the_processes_gives_the_same_sentence(run, module):
         run(work)
     assert "no longer alive" in str(caught.value.__cause__)
     assert module.multiprocessing is multiprocessing
+
+
+def test_a_module_that_opens_pools_by_their_class():
+    before = utils.Pool
+    with watched_pools(listing=utils), utils.Pool(processes=1) as pool:
+        assert pool.starmap(add, [(1, 2)]) == [3]
+        with pytest.raises(WorkerError, match="listing process"):
+            pool.apply_async(kill_oneself).get()
+    assert utils.Pool is before
 
 
 def followed(cases):
