@@ -232,9 +232,15 @@ def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]
     def counted(seconds: float) -> None:
         nonlocal patience
         sleep(seconds)
-        if patience.processes != _awaited(cases):
-            patience = Patience(_awaited(cases))
+        processes, number = _preprocessing(cases)
+        awaited = [process.pid for process in processes[number : number + 1]]
+        if patience.processes != awaited:
+            patience = Patience(awaited)
         if patience.over():
+            for process in processes:
+                process.kill()  # or this one waits for them when it ends
+            for process in processes:
+                process.join(_PATIENCE_AT_THE_END)
             raise WorkerError(
                 f"the process that preprocesses the next case has done nothing for "
                 f"{patience.waited:.0f} s. {advice()}"
@@ -265,12 +271,8 @@ def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]
         data_iterators.sleep = before
 
 
-def _awaited(cases: Iterable[dict[str, Any]]) -> list[int]:
-    """The process that nnU-Net's iterator waits for; none where that cannot be seen."""
-    if not inspect.isgenerator(cases):
-        return []
-    known = inspect.getgeneratorlocals(cases)
-    try:
-        return [known["processes"][known["worker_ctr"]].pid]
-    except (KeyError, IndexError):
-        return []
+def _preprocessing(cases: Iterable[dict[str, Any]]) -> tuple[list[Any], int]:
+    """The processes behind nnU-Net's iterator, and which of them it waits for; none if unknown."""
+    known = inspect.getgeneratorlocals(cases) if inspect.isgenerator(cases) else {}
+    processes, number = known.get("processes", []), known.get("worker_ctr", 0)
+    return (list(processes), number) if number < len(processes) else ([], 0)
