@@ -10,6 +10,7 @@ from typing import Any
 from nnunetv2.inference import data_iterators, export_prediction, predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.run import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities import utils
@@ -26,6 +27,7 @@ _SIGNATURES: dict[Any, dict[str, str]] = {
         "predict_sliding_window_return_logits": "self input_image",
         "predict_from_data_iterator": "self data_iterator save_probabilities ...",
         "predict_logits_from_preprocessed_data": "self data",
+        "initialize_from_trained_model_folder": "self model_training_output_dir ...",
         "_manage_input_and_output_lists": "self list_of_lists_or_source_folder ...",
     },
     export_prediction: {
@@ -59,6 +61,7 @@ _SIGNATURES: dict[Any, dict[str, str]] = {
         "load_checkpoint": "self filename_or_checkpoint",
         "perform_actual_validation": "self save_probabilities",
     },
+    load_pretrained_weights: {"load_pretrained_weights": "network fname verbose"},
     DefaultPreprocessor: {
         "run": "self ...",
         "run_case": "self image_files seg_file plans_manager configuration_manager dataset_json",

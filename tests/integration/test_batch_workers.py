@@ -142,16 +142,16 @@ def test_a_slow_process_is_waited_for(monkeypatch):
 
 ABANDONED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[2:]
 from test_batch_workers import Draws, STREAM, stop_oneself, workers
 first, second = (workers(Draws(), 2, stream=STREAM) for _ in range(2))
 for batches in (first, second):
     for _ in range(3):
         next(batches)
 print(*(process.pid for batches in (first, second) for process, _ in batches._workers), flush=True)
-if sys.argv[2] == "killed":
+if sys.argv[1] == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "with a stopped process":
+if sys.argv[1] == "with a stopped process":
     os.kill(first._workers[0][0].pid, signal.SIGSTOP)
 """
 
@@ -159,8 +159,9 @@ if sys.argv[2] == "with a stopped process":
 @pytest.mark.parametrize("how", ["killed", "with a stopped process"])
 def test_nothing_is_left_behind(how):
     """Neither after SIGKILL, nor where a training ends without closing its batches."""
+    own = Path(__file__).parent
     run = subprocess.run(
-        [sys.executable, "-c", ABANDONED, str(Path(__file__).parent), how],
+        [sys.executable, "-c", ABANDONED, how, own, own.parent / "lib"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert run.returncode == (-9 if how == "killed" else 0), run.stderr

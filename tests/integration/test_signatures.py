@@ -60,7 +60,7 @@ def test_what_is_passed_on_may_grow(monkeypatch):
 
 def test_nothing_is_wrapped_in_a_release_that_is_not_known(monkeypatch):
     wrapped = []
-    monkeypatch.setattr(predictor, "_wrap", lambda name, make: wrapped.append(name))
+    monkeypatch.setattr(predictor, "wrap_method", lambda name, make: wrapped.append(name))
     monkeypatch.delattr(DefaultPreprocessor, "run_case")
     with pytest.raises(EnvironmentMismatchError):
         predictor.install()
