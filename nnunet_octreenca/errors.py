@@ -25,12 +25,20 @@ class OutputError(OctreeNCAError):
     """A result cannot be written: it exists, the disk is full, the format cannot hold it."""
 
 
+class LockedError(OctreeNCAError):
+    """Another process works in the same folder, or on the same case."""
+
+
 class CheckpointError(OctreeNCAError):
     """A checkpoint does not belong to this network or trainer, or cannot be read."""
 
 
 class TrainingError(OctreeNCAError):
     """Training cannot go on."""
+
+
+class WorkerError(OctreeNCAError):
+    """A process or thread that works for this one died, or gives no sign of life."""
 
 
 class OutOfMemoryError(OctreeNCAError):

@@ -35,6 +35,13 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path | str) -> None:
+    """Remove what killed processes left of `atomic_write`; nobody may be writing to the folder."""
+    for path in Path(folder).glob(".*.tmp"):
+        if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdigit():
+            path.unlink(missing_ok=True)
+
+
 def pairing_name(path: Path) -> str:
     """The name by which an image and its mask find each other: no ending, Unicode composed (NFC).
 

@@ -1,7 +1,8 @@
 """What this process may use: memory, processors and disk, of the machine or of its container.
 
-psutil knows the machine on every platform. It does not know the limit of a control group (a
-container, or a batch job), which is read here, in both versions of the kernel's interface.
+psutil knows the machine on every platform. It does not know the limits of control groups (a
+container, or a batch job; see control_groups) nor of the shell (`ulimit`). `root` is the root of
+the file system that the former are read from.
 """
 
 import os
@@ -12,17 +13,13 @@ from pathlib import Path
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")
-# Versions 2 and 1: files of the limit, of the usage and of its parts, and the part that is
-# cached files.
-_CGROUP_FILES = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    (
-        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes",
-        "memory/memory.stat", "total_inactive_file",
-    ),
-)  # fmt: skip
-_UNLIMITED = 1 << 60  # version 1 writes a number of this size where there is no limit
+from nnunet_octreenca.control_groups import ROOT, memory_limits, processor_quota
+from nnunet_octreenca.errors import InputError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 def physical_memory() -> int:
@@ -30,17 +27,19 @@ def physical_memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def total_memory() -> int:
-    """Bytes that this process may use at most: the machine's, or its control group's if fewer."""
-    return min([physical_memory(), *(limit for limit, _ in _cgroup_limits())])
+def total_memory(root: Path = ROOT) -> int:
+    """Bytes that this process may use at most: the machine's, or fewer where a limit is set."""
+    groups = [limit.total for limit in memory_limits(root)]
+    return min([physical_memory(), *groups, *(limit for limit, _, _ in _process_limits())])
 
 
-def available_memory() -> tuple[int, str]:
+def available_memory(root: Path = ROOT) -> tuple[int, str]:
     """Bytes that can be allocated now, and what sets that limit, as words for a message."""
     limits = [(int(psutil.virtual_memory().available), "free memory")]
-    for _, free in _cgroup_limits():
-        if free is not None:
-            limits.append((free, "the control group's limit"))
+    for group in memory_limits(root):
+        if group.free is not None:
+            limits.append((max(group.free, 0), "the control group's limit"))
+    limits += [(max(limit - used, 0), name) for limit, used, name in _process_limits()]
     return min(limits)
 
 
@@ -61,19 +60,34 @@ def peak_memory() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def processors() -> int:
-    """Logical processors that this process may run on."""
+def processors(root: Path = ROOT) -> int:
+    """Logical processors that this process may keep busy: by its affinity and its quota of time."""
+    allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    return min(allowed, processor_quota(root) or allowed)
+
+
+def checked_threads(threads: int, root: Path = ROOT) -> int:
+    """Return a number of threads that a user asked for.
+
+    Raises:
+        InputError: below 1, or more than the machine has processors.
+    """
+    machine, allowed = max(os.cpu_count() or 1, processors(root)), processors(root)
+    if 1 <= threads <= machine:
+        return threads
+    own = "" if allowed == machine else f", of which this process may use {allowed}"
+    raise InputError(
+        f"{threads} threads cannot be used: this machine has {machine} processor(s){own}; give "
+        f"1 to {allowed}"
+    )
 
 
 def decoding_threads() -> int:
@@ -86,31 +100,15 @@ def free_disk(folder: str | Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _cgroup_limits() -> Iterator[tuple[int, int | None]]:
-    """Of each control group that limits memory: bytes in all, and bytes that are free.
-
-    None: the usage cannot be read.
-    """
-    for limit_file, usage_file, stat_file, cache in _CGROUP_FILES:
-        limit, usage = _number(CGROUP / limit_file), _number(CGROUP / usage_file)
-        if limit is None or limit >= _UNLIMITED:
-            continue
-        # Cached files count as used, and are given back when memory is asked for.
-        cached = _table(CGROUP / stat_file).get(cache, 0)
-        yield limit, None if usage is None else limit - usage + cached
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # "max": no limit
-        return None
-
-
-def _table(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
-    try:
-        words = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {row[0]: int(row[1]) for row in words if len(row) == 2 and row[1].isdigit()}
+def _process_limits() -> Iterator[tuple[int, int, str]]:
+    """Of each limit of this process (`ulimit`): bytes in all, bytes used, and its name."""
+    if resource is None:
+        return
+    memory = psutil.Process().memory_info()
+    for name, used, words in (
+        ("RLIMIT_AS", memory.vms, "the limit of address space, `ulimit -v`"),
+        ("RLIMIT_DATA", getattr(memory, "data", memory.rss), "the limit of data, `ulimit -d`"),
+    ):
+        limit = resource.getrlimit(getattr(resource, name))[0] if hasattr(resource, name) else -1
+        if 0 <= limit != resource.RLIM_INFINITY:
+            yield limit, int(used), words

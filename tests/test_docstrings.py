@@ -38,6 +38,7 @@ def modules():
         "cli.convert",
         "integration.model",
         "integration.register",
+        "locks",
     ):
         yield import_module(f"nnunet_octreenca.{name}")
 

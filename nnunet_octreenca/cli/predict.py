@@ -156,15 +156,17 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
     from nnunet_octreenca.prediction.case import Destination
     from nnunet_octreenca.prediction.folder import Run
     from nnunet_octreenca.prediction.options import Options
+    from nnunet_octreenca.resources import checked_threads, processors
 
     memory = None if arguments.memory is None else parse_memory(arguments.memory)
-    for name, value in (("threads", arguments.threads), ("band", arguments.band)):
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value} must be at least 1")
+    if arguments.band is not None and arguments.band < 1:
+        raise InputError(f"--band {arguments.band} must be at least 1")
     if arguments.mpp is not None and not arguments.mpp > 0:
         raise InputError(f"--mpp {arguments.mpp} must be above 0")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if arguments.threads is not None:
+        torch.set_num_threads(checked_threads(arguments.threads))
+    elif torch.get_num_threads() > processors():  # PyTorch knows no quota
+        torch.set_num_threads(processors())
     if (arguments.m is None) == (arguments.d is None):
         raise InputError("give the model's folder with -m, or its data set with -d and -c")
     if arguments.d is not None and arguments.c is None:

@@ -13,7 +13,7 @@ from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops import Engine
 from nnunet_octreenca.ops.engine import BandEngine
 from nnunet_octreenca.planning import StreamBytes, stream_bytes
-from nnunet_octreenca.resources import available_memory, resident_memory
+from nnunet_octreenca.resources import available_memory, resident_memory, total_memory
 
 GIB = 1 << 30
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -82,13 +82,16 @@ def memory_limit(asked: int | None = None, device: torch.device | str = "cpu") -
     """What a prediction may use in all, with what the process holds already.
 
     Args:
-        asked: the user's limit in bytes.
+        asked: the user's limit in bytes; more than the process may use counts as that.
         device: whose free memory counts beside the host's.
     """
     on_device = 0
     if torch.device(device).type == "cuda":
         on_device = int(torch.cuda.mem_get_info(torch.device(device))[0] * _SHARE)
     if asked is not None:
+        total = total_memory()
+        if asked > total:
+            return Memory(total, on_device, "--memory is more than this process may use")
         return Memory(asked, on_device, "--memory")
     free, source = available_memory()
     return Memory(int(free * _SHARE) + resident_memory(), on_device, f"{_SHARE:.0%} of {source}")

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_octreenca.bands import Rows, spans, split_range
+from nnunet_octreenca.errors import WorkerError
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import image_pyramid, level_shapes
 from nnunet_octreenca.ops import Part
 from nnunet_octreenca.ops.engine import BandEngine, WindowEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.native import precision
+from nnunet_octreenca.waiting import advice, wait_for, wait_limit
 
 # (first, end) -> (n_in, end - first, *the other axes) float32
 Pixels = NDArray[np.float32]
@@ -92,7 +94,11 @@ class _Reading(Thread):
             self._error = error
 
     def result(self) -> tuple[Rows, Pixels]:
-        self.join()
+        if not wait_for(self):  # it cannot be interrupted, and is left behind
+            raise WorkerError(
+                f"rows {self.band.first} to {self.band.end} of the image could not be read for "
+                f"{wait_limit():.0f} s. {advice()}"
+            )
         if self._error is not None:
             raise self._error
         assert self._values is not None
@@ -109,10 +115,13 @@ def read_ahead(ranges: Iterable[Rows], read: Read) -> Iterator[tuple[Rows, Pixel
                 yield waiting.result()
         if upcoming is not None:
             yield upcoming.result()
+    except WorkerError:
+        upcoming = None  # waits for the same storage
+        raise
     finally:
         # What is being read may be closed next.
         if upcoming is not None:
-            upcoming.join()
+            wait_for(upcoming)
 
 
 def label_dtype(num_classes: int) -> np.dtype[np.integer]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities import utils
 from torch import nn
 from tqdm import tqdm
 
@@ -23,6 +24,8 @@ from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration import export_worker
 from nnunet_octreenca.integration.label_export import labels_instead, labels_suffice
+from nnunet_octreenca.integration.signatures import require_known_signatures
+from nnunet_octreenca.integration.worker_pools import patient, watched_pools
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 SEED_VARIABLE = "nnUNet_octreenca_seed"
@@ -50,7 +53,7 @@ def inference_seed(settings: Settings) -> int:
     """
     text = os.environ.get(SEED_VARIABLE)
     if text is None:
-        return settings.seed
+        return settings.seed or 0
     try:
         return int(text)
     except ValueError as error:
@@ -127,7 +130,12 @@ def wrap_method(name: str, make: Callable[[Callable[..., Any]], Callable[..., An
 
 
 def install() -> None:
-    """Wrap nnU-Net's predictor; a second call does nothing."""
+    """Wrap nnU-Net's predictor; a second call does nothing.
+
+    Raises:
+        EnvironmentMismatchError: nnU-Net's functions are not those that we know.
+    """
+    require_known_signatures()
 
     def whole_image(stock: Callable[..., Any]) -> Callable[..., Any]:
         def predict_sliding_window_return_logits(
@@ -146,9 +154,11 @@ def install() -> None:
         ) -> Any:
             if _ours(self) and isinstance(source, str):
                 _check_folder(source, self.dataset_json["file_ending"])
-            lists = stock(self, source, *args, **kwargs)
-            if _ours(self):
-                _check_channels(lists[0], self.dataset_json)
+            if not _ours(self):
+                return stock(self, source, *args, **kwargs)
+            with watched_pools(listing=utils):
+                lists = stock(self, source, *args, **kwargs)
+            _check_channels(lists[0], self.dataset_json)
             return lists
 
         return _manage_input_and_output_lists
@@ -161,10 +171,13 @@ def install() -> None:
             *args: Any,
             **kwargs: Any,
         ) -> Any:
-            if save_probabilities or not _ours(self):
+            if not _ours(self):
                 return stock(self, data_iterator, save_probabilities, *args, **kwargs)
-            with labels_suffice(self, data_iterator) as cases:
-                return stock(self, cases, save_probabilities, *args, **kwargs)
+            with watched_pools(export=predict_from_raw_data), patient(data_iterator) as watched:
+                if save_probabilities:
+                    return stock(self, watched, save_probabilities, *args, **kwargs)
+                with labels_suffice(self, watched) as cases:
+                    return stock(self, cases, save_probabilities, *args, **kwargs)
 
         return predict_from_data_iterator
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -30,6 +31,7 @@ from nnunet_octreenca.integration.image_reader import (
     stored_otherwise_than_shown,
     unlimited_pillow,
 )
+from nnunet_octreenca.integration.worker_pools import watched_pools
 from nnunet_octreenca.preprocessing.crop import (
     Box,
     box_slices,
@@ -60,6 +62,11 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
     """
 
     _sample_foreground_locations = staticmethod(sample_foreground_locations)
+
+    def run(self, *arguments: Any, **options: Any) -> None:
+        """nnU-Net's, with processes that are not waited for in vain."""
+        with watched_pools(preprocessing=default_preprocessor):
+            super().run(*arguments, **options)
 
     def run_case(
         self,

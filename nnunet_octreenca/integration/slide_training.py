@@ -13,12 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import (
-    NonDetMultiThreadedAugmenter,
-)
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading import nnunet_dataset
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 
 from nnunet_octreenca.errors import PlansError, TrainingError
@@ -78,7 +73,7 @@ nnunet_dataset.file_ending_dataset_mapping["json"] = SlideDataset
 
 
 class SlideLoader:
-    """Draws batches from slides without end; what nnU-Net's augmenters run in their processes.
+    """Draws batches from slides without end; what `batch_workers` runs in its processes.
 
     Args:
         cases: the slides.
@@ -106,21 +101,18 @@ class SlideLoader:
         self.oversample = oversample
         self.augment = augment
         self._files: dict[Path, SlideRegions] = {}
-        self._generator: np.random.Generator | None = None
 
     def set_thread_id(self, number: int) -> None:
-        """Called by nnU-Net's augmenter in each of its processes."""
+        """Called once in each process."""
         self._files = {}
-        self._generator = None
 
     def __iter__(self) -> "SlideLoader":
         return self
 
     def __next__(self) -> dict[str, Any]:
         """`data` a WindowBatch, `target` (N, 1, rows, columns) int16, `keys` the slides."""
-        if self._generator is None:  # from the generator that the augmenter seeds
-            self._generator = np.random.default_rng(np.random.randint(1 << 31))
-        generator = self._generator
+        # From the generator that is seeded for every batch.
+        generator = np.random.default_rng(np.random.randint(1 << 31))
         samples, keys = [], []
         for number in range(self.batch_size):
             case = self.cases[int(generator.integers(len(self.cases)))]
@@ -201,12 +193,8 @@ class OctreeNCASlideTrainer(OctreeNCATrainer):
         """Loaders that read patches from the slides, in as many processes as nnU-Net uses."""
         # Tells prediction which axes may be mirrored.
         self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        processes = get_allowed_n_proc_DA()
-        loaders = []
-        for dataset, augment, share in zip(
-            self.get_tr_and_val_datasets(), (True, False), (1, 2), strict=True
-        ):
-            loader = SlideLoader(
+        loaders = [
+            SlideLoader(
                 [dataset.load_case(name) for name in dataset.identifiers],
                 batch_size=self.batch_size,
                 patch=self.configuration_manager.patch_size,
@@ -214,21 +202,9 @@ class OctreeNCASlideTrainer(OctreeNCATrainer):
                 oversample=self.oversample_foreground_percent,
                 augment=augment,
             )
-            if processes == 0:
-                loaders.append(SingleThreadedAugmenter(loader, None))
-            else:
-                loaders.append(
-                    NonDetMultiThreadedAugmenter(
-                        loader,
-                        None,
-                        num_processes=max(1, processes // share),
-                        num_cached=max(3, processes // share),
-                        wait_time=0.002,
-                    )
-                )
-        for running in loaders:
-            next(running)
-        return loaders[0], loaders[1]
+            for dataset, augment in zip(self.get_tr_and_val_datasets(), (True, False), strict=True)
+        ]
+        return self.start_batches(*loaders)
 
     @contextmanager
     def _on_windows(self) -> Iterator[None]:
@@ -250,13 +226,12 @@ class OctreeNCASlideTrainer(OctreeNCATrainer):
             result: dict = super().validation_step(batch)
             return result
 
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+    def validate(self, save_probabilities: bool) -> None:
         """Segment the validation slides, each in one pass, with the average of the weights.
 
         Writes `validation/NAME.tif` and `validation/summary.json` as nnU-Net does. Slides are
         streamed, so that they may be of any size.
         """
-        self._carry_average()
         if save_probabilities:
             warnings.warn("probabilities of slides are not saved (--npz)", stacklevel=1)
         _, names = self.do_split()

@@ -6,6 +6,7 @@ environment variable `nnUNet_octreenca_minutes`. Validation at the end is not co
 """
 
 import os
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -25,14 +26,14 @@ def budget_seconds() -> float:
     """The budget in seconds.
 
     Raises:
-        EnvironmentMismatchError: the variable is unset or no positive number.
+        EnvironmentMismatchError: the variable is unset or no finite positive number.
     """
     text = os.environ.get(MINUTES_VARIABLE, "")
     try:
         minutes = float(text)
     except ValueError:
         minutes = 0.0
-    if minutes <= 0:
+    if not 0 < minutes < inf:
         raise EnvironmentMismatchError(
             f"a TimeBudget trainer needs {MINUTES_VARIABLE}, the minutes to train for, above 0; "
             f"it is {text!r}"
@@ -116,6 +117,11 @@ class TimeBudget:
 
 class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
     """OctreeNCATrainer for `nnUNet_octreenca_minutes` minutes."""
+
+    def run_training(self) -> None:
+        """Train by the clock, with the fold's folder for this process alone."""
+        with self.fold_folder.held("training"):
+            super().run_training()
 
     def follow_the_clock(self) -> None:
         """Do nothing: OctreeNCATrainer reads `progress` at every iteration."""

@@ -6,10 +6,13 @@ Data loader, augmentation, oversampling, splits, logging and progress.png are nn
 import io
 import operator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.evaluation import evaluate_predictions
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -17,15 +20,23 @@ from torch import distributed as dist
 
 from nnunet_octreenca import __version__
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
-from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.integration import error_reporting, predictor, safe_loading
+from nnunet_octreenca.integration.batches import loaders_only, run_loaders
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
+from nnunet_octreenca.integration.fold_folder import (
+    FoldFolder,
+    atomic_json,
+    draw_progress,
+    write_checkpoint,
+)
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
+from nnunet_octreenca.integration.worker_pools import watched_pools
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
 from nnunet_octreenca.planning.plans_faults import configuration_faults
 from nnunet_octreenca.planning.plans_model import check_model
+from nnunet_octreenca.resources import processors
 from nnunet_octreenca.training import (
     SegmentationLoss,
     WeightAverage,
@@ -35,10 +46,10 @@ from nnunet_octreenca.training import (
 )
 from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
 
+error_reporting.install()
 nnunet_version()
 predictor.install()
 safe_loading.install()
-error_reporting.install()
 
 # Keys of ours in a checkpoint, beside nnU-Net's.
 RAW_WEIGHTS = "octreenca_raw_weights"
@@ -88,6 +99,8 @@ class OctreeNCATrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_ddp and device.type == "cpu":  # nnU-Net takes CUDA for granted here
             self.device = device
+        if self.device.type == "cpu" and torch.get_num_threads() > processors():
+            torch.set_num_threads(processors())  # nnU-Net takes all that the machine has
         self.initial_lr = self.settings.initial_lr
         self.weight_decay = self.settings.weight_decay
         self.oversample_foreground_percent = self.settings.oversample_foreground_percent
@@ -101,6 +114,11 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.skipped_in_a_row = 0
         self.average: WeightAverage | None = None
         self._averaged = ExitStack()  # open while the network carries the average
+        self.fold_folder = FoldFolder(self.output_folder, fold, first=self.local_rank == 0)
+        # Called at the end of an epoch.
+        self.logger.plot_progress_png = partial(
+            draw_progress, self.logger.plot_progress_png, log=self.print_to_log_file
+        )
         self.check_supported()
 
     def check_supported(self) -> None:
@@ -137,7 +155,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             raise PlansError(f"plans {plans_manager.plans_name!r}: {fault}")
         use_own_preprocessor(configuration_manager)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(settings.seed or 0)
             return OctreeNCA(
                 num_input_channels,
                 num_output_channels,
@@ -224,6 +242,16 @@ class OctreeNCATrainer(nnUNetTrainer):
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
 
+    def run_training(self) -> None:
+        """nnU-Net's training loop, with the fold's folder for this process alone."""
+        with self.fold_folder.held("training"):
+            super().run_training()
+
+    def on_train_start(self) -> None:
+        """nnU-Net's, which writes files that all folds share."""
+        with atomic_json():
+            super().on_train_start()
+
     def on_train_epoch_start(self) -> None:
         """Back to the raw weights; the learning rate is that of the epoch's first iteration."""
         self._averaged.close()
@@ -243,7 +271,7 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def _iteration_seed(self) -> int:
         """Of the fire draws: another for every iteration and process, the same on resuming."""
-        words = (self.settings.seed, self.iteration, self.local_rank)
+        words = (self.settings.seed or 0, self.iteration, self.local_rank)
         high, low = (draw_key(words[0], half, words[1], words[2]) for half in (0, 1))
         return (high << 31) | (low >> 1)
 
@@ -318,9 +346,33 @@ class OctreeNCATrainer(nnUNetTrainer):
         finite = [output for output in train_outputs if np.isfinite(output["loss"])]
         super().on_train_epoch_end(finite or train_outputs)
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders, run in processes of ours (batch_workers), seeded by the plans.
+
+        A continued training gets the batches that it would have got undisturbed.
+        """
+        with loaders_only():
+            training, validation = super().get_dataloaders()
+        return self.start_batches(training.data_loader, validation.data_loader)
+
+    def start_batches(self, training: Any, validation: Any) -> tuple[Any, Any]:
+        """Run two loaders, each in processes of its own."""
+        return run_loaders(
+            training,
+            validation,
+            iterations=(self.num_iterations_per_epoch, self.num_val_iterations_per_epoch),
+            epoch=self.current_epoch,
+            seed=self.settings.seed,
+            rank=self.local_rank,
+            pin_memory=self.device.type == "cuda",
+        )
+
     def on_train_end(self) -> None:
         """Ends with the average in the network, which validation goes on with."""
         super().on_train_end()
+        for batches in (self.dataloader_train, self.dataloader_val):
+            if batches is not None:
+                batches.close()
         self._carry_average()
 
     # ------------------------------------------------------------------ checkpoints
@@ -352,8 +404,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             "nnunetv2": nnunet_version(),
             "torch": str(torch.__version__),
         }
-        with atomic_write(filename) as temporary:
-            torch.save(checkpoint, temporary)
+        write_checkpoint(checkpoint, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Resume training (raw weights, average, optimiser, iteration) or validate (average).
@@ -408,8 +459,14 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, each case in one pass, with the average of the weights."""
-        self._carry_average()
-        super().perform_actual_validation(save_probabilities)
+        with self.fold_folder.held("validation"):
+            self._carry_average()
+            self.validate(save_probabilities)
+
+    def validate(self, save_probabilities: bool) -> None:
+        """Segment and score the validation cases."""
+        with watched_pools(export=stock, evaluation=evaluate_predictions):
+            super().perform_actual_validation(save_probabilities)
 
 
 class _NoScheduler:

@@ -11,13 +11,15 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Protocol
 
 from nnunet_octreenca.errors import CudaError
 from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
+from nnunet_octreenca.waiting import advice, wait_for, wait_limit
 
 CACHE_VARIABLE = "OCTREENCA_CACHE"
 _MAGIC = b"octreenca-cubin-1\n"
@@ -148,14 +150,37 @@ def compile_uncached(name: str, source: str, architecture: int) -> bytes:
     """As `compile_program`, and neither reads nor writes the cache."""
     compiler, module = nvrtc(), cuda_module()
     assert module is not None
-    try:
-        cubin, _ = compiler.compile(source, name, _headers(), options(architecture))
-    except module.CompileError as error:
-        major, minor = compiler.version()
+    compiling = _Compiling(compiler, source, name, architecture)
+    major, minor = compiler.version()
+    if not wait_for(compiling):
         raise CudaError(
-            f"NVRTC {major}.{minor} cannot compile {name} for sm_{architecture}: {error}"
-        ) from error
-    return cubin
+            f"NVRTC {major}.{minor} hangs: it has compiled {name} for sm_{architecture} for "
+            f"{wait_limit():.0f} s without computing. {advice()}"
+        )
+    if isinstance(compiling.error, module.CompileError):
+        raise CudaError(
+            f"NVRTC {major}.{minor} cannot compile {name} for sm_{architecture}: {compiling.error}"
+        ) from compiling.error
+    if compiling.error is not None:
+        raise compiling.error
+    return compiling.cubin
+
+
+class _Compiling(Thread):
+    """A call of the compiler, which cannot be interrupted."""
+
+    def __init__(self, compiler: Compiler, source: str, name: str, architecture: int) -> None:
+        super().__init__(name="nvrtc", daemon=True)
+        self._compile = partial(compiler.compile, source, name, _headers(), options(architecture))
+        self.cubin = b""
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.cubin, _ = self._compile()
+        except Exception as error:
+            self.error = error
 
 
 def _headers() -> list[tuple[str, str]]:

@@ -39,7 +39,9 @@ class Settings:
         num_val_iterations_per_epoch: validation steps of an epoch.
         oversample_foreground_percent: part of a batch whose patch must hold foreground.
         max_skipped_steps: training stops after so many non-finite steps in a row.
-        seed: of the weights' start and of all fire draws.
+        seed: of the weights' start, of all fire draws, and of the batches: which patches are drawn
+            and how they are augmented. None draws batches afresh in every training; the rest is
+            then seeded with 0.
     """
 
     crop_shape: tuple[int, ...] | None = None
@@ -58,7 +60,7 @@ class Settings:
     num_val_iterations_per_epoch: int = 50
     oversample_foreground_percent: float = 0.33
     max_skipped_steps: int = 20
-    seed: int = 0
+    seed: int | None = 0
 
     @property
     def crop(self) -> Crop | None:
@@ -147,7 +149,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "oversample_foreground_percent": (lambda value: 0 <= value <= 1, "within [0, 1]"),
     "max_skipped_steps": (_whole, "a whole number above 0, at most 2^31"),
     "seed": (
-        lambda value: isinstance(value, int) and abs(value) < 1 << 63,
-        "a whole number of 64 bits",
+        lambda value: value is None or (isinstance(value, int) and abs(value) < 1 << 63),
+        "null or a whole number of 64 bits",
     ),
 }

@@ -308,6 +308,9 @@ def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypa
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (["-d", "5"], "-m"),
+        (["--threads", "1000000"], "1000000 threads cannot be used: this machine has"),
+        (["--threads", "0"], "0 threads cannot be used"),
+        (["--threads", "-1"], "-1 threads cannot be used"),
         (["-chk", "other.pth"], "other.pth"),
     ],
 )

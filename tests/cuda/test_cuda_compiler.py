@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -23,6 +24,7 @@ from nnunet_octreenca.ops.cuda_compiler import (
     read_entry,
 )
 from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
+from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
 if cuda_module() is None:
     pytest.skip(f"the module is not there: {cuda_module_problem()}", allow_module_level=True)
@@ -243,6 +245,26 @@ def test_an_error_in_the_source_is_told_with_its_line():
     with pytest.raises(CudaError, match=told):
         compile_program("wrong.cu", "// one\nint a = no_such_thing;\n", 90)
     assert not cache_folder().exists()
+
+
+def test_a_compiler_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setenv(LIMIT_VARIABLE, "0.6")
+    answer = Event()
+
+    class Hanging:
+        version = staticmethod(lambda: (13, 0))
+
+        @staticmethod
+        def compile(*arguments):
+            answer.wait()
+            return b"", ""
+
+    monkeypatch.setattr(cuda_compiler, "nvrtc", Hanging)
+    begun = time.monotonic()
+    with pytest.raises(CudaError, match=r"NVRTC 13\.0 hangs: it has compiled tiny\.cu for sm_90"):
+        compile_uncached("tiny.cu", TINY, 90)
+    assert time.monotonic() - begun < 10
+    answer.set()
 
 
 def test_a_struct_that_differs_from_pythons_does_not_compile():

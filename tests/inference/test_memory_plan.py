@@ -105,3 +105,7 @@ def test_without_a_limit_of_the_users_most_of_what_is_available_is_planned_with(
     monkeypatch.setattr(memory_plan, "resident_memory", lambda: GIB)
     assert memory_limit() == Memory(int(0.8 * 2 * GIB) + GIB, 0, "80% of free memory")
     assert memory_limit(5) == Memory(5, 0, "--memory")
+    # More than there is counts as what there is: a container ends a process that takes more.
+    monkeypatch.setattr(memory_plan, "total_memory", lambda: 4 * GIB)
+    assert memory_limit(4 * GIB) == Memory(4 * GIB, 0, "--memory")
+    assert memory_limit(9 * GIB).host == 4 * GIB

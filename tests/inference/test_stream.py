@@ -1,6 +1,8 @@
 """Streams against one pass over the whole image in memory."""
 
+import time
 from itertools import pairwise
+from threading import Event
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from helpers.streams import segmented
 
 from nnunet_octreenca import OctreeNCA
 from nnunet_octreenca.bands import Rows
+from nnunet_octreenca.errors import WorkerError
 from nnunet_octreenca.inference.stream import (
     WavefrontStream,
     WindowStream,
@@ -18,6 +21,7 @@ from nnunet_octreenca.inference.stream import (
     windows_of,
 )
 from nnunet_octreenca.ops.native import cpu_module
+from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
 needs_cpp = pytest.mark.skipif(cpu_module() is None, reason="the C++ engine is not built")
 CASES = [  # shape, factors, steps
@@ -127,6 +131,36 @@ def test_reading_ends_where_it_fails():
     with pytest.raises(OSError, match="damaged"):
         seen.extend(band for band, _ in read_ahead(ranges, read))
     assert seen == ranges[:2]
+
+
+def test_a_storage_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setenv(LIMIT_VARIABLE, "0.6")
+    answer = Event()
+
+    def read(first: int, end: int) -> np.ndarray:
+        if first == 4:
+            answer.wait()
+        return np.zeros((1, end - first, 1), np.float32)
+
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match="rows 4 to 8 of the image could not be read"):
+        list(read_ahead([Rows(0, 4), Rows(4, 8), Rows(8, 9)], read))
+    assert time.monotonic() - begun < 8
+    answer.set()
+
+
+def test_reading_that_takes_its_time_is_waited_for(monkeypatch):
+    """While this process computes, nothing hangs."""
+    monkeypatch.setenv(LIMIT_VARIABLE, "0.6")
+
+    def read(first: int, end: int) -> np.ndarray:
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            np.zeros(1000).sum()
+        return np.zeros((1, end - first, 1), np.float32)
+
+    ((band, values),) = read_ahead([Rows(0, 4)], read)
+    assert (band, values.shape) == (Rows(0, 4), (1, 4, 1))
 
 
 @needs_cpp

@@ -49,8 +49,8 @@ def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
         batch_size: int = 2,
         **settings,
     ):
+        from nnunet_octreenca.integration import time_budget, trainer_variants
         from nnunet_octreenca.integration import trainer as module
-        from nnunet_octreenca.integration import trainer_variants
 
         labels = labels or {"background": 0, "first": 1, "second": 2}
         description = dataset_json(labels, channels, regions)
@@ -71,7 +71,8 @@ def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "case_0.b2nd").touch()
         (folder.parent / "dataset.json").write_text(json.dumps(description))
-        found = getattr(module, trainer, None) or trainer_variants.VARIANTS[trainer]
+        variants = trainer_variants.VARIANTS | time_budget.TRAINERS
+        found = getattr(module, trainer, None) or variants[trainer]
         return found(
             {**plans, "continue_training": False}, name, 0, description, torch.device("cpu")
         )
@@ -100,6 +101,26 @@ def batch() -> Callable:
         return {"data": data, "target": target, "keys": [f"case_{n}" for n in range(size)]}
 
     return make
+
+
+@pytest.fixture
+def on_noise(batch) -> Callable:
+    """Let a trainer run on batches of noise, without preprocessed data."""
+
+    def prepare(trainer):
+        class Batches:
+            def __next__(self):
+                return batch(trainer)
+
+            def close(self):
+                pass
+
+        trainer.get_dataloaders = lambda: (Batches(), Batches())
+        base = Path(trainer.preprocessed_dataset_folder_base)
+        (base / "dataset_fingerprint.json").write_text("{}")
+        return trainer
+
+    return prepare
 
 
 @pytest.fixture

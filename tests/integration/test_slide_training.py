@@ -105,6 +105,35 @@ def test_batches_are_windows_of_the_training_slides(make_trainer, tmp_path):
         assert foreground == 8  # the last sample of a batch is drawn around foreground
 
 
+def test_same_seed_same_batches(make_trainer, monkeypatch):
+    """In this process and from others, and from the second epoch on after a kill."""
+
+    def drawn(epoch, seed, processes, count):
+        monkeypatch.setenv("nnUNet_n_proc_DA", str(processes))
+        trainer = make_trainer(lambda plans: plans["octreenca"].update(seed=seed))
+        trainer.initialize()
+        trainer.current_epoch = epoch
+        train, val = trainer.get_dataloaders()
+        batches = [next(train) for _ in range(count)]
+        train.close(), val.close()
+        return [
+            [*(image for images, _ in batch["data"].parts for image in images), batch["target"]]
+            for batch in batches
+        ]
+
+    def equal(first, second):
+        return all(
+            torch.equal(one, other)
+            for pair in zip(first, second, strict=True)
+            for one, other in zip(*pair, strict=True)
+        )
+
+    expected = drawn(0, 3, 0, 6)
+    assert equal(drawn(0, 3, 2, 6), expected)
+    assert equal(drawn(1, 3, 2, 2), expected[4:])  # an epoch has four iterations
+    assert not torch.equal(drawn(0, 4, 0, 1)[0][-1], expected[0][-1])
+
+
 def test_validation_batches_are_what_the_slide_holds(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.initialize()
@@ -245,7 +274,7 @@ def test_a_slide_that_was_moved_is_named(make_trainer, tmp_path):
     for path in (tmp_path / "source/images").iterdir():
         path.unlink()
     with pytest.raises(InputError, match=r"the slide .*images/[a-d]\.tif does not exist"):
-        trainer.get_dataloaders()
+        next(trainer.get_dataloaders()[0])
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """The trainer in one process: steps, average, schedule, checkpoints, errors."""
 
 import math
+import os
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,15 +167,11 @@ def test_interrupted_save_keeps_the_old_checkpoint(make_trainer, tmp_path, monke
     path = tmp_path / "checkpoint.pth"
     trainer.save_checkpoint(str(path))
     before = path.read_bytes()
-    stock_save = torch.save
 
-    def interrupted(content, target, *arguments, **options):
-        if isinstance(target, Path):
-            target.write_bytes(b"half")
-            raise KeyboardInterrupt
-        stock_save(content, target, *arguments, **options)
+    def interrupted(file):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(str(path))
     assert path.read_bytes() == before
@@ -303,3 +299,24 @@ def test_checkpoint_of_other_plans_is_refused(make_trainer, tmp_path):
     small.save_checkpoint(str(path))
     with pytest.raises(CheckpointError, match="another network than the plans"):
         make_trainer(channels=2).load_checkpoint(str(path))
+
+
+def test_no_more_threads_and_processes_than_may_run(make_trainer, monkeypatch):
+    """nnU-Net takes as many threads as the machine has, whatever part of it this job has."""
+    from nnunet_octreenca.integration import batches
+    from nnunet_octreenca.integration import trainer as module
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(module, "processors", lambda: 3)
+        make_trainer()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr(batches, "get_allowed_n_proc_DA", lambda: 12)
+    monkeypatch.setattr(batches, "processors", lambda: 3)
+    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    assert batches.batch_processes() == 3
+    monkeypatch.setenv("nnUNet_n_proc_DA", "12")  # the user's word
+    assert batches.batch_processes() == 12

@@ -71,7 +71,7 @@ BAD = [
     ("oversample_foreground_percent", 33),
     ("max_skipped_steps", 0),
     ("seed", 1.5),
-    ("seed", None),
+    ("seed", "seven"),
     ("crop_levels", -1),
     ("crop_levels", 1.5),
     ("crop_shape", [0, 80, 80]),
