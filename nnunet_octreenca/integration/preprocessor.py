@@ -81,7 +81,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
             InputError: an image is damaged, has voxels that are NaN or infinite, or promises what
                 its file or the machine cannot hold.
         """
-        for path in map(Path, image_files):
+        for path in map(Path, [*image_files, *([seg_file] if seg_file else [])]):
             if path.name.lower().endswith((".nii", ".nii.gz")):
                 require_sound_nifti(path)  # SimpleITK would read NaN as 0
         described: dict[str, Any] = (
