@@ -131,7 +131,9 @@ def _pyramid(path: Path, number: int) -> None:
 def _svs(path: Path, number: int) -> None:
     pixels = picture(number, 96, 128)
     options = {"photometric": "rgb", "compression": "jpeg", "metadata": None}
-    text = "Aperio Image Library v11\n128x96 [0,0 128x96] (32x32) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+    text = (
+        "Aperio Image Library v11\n128x96 [0,0 128x96] (32x32) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+    )
     with tifffile.TiffWriter(path) as writer:
         writer.write(pixels, tile=(32, 32), description=text, **options)
         writer.write(pixels[::4, ::4], rowsperstrip=24, description=text, **options)
@@ -239,7 +241,8 @@ def _video(path: Path, number: int) -> None:
 
     codec, pixels = ("ffv1", "yuv444p") if path.suffix == ".mkv" else ("libx264", "yuv420p")
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=Fraction(25))
+        options = {"level": "3", "slicecrc": "1"} if codec == "ffv1" else {}
+        stream = file.add_stream(codec, rate=Fraction(25), options=options)
         stream.height, stream.width, stream.pix_fmt = ROWS, COLUMNS, pixels
         for frame in range(PLANES):
             pixels = np.roll(picture(number), 3 * frame, 1)
@@ -294,7 +297,9 @@ def _mkv_axis(path: Path, axis: int) -> int:
 
 
 def _nifti_resize(path: Path, axis: int, factor: float) -> None:
-    data = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    data = bytearray(
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    )
     (old,) = struct.unpack_from("<h", data, 42 + 2 * axis)
     struct.pack_into("<h", data, 42 + 2 * axis, int(old * factor))
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
@@ -504,8 +509,12 @@ CHUNKS = (
         _of_series(lambda path: (path / "0" / "c" / "0" / "1" / "0").unlink()),
     ),
     Damage("a level missing", "", _of_series(lambda path: shutil.rmtree(path / "0"))),
-    Damage("a level's header missing", "", _of_series(lambda path: (path / "0" / "zarr.json").unlink())),
-    Damage("the group's header missing", "", _of_series(lambda path: (path / "zarr.json").unlink())),
+    Damage(
+        "a level's header missing", "", _of_series(lambda path: (path / "0" / "zarr.json").unlink())
+    ),
+    Damage(
+        "the group's header missing", "", _of_series(lambda path: (path / "zarr.json").unlink())
+    ),
 )
 
 _NONE = "no checksum"

@@ -85,10 +85,10 @@ def read_nifti(path: Path) -> NiftiVolume:
     if layers:
         if layers == 2:
             with gzip.open(path) as file:
-                data = np.frombuffer(_inflate_again(path, file.read()), np.uint8)
+                data, more = np.frombuffer(_inflate_again(path, file.read()), np.uint8), 0
         else:
-            data = _inflate(path, promised, whole=True)
-        _require_bytes(path, said, promised, len(data))
+            data, more = _inflate_whole(path, promised)
+        _require_bytes(path, said, promised, len(data) + more)
         raw = np.frombuffer(data.data, dtype, prod(shape), offset)
     else:
         raw = np.fromfile(path, dtype, prod(shape), offset=offset)
@@ -293,16 +293,21 @@ def _sform(header: Any) -> NDArray[np.float64]:
     return np.stack([np.array(header[f"srow_{axis}"], np.float64) for axis in "xyz"])
 
 
-def _inflate(path: Path, count: int, *, whole: bool = False) -> NDArray[np.uint8]:
-    """The first `count` decompressed bytes, or as many as there are.
+def _inflate(path: Path, count: int) -> NDArray[np.uint8]:
+    """The first `count` decompressed bytes, or as many as there are."""
+    return _inflate_whole(path, count, whole=False)[0]
+
+
+def _inflate_whole(path: Path, count: int, *, whole: bool = True) -> tuple[NDArray[np.uint8], int]:
+    """The first `count` decompressed bytes, or as many as there are, and how many come after.
 
     Args:
         path: of the file.
         count: bytes.
-        whole: read on to the end, where the checksum is.
+        whole: read on to the end, where the checksum is; else nothing comes after.
     """
     data = np.empty(count, np.uint8)
-    found = 0
+    found, more = 0, 0
     try:
         with gzip.open(path) as file:
             while found < count:
@@ -310,13 +315,13 @@ def _inflate(path: Path, count: int, *, whole: bool = False) -> NDArray[np.uint8
                 if not read:
                     break
                 found += read
-            while whole and file.read(_CHUNK):
-                pass
+            while whole and (rest := file.read(_CHUNK)):
+                more += len(rest)
     except EOFError as error:
         raise InputError(f"{path} cannot be decompressed ({error}); it is truncated") from error
     except (OSError, zlib.error) as error:
         raise InputError(f"{path} cannot be decompressed ({error}); it is damaged") from error
-    return data[:found]
+    return data[:found], more
 
 
 def _inflate_again(path: Path, data: bytes, count: int = 0) -> bytes:
@@ -336,4 +341,9 @@ def _require_bytes(path: Path, said: str, promised: int, found: int) -> None:
         raise InputError(
             f"{path} is truncated: its header ({said}) promises {promised:,} bytes and {found:,} "
             f"are there"
+        )
+    if found > promised:
+        raise InputError(
+            f"{path} does not fit its header ({said}), which promises {promised:,} bytes while "
+            f"{found:,} are there; correct the header"
         )

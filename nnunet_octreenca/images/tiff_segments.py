@@ -63,17 +63,18 @@ class TiffSegments:
 
     def _require_whole(self, pages: int) -> None:
         size = self._tiff.filehandle.size
+        self._require_size()
+        segments = prod(self._page.chunked)
         if self._start is not None:
             end = self._start + pages * self._page.nbytes
+            if len(self._page.databytecounts) > segments:
+                raise self._miscounted(self._page, segments)
         else:
             end = 0
-            segments = prod(self._page.chunked)
             for page in map(self._page_at, range(pages)):
                 offsets, counts = page.dataoffsets, page.databytecounts
-                if len(offsets) < segments or len(counts) < segments:
-                    raise InputError(
-                        f"{self._path} lists {len(offsets)} of {segments} tiles; it is damaged"
-                    )
+                if len(offsets) != segments or len(counts) != segments:
+                    raise self._miscounted(page, segments)
                 if page.parent is self._tiff:
                     end = max(end, max(map(sum, zip(offsets, counts, strict=False))))
         if end > size:
@@ -81,6 +82,36 @@ class TiffSegments:
                 f"{self._path} is truncated: its directory names data up to byte {end:,} and the "
                 f"file ends at {size:,}"
             )
+
+    def _miscounted(self, page: Any, segments: int) -> InputError:
+        return InputError(
+            f"{self._path} lists {len(page.dataoffsets)} offsets and {len(page.databytecounts)} "
+            f"lengths for the {segments} tiles or strips of {self._size}; it is damaged"
+        )
+
+    @property
+    def _size(self) -> str:
+        return f"{self._page.imagewidth} x {self._page.imagelength} pixels"
+
+    def _require_size(self) -> None:
+        """Refuse uncompressed strips or tiles that are longer than their rows and columns."""
+        page = self._page
+        if page.compression != 1 or page.bitspersample % 8 or self._subsampled():
+            return
+        columns = page.tilewidth if page.is_tiled else page.imagewidth
+        rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+        samples = page.samplesperpixel if page.planarconfig == 1 else 1
+        holds = rows * columns * samples * page.bitspersample // 8
+        longest = max(page.databytecounts)
+        whole = page.imagelength * page.imagewidth * page.samplesperpixel * page.bitspersample // 8
+        if longest > holds and not (len(page.databytecounts) == 1 and longest == whole):
+            raise InputError(
+                f"{self._path} holds {longest:,} bytes where {columns} x {rows} pixels take "
+                f"{holds:,}; its header, which says {self._size}, is damaged"
+            )
+
+    def _subsampled(self) -> bool:
+        return bool(self._page.subsampling and max(self._page.subsampling) > 1)
 
     def _page_at(self, index: int) -> "TiffPage | TiffFrame":
         page = self._level[index]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.images.source import ImageInfo
-from nnunet_octreenca.images.video_files import require_whole
+from nnunet_octreenca.images.video_files import require_checksums, require_whole
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import free_disk
 
@@ -162,6 +162,7 @@ class VideoSource:
         if size is None:
             raise InputError(f"{self._path} holds no frame that can be decoded")
         self._require_end(container, stream, count)
+        require_checksums(self._path, container)
         self._set_rate(times, lasting, _seconds(stream), count)
         if self._turned:
             self._notes += (

@@ -107,7 +107,9 @@ def collect_statistics(
     """
     shape = volume_shape(source)
     if min(shape) < 1 or source.channels < 1:
-        raise InputError(f"an image of {source.channels} channels of {source.shape} cells is empty")
+        raise InputError(
+            f"{source.info.name} is empty: {source.channels} channels of {source.shape} cells"
+        )
     exact = np.issubdtype(source.dtype, np.integer) or source.dtype == np.bool_
     if exact and required.only_the_box:
         nowhere = np.zeros(1, bool)

@@ -103,7 +103,7 @@ DAMAGES = [
     ("png.tif", lambda path: Image.fromarray(IMAGE).save(path, "png"), r"png\.tif .* TIFF: .*PNG"),
     ("junk.tif", lambda path: path.write_bytes(b"II*\0" + bytes(99)), r"junk\.tif .*no image"),
     ("vendor.mrxs", lambda path: path.write_bytes(b"\xff\xd8" + bytes(99)), "read as a slide"),
-    ("huge.tif", promising, r"huge\.tif lists \d+ of 39062500 tiles"),
+    ("huge.tif", promising, r"huge\.tif lists \d+ offsets .* the 39062500 tiles"),
     ("cut.png", cut_png, r"cut\.png cannot be decoded .* truncated"),
     ("text.png", lambda path: path.write_text("no picture"), r"text\.png cannot be read as a pic"),
 ]
