@@ -336,7 +336,7 @@ def _dicom_resize(path: Path, axis: int, factor: float) -> None:
 # --- damages ---
 
 
-def _edit(part: int, edit: Callable[[bytearray, int, int, Random], bytes | bytearray]):
+def edited(part: int, edit: Callable[[bytearray, int, int, Random], bytes | bytearray]):
     """A change of the file that a part (0: header, 1: data) lies in."""
 
     def change(form: Format, path: Path, random: Random) -> None:
@@ -362,12 +362,12 @@ def _zeros(share: float, count: int):
     return edit
 
 
-def _flip(data: bytearray, first: int, end: int, random: Random) -> bytearray:
+def flipped(data: bytearray, first: int, end: int, random: Random) -> bytearray:
     data[random.randrange(first, end)] ^= 1 << random.randrange(8)
     return data
 
 
-def _noise(count: int):
+def noise(count: int):
     def edit(data: bytearray, first: int, end: int, random: Random) -> bytearray:
         begin = random.randrange(first, max(first + 1, end - count))
         data[begin : min(begin + count, end)] = random.randbytes(min(begin + count, end) - begin)
@@ -415,45 +415,47 @@ def _resized(axis: int, factor: float):
 
 
 DAMAGES = (
-    Damage("empty file", "", _edit(1, _content(b""))),
-    Damage("1 byte left", "", _edit(1, lambda data, *_: data[:1])),
-    Damage("16 bytes left", "", _edit(1, lambda data, *_: data[:16])),
-    Damage("cut in the header", "", _edit(0, _cut(0.5))),
-    Damage("cut at the header's end", "", _edit(0, _cut(1))),
+    Damage("empty file", "", edited(1, _content(b""))),
+    Damage("1 byte left", "", edited(1, lambda data, *_: data[:1])),
+    Damage("16 bytes left", "", edited(1, lambda data, *_: data[:16])),
+    Damage("cut in the header", "", edited(0, _cut(0.5))),
+    Damage("cut at the header's end", "", edited(0, _cut(1))),
     *(
-        Damage(f"cut at {share:.0%} of the data", "", _edit(1, _cut(share)))
+        Damage(f"cut at {share:.0%} of the data", "", edited(1, _cut(share)))
         for share in (0.02, 0.1, 0.5, 0.9)
     ),
-    Damage("last 16 bytes of the data missing", "", _edit(1, _cut(1, -16))),
-    Damage("last byte of the data missing", "", _edit(1, _cut(1, -1))),
-    Damage("last byte of the file missing", "", _edit(1, lambda data, *_: data[:-1])),
-    Damage("header's first 16 bytes zero", "header", _edit(0, _zeros(0, 16))),
-    Damage("16 bytes zero in the header", "header", _edit(0, _zeros(0.5, 16))),
-    Damage("header zero", "header", _edit(0, _zeros(0, 1 << 30))),
-    Damage("data's first 64 bytes zero", "data", _edit(1, _zeros(0, 64))),
-    Damage("64 bytes zero in the data", "data", _edit(1, _zeros(0.5, 64))),
-    Damage("data's last 64 bytes zero", "data", _edit(1, _zeros(1, 64))),
-    Damage("half of the data zero", "data", _edit(1, _zeros(0.5, 1 << 30))),
-    Damage("file zero", "", _edit(1, lambda data, *_: bytes(len(data)))),
-    *(Damage(f"header bit {n}", "header", _edit(0, _flip)) for n in range(8)),
-    *(Damage(f"data bit {n}", "data", _edit(1, _flip)) for n in range(4)),
-    Damage("8 bytes of noise in the data", "data", _edit(1, _noise(8))),
-    Damage("64 bytes of noise in the data", "data", _edit(1, _noise(64))),
-    Damage("8 bytes of noise in the header", "header", _edit(0, _noise(8))),
-    Damage("last byte of the data changed", "data", _edit(1, _last_byte)),
-    Damage("a ZIP archive", "", _edit(1, _content(b"PK\x03\x04" + bytes(2000)))),
-    Damage("a web page", "", _edit(1, _content(b"<!DOCTYPE html><html>404</html>" * 40))),
-    Damage("a pointer of Git LFS", "", _edit(1, _content(b"version https://git-lfs.github.com\n"))),
-    Damage("1 byte appended", "shift", _edit(1, lambda data, *_: data + b"\n")),
+    Damage("last 16 bytes of the data missing", "", edited(1, _cut(1, -16))),
+    Damage("last byte of the data missing", "", edited(1, _cut(1, -1))),
+    Damage("last byte of the file missing", "", edited(1, lambda data, *_: data[:-1])),
+    Damage("header's first 16 bytes zero", "header", edited(0, _zeros(0, 16))),
+    Damage("16 bytes zero in the header", "header", edited(0, _zeros(0.5, 16))),
+    Damage("header zero", "header", edited(0, _zeros(0, 1 << 30))),
+    Damage("data's first 64 bytes zero", "data", edited(1, _zeros(0, 64))),
+    Damage("64 bytes zero in the data", "data", edited(1, _zeros(0.5, 64))),
+    Damage("data's last 64 bytes zero", "data", edited(1, _zeros(1, 64))),
+    Damage("half of the data zero", "data", edited(1, _zeros(0.5, 1 << 30))),
+    Damage("file zero", "", edited(1, lambda data, *_: bytes(len(data)))),
+    *(Damage(f"header bit {n}", "header", edited(0, flipped)) for n in range(8)),
+    *(Damage(f"data bit {n}", "data", edited(1, flipped)) for n in range(4)),
+    Damage("8 bytes of noise in the data", "data", edited(1, noise(8))),
+    Damage("64 bytes of noise in the data", "data", edited(1, noise(64))),
+    Damage("8 bytes of noise in the header", "header", edited(0, noise(8))),
+    Damage("last byte of the data changed", "data", edited(1, _last_byte)),
+    Damage("a ZIP archive", "", edited(1, _content(b"PK\x03\x04" + bytes(2000)))),
+    Damage("a web page", "", edited(1, _content(b"<!DOCTYPE html><html>404</html>" * 40))),
+    Damage(
+        "a pointer of Git LFS", "", edited(1, _content(b"version https://git-lfs.github.com\n"))
+    ),
+    Damage("1 byte appended", "shift", edited(1, lambda data, *_: data + b"\n")),
     Damage(
         "4 KiB of noise appended",
         "shift",
-        _edit(1, lambda data, first, end, random: data + random.randbytes(4096)),
+        edited(1, lambda data, first, end, random: data + random.randbytes(4096)),
     ),
-    Damage("64 bytes of the data missing", "shift", _edit(1, _removed)),
-    Damage("64 bytes amid the data too many", "shift", _edit(1, _inserted)),
-    Damage("two blocks of the data exchanged", "data", _edit(1, _exchanged)),
-    Damage("header's words in the other byte order", "header", _edit(0, _swapped)),
+    Damage("64 bytes of the data missing", "shift", edited(1, _removed)),
+    Damage("64 bytes amid the data too many", "shift", edited(1, _inserted)),
+    Damage("two blocks of the data exchanged", "data", edited(1, _exchanged)),
+    Damage("header's words in the other byte order", "header", edited(0, _swapped)),
     *(
         Damage(f"{'xyz'[axis]} times {factor:g} in the header", "size", _resized(axis, factor))
         for axis in range(2)

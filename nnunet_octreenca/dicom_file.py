@@ -85,6 +85,7 @@ def read_header(path: Path | str) -> Any:
             warnings.simplefilter("ignore")  # of pydicom, on values that are none of ours
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             behind = _Behind.of(file, path.stat().st_size, header)
+            _require_known_types(header)
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{path} cannot be read as DICOM ({first_line(error)}); it is truncated or damaged"
@@ -134,6 +135,20 @@ def transfer_syntax(header: Any) -> Any:
 def frames_of(header: Any) -> int:
     """Frames of an image, 1 where nothing is said."""
     return max(1, int(header.get("NumberOfFrames") or 1))
+
+
+def _require_known_types(header: Any) -> None:
+    """Have elements of the standard read, which pydicom does when they are asked for.
+
+    Raises:
+        NotImplementedError: one is of a type that DICOM does not have.
+    """
+    for tag in list(header.keys()):
+        if not tag.is_private:
+            try:
+                header[tag]
+            except (ValueError, TypeError, ArithmeticError, AttributeError):
+                continue  # a value that may be none of ours
 
 
 @dataclass(frozen=True)
