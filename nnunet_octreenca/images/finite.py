@@ -1,26 +1,27 @@
 """Whether all voxels are numbers that a network can be given."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 
 LARGEST = float(np.finfo(np.float32).max)  # networks compute in float32
 
 
-def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+def not_finite(values: Pixels) -> NDArray[np.bool_]:
     """Which values are NaN, infinite, or beyond float32.
 
     >>> not_finite(np.array([1.0, np.nan, -np.inf, 1e39])).tolist()
     [False, True, True, True]
     """
-    return ~(np.abs(values) <= LARGEST)
+    finite: NDArray[np.bool_] = np.abs(values) <= LARGEST
+    return ~finite
 
 
-def all_finite(values: NDArray[Any]) -> bool:
+def all_finite(values: Pixels) -> bool:
     """Whether none is, by the extremes, which cost no memory."""
     if values.dtype.kind != "f" or not values.size:
         return True
@@ -29,9 +30,9 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 def require_finite(
     path: Path | str,
-    voxels: NDArray[Any],
+    voxels: Pixels,
     *,
-    stored: NDArray[Any] | None = None,
+    stored: Pixels | None = None,
     scaled_by: str = "",
 ) -> None:
     """Refuse voxels that are NaN or infinite, with their number and the first one's place.

@@ -82,7 +82,7 @@ def _require_matroska(path: Path, file: IO[bytes], size: int, track: int) -> Non
         )
 
 
-def require_checksums(path: Path, container: Any) -> None:
+def require_checksums(path: Path, container: "InputContainer") -> None:
     """Compare the checksums of a Matroska file, where it has some: FFmpeg goes on if they differ.
 
     To be called when all frames could be decoded: a decoder's complaint names the frame.
