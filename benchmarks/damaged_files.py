@@ -544,8 +544,8 @@ FORMATS = (
     ),
     Format(
         "OME-Zarr with CRC-32C", ".ome.zarr", "flat", _zarr, _zarr_parts, _zarr_resize,
-        {"header": _NONE, "size": "chunks that are not there are the fill value",
-         "chunk": "chunks that are not there are the fill value"}, CHUNKS,
+        {"header": _NONE, "size": "chunks that are not there are the fill value; a line counts them",
+         "chunk": "chunks that are not there are the fill value; a line counts them"}, CHUNKS,
     ),
     Format(
         "NIfTI", ".nii", "deep", _nifti, _nifti_parts, _nifti_resize,
