@@ -520,6 +520,7 @@ CHUNKS = (
 )
 
 _NONE = "no checksum"
+_FILL = "chunks that are not there are the fill value; a line counts them"
 _STREAM = "a compressed stream without checksum"
 FORMATS = (
     Format(
@@ -544,8 +545,8 @@ FORMATS = (
     ),
     Format(
         "OME-Zarr with CRC-32C", ".ome.zarr", "flat", _zarr, _zarr_parts, _zarr_resize,
-        {"header": _NONE, "size": "chunks that are not there are the fill value; a line counts them",
-         "chunk": "chunks that are not there are the fill value; a line counts them"}, CHUNKS,
+        {"header": _NONE, "size": _FILL,
+         "chunk": _FILL}, CHUNKS,
     ),
     Format(
         "NIfTI", ".nii", "deep", _nifti, _nifti_parts, _nifti_resize,

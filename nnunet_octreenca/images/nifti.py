@@ -32,6 +32,8 @@ _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of xyzt_units: unknown (mm), m, mm, micrometres
 # A direction counts as orthonormal where the farthest voxel moves by less than this share of one.
 _SHEARED = 0.25
+# Below it, what float32 leaves of the first part's square is rounding: nibabel's threshold.
+_HALF_TURN = 3 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ def _qform(header: Any, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     from nibabel.quaternions import quat2mat
 
     parts = [float(header[f"quatern_{part}"]) for part in "bcd"]
-    first = np.sqrt(max(0.0, 1.0 - sum(part * part for part in parts)))
+    left = 1.0 - sum(part * part for part in parts)
+    first = 0.0 if left < _HALF_TURN else np.sqrt(left)
     rotation = np.asarray(quat2mat([first, *parts]), np.float64)  # which makes it of length 1
     scale = np.array([*sizes[:2], -sizes[2] if header["pixdim"][0] == -1 else sizes[2]])
     offset = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]

@@ -144,14 +144,14 @@ def _missing_chunks(path: Path, array: "Array[Any]") -> tuple[str, ...]:
         return ()
     files = Path(folder, array.path).rglob("*")
     there = sum(
-        file.name[0] != "." and file.name != "zarr.json" for file in files if file.is_file()
+        file.name[0] != "." and file.name != "zarr.json" and file.is_file() for file in files
     )
-    missing = prod(array.cdata_shape) - there
-    if missing <= 0:
+    chunks = prod(array.cdata_shape)
+    if there >= chunks:
         return ()
     return (
-        f"{path.name}: {missing:,} of {prod(array.cdata_shape):,} chunks are not there and are read "
-        f"as the fill value, {array.fill_value}; copy the folder again if it should be whole",
+        f"{path.name}: {chunks - there:,} of {chunks:,} chunks are not there and are read as the "
+        f"fill value, {array.fill_value}; copy the folder again if it should be whole",
     )
 
 

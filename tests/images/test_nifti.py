@@ -310,6 +310,20 @@ def test_a_handedness_of_0_counts_as_1(tmp_path, qfac):
     assert ours.direction[8] == pytest.approx(-1 if qfac == -1 else 1)
 
 
+def test_half_turns_as_nibabel_has_them(tmp_path):
+    """Rounding to float32 leaves some of a first part that is 0."""
+    generator = np.random.default_rng(4)
+    for _ in range(20):
+        axis = generator.normal(size=3)
+        axis /= np.linalg.norm(axis)
+        affine = BASE.copy()
+        affine[:3, :3] = 2 * np.outer(axis, axis) - np.eye(3)
+        save(tmp_path / "a.nii", qform=affine, codes=(1, 0))
+        found = read_nifti(tmp_path / "a.nii")
+        expected = nibabel.load(tmp_path / "a.nii").affine[:3, :3] * [[-1], [-1], [1]]
+        np.testing.assert_allclose(np.reshape(found.direction, (3, 3)), expected, atol=1e-6)
+
+
 # --- voxels that are no numbers ---
 
 
