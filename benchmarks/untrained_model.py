@@ -119,13 +119,13 @@ def model_folder(
         "numTraining": 5,
         "file_ending": ending,
     } | ({"regions_class_order": list(regions)} if regions else {})
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plans.json").write_text(json.dumps(extended))
-    (folder / "dataset.json").write_text(json.dumps(described))
     (configuration,) = extended["configurations"].values()
     arguments = configuration["architecture"]["arch_kwargs"]
     if steps is not None:
         arguments["steps"] = [steps] * len(arguments["steps"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plans.json").write_text(json.dumps(extended))
+    (folder / "dataset.json").write_text(json.dumps(described))
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
         network = OctreeNCA(channels, heads, **arguments)

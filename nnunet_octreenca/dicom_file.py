@@ -1,8 +1,9 @@
 """DICOM files: which files are, what kind of object each is, and its header."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.libraries import import_optional
@@ -14,6 +15,8 @@ _DERIVED = {
     "1.2.840.10008.5.1.4.1.1.481.2": "RTDOSE",
 }
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")  # which have 4 bytes for their length
+_AFTER = 512  # bytes looked at behind the pixels
 _VALUE_REPRESENTATIONS = (b"CS", b"UI", b"UL", b"SH", b"LO", b"DA", b"TM", b"OB", b"PN", b"ST")
 
 
@@ -81,7 +84,8 @@ def read_header(path: Path | str) -> Any:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pydicom, on values that are none of ours
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            left = path.stat().st_size - file.tell()
+            behind = _Behind.of(file, path.stat().st_size, header)
+            _require_known_types(header)
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{path} cannot be read as DICOM ({first_line(error)}); it is truncated or damaged"
@@ -92,8 +96,14 @@ def read_header(path: Path | str) -> Any:
             f"{path} cannot be read as DICOM (it ends before it says its size); it is truncated or "
             f"damaged"
         )
-    if kind_of_header(header) == "image":
-        _require_pixels(path, header, left)
+    try:
+        if kind_of_header(header) == "image":
+            _require_pixels(path, header, behind)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"{path} cannot be read as DICOM (its header says what cannot be: "
+            f"{first_line(error)}); it is damaged"
+        ) from error
     return header
 
 
@@ -127,20 +137,93 @@ def frames_of(header: Any) -> int:
     return max(1, int(header.get("NumberOfFrames") or 1))
 
 
-def _require_pixels(path: Path, header: Any, left: int) -> None:
-    """Refuse native pixels that the file is too short for."""
+def _require_known_types(header: Any) -> None:
+    """Have elements of the standard read, which pydicom does when they are asked for.
+
+    Raises:
+        NotImplementedError: one is of a type that DICOM does not have.
+    """
+    for tag in list(header.keys()):
+        if not tag.is_private:
+            try:
+                header[tag]
+            except (ValueError, TypeError, ArithmeticError, AttributeError):
+                continue  # a value that may be none of ours
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """What lies behind a header: the element of the pixels, and what comes after it.
+
+    Attributes:
+        length: of the pixels as the element says, in bytes; None where it leaves that open, or
+            where there is no such element.
+        stored: bytes from the pixels' begin to the file's end.
+        after: the first bytes after the pixels.
+        little: the byte order is little endian.
+    """
+
+    length: int | None
+    stored: int
+    after: bytes
+    little: bool
+
+    @classmethod
+    def of(cls, file: IO[bytes], size: int, header: Any) -> "_Behind":
+        """Of a file that stands where its header ends."""
+        syntax = transfer_syntax(header)
+        order: Literal["little", "big"] = "little" if syntax.is_little_endian else "big"
+        begin = file.tell()
+        head = file.read(12)
+        if len(head) < 8 or getattr(syntax, "is_deflated", False):
+            return cls(None, 0, b"", order == "little")
+        long = not syntax.is_implicit_VR and head[4:6] in _LONG
+        at, width = (8, 4) if long else (4, 4) if syntax.is_implicit_VR else (6, 2)
+        length = int.from_bytes(head[at : at + width], order)
+        begin += at + width
+        open_ended = length == 0xFFFFFFFF
+        file.seek(min(size, begin + (0 if open_ended else length)))
+        after = b"" if open_ended else file.read(_AFTER)
+        return cls(None if open_ended else length, size - begin, after, order == "little")
+
+    def begins_an_element(self) -> bool:
+        """Whether elements may follow: one behind the pixels in DICOM's order, or zeros."""
+        if not self.after.strip(b"\0"):
+            return True
+        group = int.from_bytes(self.after[:2], "little" if self.little else "big")
+        return len(self.after) >= 8 and group in (0x7FE0, 0xFFFA, 0xFFFC)
+
+
+def _require_pixels(path: Path, header: Any, behind: _Behind) -> None:
+    """Refuse native pixels that do not fill rows and columns, or are more than these."""
+    rows, columns = int(header.Rows), int(header.Columns)
+    if rows < 1 or columns < 1:
+        raise InputError(f"{path} has {rows} Rows and {columns} Columns; it is damaged")
     syntax = transfer_syntax(header)
     if syntax.is_compressed or getattr(syntax, "is_deflated", False):
         return
     bits = int(header.get("BitsAllocated") or 8)
-    values = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1)
+    values = rows * columns * int(header.get("SamplesPerPixel") or 1)
     promised = frames_of(header) * values * bits // 8
     if str(header.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
         promised = promised * 2 // 3
-    if left < promised:
+    found = min(behind.stored, behind.stored if behind.length is None else behind.length)
+    if found < promised:
         raise InputError(
             f"{path} cannot be read as DICOM (it promises {promised:,} bytes of pixels and "
-            f"{max(left, 0):,} are there); it is truncated or damaged"
+            f"{max(found, 0):,} are there); it is truncated or damaged"
+        )
+    # Some writers append a few bytes for nothing.
+    row = columns * bits // 8
+    if behind.length is not None and bits % 8 == 0 and found - promised >= max(2, row):
+        raise InputError(
+            f"{path} cannot be read as DICOM (its {rows} Rows of {columns} Columns take "
+            f"{promised:,} bytes and {found:,} are there); its header is damaged"
+        )
+    if behind.length is not None and not behind.begins_an_element():
+        raise InputError(
+            f"{path} cannot be read as DICOM (something else than elements follows its pixels); "
+            f"it is damaged"
         )
 
 

@@ -45,7 +45,8 @@ class ChannelStack:
         self.dtype = np.result_type(*(source.dtype for source in self._sources))
         kept = sum(source.info.kept_bytes for source in self._sources)
         notes = tuple(note for source in self._sources for note in source.info.notes)
-        self.info = replace(first.info, kept_bytes=kept, notes=notes)
+        named = ", ".join(map(str, names))
+        self.info = replace(first.info, kept_bytes=kept, notes=notes, name=named)
 
     def read(self, first: int, end: int) -> Pixels:
         """The band of all channels, as `ImageSource.read` has it.

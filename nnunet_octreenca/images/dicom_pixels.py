@@ -57,6 +57,9 @@ def read_voxels(path: Path, stack: DicomStack) -> Pixels:
             if not grey and frames.dtype != dtype:
                 dtype = np.result_type(dtype, frames.dtype)
                 voxels = voxels.astype(dtype)
+            if grey and frames.dtype.kind == "f" and dtype.kind != "f":  # no header says so
+                dtype = np.dtype(np.float32)
+                voxels = voxels.astype(dtype)
             for number, plane in planes:
                 frame = frames[plane.frame or 0]
                 voxels[:, number] = _values(frame, plane, dataset, dtype)[None] if grey else frame
@@ -113,9 +116,10 @@ def _values(stored: Pixels, plane: Plane, dataset: "Dataset", dtype: np.dtype) -
         pixels = import_optional("pydicom.pixels", "dicom")
         return np.asarray(pixels.apply_modality_lut(stored, dataset), dtype)
     slope, intercept = _rescale(plane)
-    if (slope, intercept) == (1.0, 0.0):
-        return stored.astype(dtype, copy=False)
-    return (stored.astype(np.float64) * slope + intercept).astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+        if (slope, intercept) == (1.0, 0.0):
+            return stored.astype(dtype, copy=False)
+        return (stored.astype(np.float64) * slope + intercept).astype(dtype)
 
 
 def _stored(file: Path, dataset: "Dataset") -> Pixels:

@@ -101,7 +101,7 @@ def planes_of(path: Path, header: "Dataset") -> list[Plane]:
             _plane(path, None if single else number, header, shared, group)
             for number, group in enumerate(list(groups)[:count] if groups else [None])
         ]
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, NotImplementedError) as error:
         raise InputError(
             f"{path} has a header that cannot be understood ({first_line(error)}); correct it, "
             f"or leave the file out"

@@ -4,6 +4,7 @@ import gzip
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from numpy.typing import NDArray
 from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.file_kinds import content_of_bytes
+from nnunet_octreenca.images.finite import require_finite
 from nnunet_octreenca.images.header_checks import DEFLATE_AT_BEST, require_memory
+from nnunet_octreenca.images.nifti_fields import (
+    grid_of,
+    promised_bytes,
+    require_bits,
+    require_place,
+    scale_of,
+    voxels_begin,
+)
 from nnunet_octreenca.nifti_place import PLACE, NiftiPlace
 
 _GZIP = b"\x1f\x8b"
@@ -22,6 +32,8 @@ _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of xyzt_units: unknown (mm), m, mm, micrometres
 # A direction counts as orthonormal where the farthest voxel moves by less than this share of one.
 _SHEARED = 0.25
+# Below it, what float32 leaves of the first part's square is rounding: nibabel's threshold.
+_HALF_TURN = 3 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -52,8 +64,70 @@ def read_nifti(path: Path) -> NiftiVolume:
 
     Raises:
         InputError: the file is another format, truncated or damaged, promises more than it or the
-            machine can hold, or has voxels or axes that cannot be read.
+            machine can hold, has voxels or axes that cannot be read, voxels that are NaN or
+            infinite, or a field in its header that cannot be meant; the field is named.
     """
+    header, layers = _open_header(path)
+    dtype, shape = _form(path, header)
+    offset = voxels_begin(path, header)
+    require_place(path, header, min(len(shape), 3))
+    promised = promised_bytes(shape, dtype, offset)
+    stored = path.stat().st_size
+    said = f"dim {' x '.join(map(str, shape))}, vox_offset {offset}"
+    if layers and promised > DEFLATE_AT_BEST**layers * stored:
+        raise InputError(
+            f"the header of {path} ({said}) promises {promised:,} bytes, which the file's "
+            f"{stored:,} bytes cannot hold; it is damaged or truncated"
+        )
+    if not layers:
+        _require_bytes(path, said, promised, stored)
+    slope, intercept = _scale(path, header)
+    scaled = (slope, intercept) != (1.0, 0.0)
+    require_memory(path, promised + (4 * prod(shape) if scaled else 0))
+    if layers:
+        if layers == 2:
+            with gzip.open(path) as file:
+                data, more = np.frombuffer(_inflate_again(path, file.read()), np.uint8), 0
+        else:
+            data, more = _inflate_whole(path, promised)
+        _require_bytes(path, said, promised, len(data) + more)
+        raw = np.frombuffer(data.data, dtype, prod(shape), offset)
+    else:
+        raw = np.fromfile(path, dtype, prod(shape), offset=offset)
+    voxels = _channels(path, raw.reshape(shape[::-1]), shape)
+    if scaled:
+        voxels = _rescaled(voxels, slope, intercept)
+    elif voxels.dtype.kind == "f" and voxels.dtype.itemsize > 8:
+        voxels = voxels.astype(np.float64)
+    elif not voxels.dtype.isnative:
+        voxels = voxels.astype(voxels.dtype.newbyteorder("="))
+    if scaled:
+        by = f"scl_slope {slope:g} and scl_inter {intercept:g}"
+        require_finite(path, voxels, stored=raw, scaled_by=by)
+    else:
+        require_finite(path, voxels)
+    voxels.flags.writeable = False
+    return NiftiVolume(voxels, *_geometry(path, header, shape, voxels.ndim - 1))
+
+
+def require_sound_nifti(path: Path) -> None:
+    """Refuse what `read_nifti` would, for readers that mend silently: ITK reads NaN as 0.
+
+    Voxels are looked at where they can be NaN or infinite: floats, and integers with a slope.
+
+    Raises:
+        InputError: as `read_nifti`.
+    """
+    header, _ = _open_header(path)
+    dtype, shape = _form(path, header)
+    voxels_begin(path, header)
+    require_place(path, header, min(len(shape), 3))
+    if dtype.kind == "f" or _scale(path, header) != (1.0, 0.0):
+        read_nifti(path)
+
+
+def _open_header(path: Path) -> tuple[Any, int]:
+    """The header, and how many layers of gzip lie around it."""
     with path.open("rb") as file:
         begin = file.read(2)
     layers, name_says = 0, path.name.lower().endswith(".gz")
@@ -65,41 +139,7 @@ def read_nifti(path: Path) -> NiftiVolume:
     else:
         with path.open("rb") as file:
             head = file.read(_LONGEST_HEADER)
-    header = _header(path, head, gzipped=layers > 0, named_gz=name_says)
-    dtype, shape = _form(path, header)
-    # Some writers leave it 0 in a file that begins with its header.
-    offset = max(int(header["vox_offset"]), 544 if header["sizeof_hdr"] == 540 else 352)
-    promised = offset + int(np.prod(shape)) * dtype.itemsize
-    stored = path.stat().st_size
-    if layers and promised > DEFLATE_AT_BEST**layers * stored:
-        raise InputError(
-            f"the header of {path} promises {promised:,} bytes, which the file's {stored:,} bytes "
-            f"cannot hold; it is damaged or truncated"
-        )
-    if not layers:
-        _require_bytes(path, promised, stored)
-    slope, intercept = _scale(header)
-    scaled = (slope, intercept) != (1.0, 0.0)
-    require_memory(path, promised + (4 * int(np.prod(shape)) if scaled else 0))
-    if layers:
-        if layers == 2:
-            with gzip.open(path) as file:
-                data = np.frombuffer(_inflate_again(path, file.read()), np.uint8)
-        else:
-            data = _inflate(path, promised, whole=True)
-        _require_bytes(path, promised, len(data))
-        raw = np.frombuffer(data.data, dtype, int(np.prod(shape)), offset)
-    else:
-        raw = np.fromfile(path, dtype, int(np.prod(shape)), offset=offset)
-    voxels = _channels(path, raw.reshape(shape[::-1]), shape)
-    if scaled:
-        voxels = _rescaled(voxels, slope, intercept)
-    elif voxels.dtype.kind == "f" and voxels.dtype.itemsize > 8:
-        voxels = voxels.astype(np.float64)
-    elif not voxels.dtype.isnative:
-        voxels = voxels.astype(voxels.dtype.newbyteorder("="))
-    voxels.flags.writeable = False
-    return NiftiVolume(voxels, *_geometry(path, header, shape, voxels.ndim - 1))
+    return _header(path, head, gzipped=layers > 0, named_gz=name_says), layers
 
 
 def _header(path: Path, head: bytes, *, gzipped: bool, named_gz: bool) -> Any:
@@ -125,8 +165,11 @@ def _header(path: Path, head: bytes, *, gzipped: bool, named_gz: bool) -> Any:
         elif gzipped:
             content = f"gzip around {content}"
         raise InputError(f"{path} is no NIfTI file: it is {content}")
+    # nibabel would tell the byte order by dim[0], which may be what is damaged.
+    orders = [order for order in "<>" if np.frombuffer(head, f"{order}i4", 1)[0] == length]
     try:
-        return kind(head[:length], check=False)  # type: ignore[no-untyped-call]
+        order = orders[0] if orders else None
+        return kind(head[:length], endianness=order, check=False)  # type: ignore[no-untyped-call]
     except (HeaderDataError, ValueError, TypeError) as error:
         raise InputError(f"{path} has a damaged header ({error})") from error
 
@@ -145,18 +188,14 @@ def _form(path: Path, header: Any) -> tuple[np.dtype, tuple[int, ...]]:
             f"{path} has voxels of a type that cannot be read (datatype "
             f"{int(header['datatype'])}); save it as integers or floats"
         )
-    axes = int(header["dim"][0])
-    shape = tuple(int(length) for length in header["dim"][1 : axes + 1])
-    if not 1 <= axes <= 7 or min(shape, default=0) < 1:
-        raise InputError(f"{path} has a damaged header: dim is {header['dim'].tolist()}")
-    return dtype, shape
+    require_bits(path, header, dtype)
+    return dtype, grid_of(path, header)
 
 
-def _scale(header: Any) -> tuple[float, float]:
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not np.isfinite(slope) or header.get_data_dtype().kind == "V":
-        return 1.0, 0.0  # the standard: no scaling
-    return slope, intercept if np.isfinite(intercept) else 0.0
+def _scale(path: Path, header: Any) -> tuple[float, float]:
+    if header.get_data_dtype().kind == "V":
+        return 1.0, 0.0  # the standard: colours are not scaled
+    return scale_of(path, header)
 
 
 def _channels(path: Path, voxels: Pixels, shape: tuple[int, ...]) -> Pixels:
@@ -182,9 +221,10 @@ def _channels(path: Path, voxels: Pixels, shape: tuple[int, ...]) -> Pixels:
 def _rescaled(voxels: Pixels, slope: float, intercept: float) -> NDArray[np.float32]:
     """Plane by plane, so that no double-precision copy of the whole is made."""
     scaled = np.empty(voxels.shape, np.float32)
-    for channel, target in zip(voxels, scaled, strict=True):
-        for plane, out in zip(channel, target, strict=True):
-            out[...] = plane.astype(np.float64) * slope + intercept
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at afterwards
+        for channel, target in zip(voxels, scaled, strict=True):
+            for plane, out in zip(channel, target, strict=True):
+                out[...] = plane.astype(np.float64) * slope + intercept
     return scaled
 
 
@@ -208,11 +248,7 @@ def _geometry(
             f"correct pixdim"
         )
     if qform:
-        try:
-            rotation = np.asarray(header.get_qform(coded=False)[:3], np.float64)
-        except (ValueError, ArithmeticError) as error:
-            raise InputError(f"{path} has a qform that is no rotation ({error})") from error
-        affine = rotation
+        affine = _qform(header, sizes)
     elif not sform:  # readers differ in what they do then
         affine = np.column_stack([np.diag(sizes), np.zeros(3)])
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:, :3] / sizes)) < 1e-3:
@@ -243,20 +279,38 @@ def _geometry(
     )
 
 
+def _qform(header: Any, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, 4), of a quaternion whose first part, not negative, is left out in the file."""
+    from nibabel.quaternions import quat2mat
+
+    parts = [float(header[f"quatern_{part}"]) for part in "bcd"]
+    left = 1.0 - sum(part * part for part in parts)
+    first = 0.0 if left < _HALF_TURN else np.sqrt(left)
+    rotation = np.asarray(quat2mat([first, *parts]), np.float64)  # which makes it of length 1
+    scale = np.array([*sizes[:2], -sizes[2] if header["pixdim"][0] == -1 else sizes[2]])
+    offset = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
+    return np.column_stack([rotation * scale, offset])
+
+
 def _sform(header: Any) -> NDArray[np.float64]:
     return np.stack([np.array(header[f"srow_{axis}"], np.float64) for axis in "xyz"])
 
 
-def _inflate(path: Path, count: int, *, whole: bool = False) -> NDArray[np.uint8]:
-    """The first `count` decompressed bytes, or as many as there are.
+def _inflate(path: Path, count: int) -> NDArray[np.uint8]:
+    """The first `count` decompressed bytes, or as many as there are."""
+    return _inflate_whole(path, count, whole=False)[0]
+
+
+def _inflate_whole(path: Path, count: int, *, whole: bool = True) -> tuple[NDArray[np.uint8], int]:
+    """The first `count` decompressed bytes, or as many as there are, and how many come after.
 
     Args:
         path: of the file.
         count: bytes.
-        whole: read on to the end, where the checksum is.
+        whole: read on to the end, where the checksum is; else nothing comes after.
     """
     data = np.empty(count, np.uint8)
-    found = 0
+    found, more = 0, 0
     try:
         with gzip.open(path) as file:
             while found < count:
@@ -264,13 +318,13 @@ def _inflate(path: Path, count: int, *, whole: bool = False) -> NDArray[np.uint8
                 if not read:
                     break
                 found += read
-            while whole and file.read(_CHUNK):
-                pass
+            while whole and (rest := file.read(_CHUNK)):
+                more += len(rest)
     except EOFError as error:
         raise InputError(f"{path} cannot be decompressed ({error}); it is truncated") from error
     except (OSError, zlib.error) as error:
         raise InputError(f"{path} cannot be decompressed ({error}); it is damaged") from error
-    return data[:found]
+    return data[:found], more
 
 
 def _inflate_again(path: Path, data: bytes, count: int = 0) -> bytes:
@@ -285,8 +339,14 @@ def _inflate_again(path: Path, data: bytes, count: int = 0) -> bytes:
     return found
 
 
-def _require_bytes(path: Path, promised: int, found: int) -> None:
+def _require_bytes(path: Path, said: str, promised: int, found: int) -> None:
     if found < promised:
         raise InputError(
-            f"{path} is truncated: its header promises {promised:,} bytes and {found:,} are there"
+            f"{path} is truncated: its header ({said}) promises {promised:,} bytes and {found:,} "
+            f"are there"
+        )
+    if found > promised:
+        raise InputError(
+            f"{path} does not fit its header ({said}), which promises {promised:,} bytes while "
+            f"{found:,} are there; correct the header"
         )

@@ -95,6 +95,7 @@ def open_omezarr(
     info = ImageInfo(
         mpp=None if chosen is None else sum(chosen) / 2,
         base_shape=levels[0].shape,
+        notes=_missing_chunks(path, arrays[index]),
     )
     source = OmeZarrSource(path, arrays[index], axes, spacing, info)
     if factor is None:
@@ -134,6 +135,24 @@ def _require_axes(path: Path, axes: list[str], shape: tuple[int, ...]) -> None:
         raise InputError(f"{path} has the shape {shape}; an axis is empty")
     if "t" in axes and shape[0] > 1:
         raise InputError(f"{path} has {shape[0]} time points; save the one to segment by itself")
+
+
+def _missing_chunks(path: Path, array: "Array[Any]") -> tuple[str, ...]:
+    """A sentence where chunks have no file, which may be meant: they hold the fill value."""
+    folder = getattr(array.store, "root", None)
+    if folder is None or array.shards is not None:
+        return ()
+    files = Path(folder, array.path).rglob("*")
+    there = sum(
+        file.name[0] != "." and file.name != "zarr.json" and file.is_file() for file in files
+    )
+    chunks = prod(array.cdata_shape)
+    if there >= chunks:
+        return ()
+    return (
+        f"{path.name}: {chunks - there:,} of {chunks:,} chunks are not there and are read as the "
+        f"fill value, {array.fill_value}; copy the folder again if it should be whole",
+    )
 
 
 def _mpp(spacing: Sequence[float | None]) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """One function that opens every image: slide, picture, video, frames, volume."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_octreenca.dicom_file import dicom_files, is_dicom
@@ -66,6 +67,7 @@ def open_image(
         raise InputError(
             f"{path} has {found} channel{'s' if found != 1 else ''} and the model takes {channels}"
         )
+    source.info = replace(source.info, name=str(path))
     return source
 
 

@@ -12,6 +12,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.header_checks import require_deflated, require_memory
 from nnunet_octreenca.images.levels import Bounds, Level
+from nnunet_octreenca.images.picture_checks import require_whole_png
 from nnunet_octreenca.images.pixels import channels_kept, composite_on_white, picture_mode
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.libraries import unlimited_pillow
@@ -57,6 +58,7 @@ class PictureSource:
     ) -> None:
         self._path = Path(path)
         self._image: Picture
+        self._whole = False
         try:
             with unlimited_pillow():
                 self._image = Image.open(self._path, formats=("PNG", "JPEG", "BMP"))
@@ -106,6 +108,9 @@ class PictureSource:
         image = self._image
         window, shape = (y, x, height, width), self.levels[level].shape
         y, x, height, width = orientation.stored_window(window, shape, self.orientation)
+        if not self._whole:
+            require_whole_png(self._path)
+            self._whole = True
         try:
             image.load()  # does nothing the second time
             with unlimited_pillow():

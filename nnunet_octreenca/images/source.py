@@ -51,6 +51,7 @@ class ImageInfo:
         files: of a video in frames, their files in order.
         kept_bytes: that stay in memory between two bands, at most.
         notes: sentences about what was left out or chosen, for the user.
+        name: what errors call the image: its path, or those of its channels.
     """
 
     mpp: float | None = None
@@ -63,6 +64,7 @@ class ImageInfo:
     files: tuple[Path, ...] | None = None
     kept_bytes: int = 0
     notes: tuple[str, ...] = ()
+    name: str = "the image"
 
 
 NO_INFO = ImageInfo()

@@ -14,11 +14,17 @@ def largest_series(tiff: "TiffFile", path: Path) -> "TiffPageSeries":
     """The `tifffile.TiffPageSeries` with the most pixels a page.
 
     Raises:
-        InputError: there is no image.
+        InputError: there is no image, or one of no pixels.
     """
     images = [series for series in tiff.series if prod(series.shape) > 0]
     if not images:
         raise InputError(f"{path} holds no image; is it truncated?")
+    empty = next((series for series in tiff.series if prod(series.shape) == 0), None)
+    if empty is not None:  # it may have been the largest
+        raise InputError(
+            f"{path} is damaged: its page {empty.keyframe.index} has "
+            f"{empty.keyframe.imagewidth} x {empty.keyframe.imagelength} pixels"
+        )
     return max(images, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth)
 
 

@@ -170,9 +170,14 @@ class TiffReader:
         if level not in self._segments:
             run = map if self._pool is None else self._pool.map
             pages = self._layouts[level].pages.size
-            self._segments[level] = TiffSegments(
-                self._path, self._tiff, self._series[level], pages, run
-            )
+            try:
+                self._segments[level] = TiffSegments(
+                    self._path, self._tiff, self._series[level], pages, run
+                )
+            except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{self._path} has a damaged directory of its tiles ({error!r})"
+                ) from error
         return self._segments[level]
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tifffile import FileHandle, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 _JPEG = (6, 7, 34892, 33007)  # values of the tag Compression that need the tables beside
+_STRIP_LENGTHS, _TILE_LENGTHS = 279, 325  # tags
 _JPEG2000 = (33003, 33004, 33005, 34712)
 
 Window = tuple[int, int, int, int]  # y, x, height, width
@@ -63,17 +64,20 @@ class TiffSegments:
 
     def _require_whole(self, pages: int) -> None:
         size = self._tiff.filehandle.size
+        segments = prod(self._page.chunked)
+        # tifffile leaves out those too many; the tag still tells of all.
+        lengths = self._page.tags.get(_TILE_LENGTHS if self._page.is_tiled else _STRIP_LENGTHS)
+        if lengths is not None and lengths.count > segments:
+            raise self._miscounted(lengths.count, lengths.count, segments)
+        self._require_size()
         if self._start is not None:
             end = self._start + pages * self._page.nbytes
         else:
             end = 0
-            segments = prod(self._page.chunked)
             for page in map(self._page_at, range(pages)):
                 offsets, counts = page.dataoffsets, page.databytecounts
-                if len(offsets) < segments or len(counts) < segments:
-                    raise InputError(
-                        f"{self._path} lists {len(offsets)} of {segments} tiles; it is damaged"
-                    )
+                if len(offsets) != segments or len(counts) != segments:
+                    raise self._miscounted(len(offsets), len(counts), segments)
                 if page.parent is self._tiff:
                     end = max(end, max(map(sum, zip(offsets, counts, strict=False))))
         if end > size:
@@ -81,6 +85,36 @@ class TiffSegments:
                 f"{self._path} is truncated: its directory names data up to byte {end:,} and the "
                 f"file ends at {size:,}"
             )
+
+    def _miscounted(self, offsets: int, lengths: int, segments: int) -> InputError:
+        return InputError(
+            f"{self._path} lists {offsets} offsets and {lengths} lengths for the {segments} tiles "
+            f"or strips of {self._size}; it is damaged"
+        )
+
+    @property
+    def _size(self) -> str:
+        return f"{self._page.imagewidth} x {self._page.imagelength} pixels"
+
+    def _require_size(self) -> None:
+        """Refuse uncompressed strips or tiles that are longer than their rows and columns."""
+        page = self._page
+        if page.compression != 1 or page.bitspersample % 8 or self._subsampled():
+            return
+        columns = page.tilewidth if page.is_tiled else page.imagewidth
+        rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+        samples = page.samplesperpixel if page.planarconfig == 1 else 1
+        holds = rows * columns * samples * page.bitspersample // 8
+        longest = max(page.databytecounts)
+        whole = page.imagelength * page.imagewidth * page.samplesperpixel * page.bitspersample // 8
+        if longest > holds and not (len(page.databytecounts) == 1 and longest == whole):
+            raise InputError(
+                f"{self._path} holds {longest:,} bytes where {columns} x {rows} pixels take "
+                f"{holds:,}; its header, which says {self._size}, is damaged"
+            )
+
+    def _subsampled(self) -> bool:
+        return bool(self._page.subsampling and max(self._page.subsampling) > 1)
 
     def _page_at(self, index: int) -> "TiffPage | TiffFrame":
         page = self._level[index]
@@ -103,10 +137,15 @@ class TiffSegments:
             InputError: the file is damaged there.
             EnvironmentMismatchError: imagecodecs is needed and not installed.
         """
-        if self._page.is_final:
-            self._read_rows(index, y, x, out)
-            return []
-        return self._decode(self._page_at(index), y, x, out)
+        try:
+            if self._page.is_final:
+                self._read_rows(index, y, x, out)
+                return []
+            return self._decode(self._page_at(index), y, x, out)
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self._path} has a damaged directory of its tiles ({error!r})"
+            ) from error
 
     def _read_rows(self, index: int, y: int, x: int, out: Pixels) -> None:
         """A window of a page that is stored as it is."""

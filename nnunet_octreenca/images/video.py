@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.images.source import ImageInfo
-from nnunet_octreenca.images.video_files import require_whole
+from nnunet_octreenca.images.video_files import require_checksums, require_whole
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import free_disk
 
@@ -90,7 +90,7 @@ class VideoSource:
                 )
             except OSError as error:
                 self._file.close()
-                raise _no_room(folder, str(error)) from error
+                raise _no_room(self._path, folder, str(error)) from error
             except BaseException:
                 self._file.close()
                 raise
@@ -102,7 +102,8 @@ class VideoSource:
         wanted = frames * stream.width * stream.height * self.channels
         free = free_disk(folder)
         if wanted > free:
-            raise _no_room(folder, f"{wanted / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free")
+            needed = f"{wanted / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free"
+            raise _no_room(self._path, folder, needed)
 
     def _decode(
         self, container: "InputContainer", stream: "VideoStream", av: ModuleType
@@ -162,6 +163,7 @@ class VideoSource:
         if size is None:
             raise InputError(f"{self._path} holds no frame that can be decoded")
         self._require_end(container, stream, count)
+        require_checksums(self._path, container)
         self._set_rate(times, lasting, _seconds(stream), count)
         if self._turned:
             self._notes += (
@@ -267,6 +269,11 @@ class _Opening:
 def _video_stream(path: Path, container: "InputContainer") -> tuple["VideoStream", tuple[str, ...]]:
     """The stream that players show, never a cover picture; and what is to be said about it."""
     streams = container.streams.video
+    if any(one.codec_context is None for one in streams):
+        raise InputError(
+            f"{path} holds a video in a codec that FFmpeg does not know; it is damaged, or has to "
+            f"be encoded otherwise"
+        )
     moving = [one for one in streams if not one.disposition & type(one.disposition).attached_pic]
     if not moving:
         what = "only a cover picture" if streams else "no video stream"
@@ -302,8 +309,8 @@ def _seconds(stream: "VideoStream") -> Fraction:
         return Fraction(0)
 
 
-def _no_room(folder: Path, why: str) -> OutputError:
+def _no_room(path: Path, folder: Path, why: str) -> OutputError:
     return OutputError(
-        f"{folder} has too little room for the decoded video ({why}); give a scratch folder on "
-        f"another disk"
+        f"{folder} has too little room for the decoded video {path} ({why}); give a scratch folder "
+        f"on another disk"
     )

@@ -1,5 +1,6 @@
 """Is a video file whole? What its container says of its own length, which FFmpeg does not check."""
 
+import zlib
 from collections.abc import Callable
 from os import SEEK_END
 from pathlib import Path
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 # Matroska (RFC 9559): elements that hold the blocks, and the blocks themselves.
 _SEGMENT, _CLUSTER, _BLOCK_GROUP, _SIMPLE_BLOCK, _BLOCK = 0x18538067, 0x1F43B675, 0xA0, 0xA3, 0xA1
+_CHECKSUM = b"\xbf\x84"  # an element of 4 bytes
+_SUMMED = {
+    0x114D9B74: "index of parts", 0x1549A966: "general information", 0x1654AE6B: "tracks",
+    0x1C53BB6B: "cues", _CLUSTER: "frames", 0x1254C367: "tags", 0x1941A469: "attachments",
+    0x1043A770: "chapters",
+}  # fmt: skip
 # ASF: the object that holds the file's size behind its own header and the file's name.
 _FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
@@ -61,7 +68,7 @@ def _require_matroska(path: Path, file: IO[bytes], size: int, track: int) -> Non
     """Walk over all elements: one follows the other up to the end of the file."""
     frames = 0
 
-    def count(element: int, data: Callable[[int], bytes]) -> None:
+    def count(element: int, length: int | None, data: Callable[[int], bytes]) -> None:
         nonlocal frames
         if element in (_SIMPLE_BLOCK, _BLOCK):
             number, _ = _number(data(8))
@@ -75,8 +82,36 @@ def _require_matroska(path: Path, file: IO[bytes], size: int, track: int) -> Non
         )
 
 
+def require_checksums(path: Path, container: "InputContainer") -> None:
+    """Compare the checksums of a Matroska file, where it has some: FFmpeg goes on if they differ.
+
+    To be called when all frames could be decoded: a decoder's complaint names the frame.
+
+    Args:
+        path: the file.
+        container: PyAV's, open.
+
+    Raises:
+        InputError: a checksum differs.
+    """
+    if "matroska" not in container.format.name:
+        return
+
+    def compare(element: int, length: int | None, data: Callable[[int], bytes]) -> None:
+        if element not in _SUMMED or length is None or data(2) != _CHECKSUM:
+            return
+        content = data(length)
+        if zlib.crc32(content[6:]) != int.from_bytes(content[2:6], "little"):
+            raise InputError(
+                f"{path} is damaged: the checksum of its {_SUMMED[element]} differs; copy it again"
+            )
+
+    with path.open("rb") as file:
+        _first_fault(file, file.seek(0, SEEK_END), compare)
+
+
 def _first_fault(
-    file: IO[bytes], size: int, tell: Callable[[int, Callable[[int], bytes]], None]
+    file: IO[bytes], size: int, tell: Callable[[int, int | None, Callable[[int], bytes]], None]
 ) -> int | None:
     """Walk over elements: the position of the first that cannot be, or lies beyond the end."""
     position = 0
@@ -97,7 +132,7 @@ def _first_fault(
             file.seek(begin)
             return file.read(count)
 
-        tell(element, data)
+        tell(element, None if open_ended else length, data)
         position = begin if inside else begin + length
     return None
 

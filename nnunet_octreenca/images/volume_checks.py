@@ -22,8 +22,8 @@ def require_whole(path: Path, promised: int) -> None:
         promised: bytes of all voxels in the type that ITK reads them as.
 
     Raises:
-        InputError: the file is truncated, its compressed data are damaged, or the header
-            promises what no file of this size can hold.
+        InputError: the file is truncated, its compressed data are damaged, there are more data
+            than the header says, or it promises what no file of this size can hold.
     """
     name = path.name.lower()
     if name.endswith((".mha", ".mhd")):
@@ -37,7 +37,8 @@ def _metaimage(path: Path, promised: int) -> None:
     fields = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
     name = fields.get("ElementDataFile", "LIST")
     data, offset = (path, len(text)) if name == "LOCAL" else (path.with_name(name), 0)
-    if name.startswith("LIST") or "%" in name:  # several files, one a plane
+    skipped = fields.get("HeaderSize", "0")
+    if name.startswith("LIST") or "%" in name or skipped != "0":  # a file a plane, or behind more
         return
     _require_there(path, data)
     stored = data.stat().st_size - offset
@@ -77,9 +78,15 @@ def _inflated(path: Path, offset: int) -> int:
             file.seek(offset)
             while not stream.eof and (chunk := stream.unconsumed_tail or file.read(_CHUNK)):
                 found += len(stream.decompress(chunk, _CHUNK))
-        return found + len(stream.flush())
+        found += len(stream.flush())
     except zlib.error as error:
         raise InputError(f"{path} cannot be decompressed ({error}); it is damaged") from error
+    if not stream.eof:  # where the checksum is
+        raise InputError(
+            f"{path} is truncated: its compressed data end after {found:,} bytes, without their "
+            f"checksum"
+        )
+    return found
 
 
 def _text(path: Path, end: bytes) -> str:
@@ -99,4 +106,9 @@ def _require_bytes(path: Path, promised: int, found: int) -> None:
     if found < promised:
         raise InputError(
             f"{path} is truncated: its header promises {promised:,} bytes and {found:,} are there"
+        )
+    if found > promised:
+        raise InputError(
+            f"{path} does not fit its header, which promises {promised:,} bytes of voxels while "
+            f"{found:,} are there; correct the sizes in the header"
         )

@@ -13,6 +13,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.dicom_pixels import read_voxels
 from nnunet_octreenca.images.dicom_series import read_stack
 from nnunet_octreenca.images.file_kinds import content_of
+from nnunet_octreenca.images.finite import require_finite
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.nifti import read_nifti
 from nnunet_octreenca.images.source import Geometry, ImageInfo
@@ -63,8 +64,8 @@ class VolumeSource:
 
     Raises:
         InputError: the file is missing, truncated, damaged or of another format, its header
-            promises more than it or this machine can hold, or the planes of a DICOM series are no
-            even, upright stack.
+            promises more than it or this machine can hold, voxels are NaN or infinite, or the
+            planes of a DICOM series are no even, upright stack.
         EnvironmentMismatchError: the library that reads DICOM is not installed.
     """
 
@@ -87,6 +88,7 @@ class VolumeSource:
             voxels = _with_channels(path, image)
             self.geometry = _geometry(image, path)
             _require_upright(self.geometry, image.GetSize())
+        require_finite(path, voxels)
         self._voxels: Pixels = voxels
         self.channels = voxels.shape[0]
         self.shape = voxels.shape[1:]

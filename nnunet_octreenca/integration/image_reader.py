@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import orientation
+from nnunet_octreenca.images.picture_checks import require_whole_png
 from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 from nnunet_octreenca.images.tiff_reader import samples_to_convert
 from nnunet_octreenca.libraries import unlimited_pillow
@@ -46,6 +47,7 @@ def check_promise(path: str) -> None:
         raise InputError(
             f"{path} cannot be read as an image ({error}); replace or remove it"
         ) from error
+    require_whole_png(Path(path))
     promised = width * height * _BITS.get(mode, 1) // 8
     there = Path(path).stat().st_size
     if kind == "PNG" and promised > there * _DEFLATE_RATIO:

@@ -13,6 +13,7 @@ deviation are float32 sums over the whole array, which bands cannot repeat, its 
 products with matrices by a rounding, and plans may name any class or function that nnU-Net finds.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
+from nnunet_octreenca.images.finite import require_finite
+from nnunet_octreenca.images.nifti import require_sound_nifti
 from nnunet_octreenca.integration.foreground_sampling import sample_foreground_locations
 from nnunet_octreenca.integration.image_reader import (
     labels_as_shown,
@@ -82,8 +85,12 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
             data (channels, z, y, x) float32, segmentation (1, z, y, x), properties.
 
         Raises:
-            InputError: an image is damaged, or promises what its file or the machine cannot hold.
+            InputError: an image is damaged, has voxels that are NaN or infinite, or promises what
+                its file or the machine cannot hold.
         """
+        for path in map(Path, [*image_files, *([seg_file] if seg_file else [])]):
+            if path.name.lower().endswith((".nii", ".nii.gz")):
+                require_sound_nifti(path)  # SimpleITK would read NaN as 0
         described: dict[str, Any] = (
             load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
         )
@@ -95,6 +102,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
                 schemes <= _ORDERLESS or any(map(stored_otherwise_than_shown, image_files))
             )
             data, properties = (read_natural_images if ours else reader.read_images)(image_files)
+            _require_finite(image_files, data)
             seg = None if seg_file is None else reader.read_seg(seg_file)[0]
             if natural and seg is not None and seg_file is not None:
                 seg = labels_as_shown(seg, seg_file)
@@ -163,6 +171,15 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
             )
             seg = self.modify_seg_fn(seg, plans_manager, dataset_json, configuration_manager)
         return data, seg.astype(np.int16 if np.max(seg) > 127 else np.int8), properties
+
+
+def _require_finite(files: list[str], data: NDArray) -> None:
+    """Each file is a channel, or one file holds all."""
+    if len(files) != len(data):
+        require_finite(", ".join(files), data)
+        return
+    for file, channel in zip(files, data, strict=True):
+        require_finite(file, channel[None])
 
 
 def _zeros(shape: tuple[int, ...]) -> NDArray[np.int8]:

@@ -1,6 +1,7 @@
 """From an open image to its labels in memory: preprocessed, planned, segmented, restored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.images.open_image import open_channels
-from nnunet_octreenca.images.source import ArraySource, ImageSource
+from nnunet_octreenca.images.source import NO_INFO, ArraySource, ImageSource
 from nnunet_octreenca.inference.ensemble import Ensemble, Progress
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
@@ -41,6 +42,10 @@ class Segmentation:
 
     def __init__(self, image: ImageSource, model: Model, options: Options) -> None:
         self._model, self._options = model, options
+        with _named(image):
+            self._prepare(image, model, options)
+
+    def _prepare(self, image: ImageSource, model: Model, options: Options) -> None:
         self.prepared = PreprocessedCase(
             _readable(image, model), model.preprocessing, band=rows_at_a_time(image)
         )
@@ -91,6 +96,18 @@ class Segmentation:
                     part.add_labels(labels)
         labels_of_all: NDArray[Any] = restorer.finish()
         return labels_of_all
+
+
+@contextmanager
+def _named(image: ImageSource) -> Iterator[None]:
+    """Errors of what is computed from an image begin with the image's name if they lack it."""
+    try:
+        yield
+    except (InputError, OutOfMemoryError) as error:
+        name = image.info.name
+        if name == NO_INFO.name or name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 class _InPixels:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from nnunet_octreenca.preprocessing.resample import Resampler, resampled_shape
 
 # What nnU-Net's readers say of the distance between the planes of an image that has one.
 _NO_SPACING = 999.0
+_MOST_CELLS = 1 << 60  # beyond which numbers of bytes overflow
 
 
 class _Swapped:
@@ -96,7 +98,8 @@ class CaseGeometry:
             box: the nonzero box.
 
         Raises:
-            InputError: a 2-D image for a 3-D network, or one with no cells left.
+            InputError: a 2-D image for a 3-D network, or one with no cells left or more than
+                can be counted.
         """
         spacing, target = spacings(source, preprocessing)
         shape = volume_shape(source)
@@ -107,6 +110,11 @@ class CaseGeometry:
             target = spacing
         inner = resampled[3 - preprocessing.dimension :]
         padded = tuple(map(max, zip(inner, preprocessing.context, strict=True)))
+        if prod(padded) > _MOST_CELLS:
+            raise InputError(
+                f"an image of {shape} cells of {spacing} mm has {' x '.join(map(str, padded))} "
+                f"cells at the model's {target} mm; check the file's spacing"
+            )
         return cls(preprocessing, shape, spacing, target, box, resampled, padded)
 
     @property

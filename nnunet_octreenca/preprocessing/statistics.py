@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.images.finite import all_finite, not_finite
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.preprocessing.crop import (
     Box,
@@ -106,7 +107,9 @@ def collect_statistics(
     """
     shape = volume_shape(source)
     if min(shape) < 1 or source.channels < 1:
-        raise InputError(f"an image of {source.channels} channels of {source.shape} cells is empty")
+        raise InputError(
+            f"{source.info.name} is empty: {source.channels} channels of {source.shape} cells"
+        )
     exact = np.issubdtype(source.dtype, np.integer) or source.dtype == np.bool_
     if exact and required.only_the_box:
         nowhere = np.zeros(1, bool)
@@ -136,7 +139,7 @@ def _read_all(
         within = (slice(None), *box_slices(local))
         inner = values[within]
         if not exact:
-            bad = inner.size - int(np.isfinite(inner).sum()) if _suspicious(inner) else 0
+            bad = 0 if all_finite(inner) else int(not_finite(inner).sum())
             if bad and not wrong:
                 where = f"rows or planes {first} to {min(first + band, source.shape[0]) - 1}"
             wrong += bad
@@ -152,8 +155,8 @@ def _read_all(
             channel.add(values_here, box, inside if masked else None)
     if wrong:
         raise InputError(
-            f"the image has {wrong} voxels that are NaN or infinite, the first in {where}. Repair "
-            "the file (e.g. replace them with the background value) and re-run"
+            f"{source.info.name} has {wrong} voxels that are NaN or infinite, the first in "
+            f"{where}. Repair the file (e.g. replace them with the background value) and re-run"
         )
     box = around(boxes) if boxes else whole_box(shape)
     filled = None
@@ -164,11 +167,6 @@ def _read_all(
         for channel, masked in zip(channels, required.masked, strict=True)
     )
     return ImageStatistics(box, finished, filled)
-
-
-def _suspicious(values: Pixels) -> bool:
-    """Whether any value is NaN or infinite; either would show in the extremes."""
-    return not (np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
 class _Channel:

@@ -2,6 +2,7 @@
 
 import logging
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
@@ -82,6 +83,16 @@ def promising(path):
     path.write_bytes(data)
 
 
+def with_tag(path, tag, number, **options):
+    """A number of the first page's directory changed, as a flipped bit would."""
+    tifffile.imwrite(path, IMAGE, photometric="rgb", metadata=None, **options)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags[tag].valueoffset
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = struct.pack("<H", number)
+    path.write_bytes(data)
+
+
 def cut_png(path):
     Image.fromarray(IMAGE).save(path)
     cut(path, 0.5)
@@ -103,7 +114,21 @@ DAMAGES = [
     ("png.tif", lambda path: Image.fromarray(IMAGE).save(path, "png"), r"png\.tif .* TIFF: .*PNG"),
     ("junk.tif", lambda path: path.write_bytes(b"II*\0" + bytes(99)), r"junk\.tif .*no image"),
     ("vendor.mrxs", lambda path: path.write_bytes(b"\xff\xd8" + bytes(99)), "read as a slide"),
-    ("huge.tif", promising, r"huge\.tif lists \d+ of 39062500 tiles"),
+    ("huge.tif", promising, r"huge\.tif lists \d+ offsets .* the 39062500 tiles"),
+    *(
+        (f"{name} {tag} {number}.tif", partial(with_tag, tag=tag, number=number, **options), said)
+        for name, options, lists in (
+            ("one strip", {"rowsperstrip": 512}, "holds .* bytes where"),
+            ("strips", {"rowsperstrip": 16}, "lists 32 offsets .* the 16 tiles or strips"),
+            ("tiles", {"tile": (32, 32)}, "lists 48 offsets .* the (24|32) tiles"),
+            ("deflated", {"tile": (32, 32), "compression": "deflate"}, "lists 48 offsets"),
+        )
+        for tag, number, said in (
+            ("ImageWidth", 48, "holds .* bytes where" if name == "strips" else lists),
+            ("ImageLength", 256, lists),
+            ("ImageWidth", 0, "0 x 512 pixels|no image"),
+        )
+    ),
     ("cut.png", cut_png, r"cut\.png cannot be decoded .* truncated"),
     ("text.png", lambda path: path.write_text("no picture"), r"text\.png cannot be read as a pic"),
 ]

@@ -74,6 +74,67 @@ def test_a_truncated_slice_is_named(tmp_path, share):
         read_stack(tmp_path / "ct")
 
 
+@pytest.mark.parametrize(
+    "syntax", ["ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian"]
+)
+def test_pixels_that_do_not_fill_rows_and_columns(tmp_path, syntax):
+    syntax = getattr(pydicom.uid, syntax)
+    for keyword, less, taken in (("Rows", 6, 204), ("Columns", 9, 234)):
+        dicom_plane(tmp_path / "a.dcm", VOXELS[0], syntax=syntax)
+        header = pydicom.dcmread(tmp_path / "a.dcm")
+        header[keyword].value = less
+        header.save_as(tmp_path / "a.dcm")
+        with pytest.raises(InputError, match=rf"a\.dcm .*take {taken} bytes and 442 are there"):
+            read_stack(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns"])
+def test_no_rows_or_columns(tmp_path, keyword):
+    dicom_plane(tmp_path / "a.dcm", VOXELS[0], **{keyword: 0})
+    with pytest.raises(InputError, match=rf"a\.dcm has .*0 {keyword}.*damaged"):
+        read_stack(tmp_path / "a.dcm")
+
+
+def test_several_numbers_where_one_belongs(tmp_path):
+    dicom_plane(tmp_path / "a.dcm", VOXELS[0])
+    data = (tmp_path / "a.dcm").read_bytes()
+    columns = b"\x28\x00\x11\x00US"
+    at = data.index(columns) + len(columns)
+    (tmp_path / "a.dcm").write_bytes(data[:at] + b"\x04\x00\x11\x00" + data[at + 2 :])
+    with pytest.raises(InputError, match=r"a\.dcm cannot be read as DICOM .*what cannot be"):
+        read_stack(tmp_path / "a.dcm")
+
+
+def test_a_type_that_dicom_does_not_have(tmp_path):
+    dicom_plane(tmp_path / "a.dcm", VOXELS[0])
+    data = (tmp_path / "a.dcm").read_bytes()
+    assert data.count(b"\x20\x00\x32\x00DS") == 1
+    (tmp_path / "a.dcm").write_bytes(data.replace(b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00DX"))
+    with pytest.raises(InputError, match=r"a\.dcm cannot be read as DICOM .*'DX'"):
+        read_stack(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("behind", "said"),
+    [
+        (b"", None),
+        (bytes(100), None),
+        (b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0junk", None),  # padding, as the standard has it
+        (VOXELS[0, :1].tobytes(), "something else than elements follows"),
+    ],
+)
+def test_what_follows_the_pixels(tmp_path, behind, said):
+    """Bytes that came in amid the pixels push the last of them behind their end."""
+    dicom_plane(tmp_path / "a.dcm", VOXELS[0])
+    with (tmp_path / "a.dcm").open("ab") as file:
+        file.write(behind)
+    if said:
+        with pytest.raises(InputError, match=rf"a\.dcm .*{said}"):
+            read_stack(tmp_path / "a.dcm")
+    else:
+        assert len(read_stack(tmp_path / "a.dcm").planes) == 1
+
+
 # --- several series, and what is no image ---
 
 OTHERS = {

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.file_kinds import content_of_bytes
-from nnunet_octreenca.images.nifti import read_nifti
+from nnunet_octreenca.images.nifti import read_nifti, require_sound_nifti
 from nnunet_octreenca.images.volumes import VolumeSource
 
 RNG = np.random.default_rng(0)
@@ -117,7 +117,9 @@ def test_slopes_as_the_formula_has_them(tmp_path, slope, intercept, dtype):
     np.testing.assert_array_equal(found[0], truth.T)
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(0, 3), (np.nan, 0), (1, 0), (np.inf, 2)])
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(0, 3), (0, np.nan), (np.nan, 0), (np.nan, np.nan), (1, 0)]
+)
 def test_a_slope_that_is_none(tmp_path, slope, intercept):
     save(tmp_path / "a.nii")
     raw = bytearray((tmp_path / "a.nii").read_bytes())
@@ -255,13 +257,36 @@ def test_gzip_that_is_cut_or_damaged(tmp_path):
         ({"datatype": 1536, "bitpix": 128}, "type that cannot be read"),
         ({"datatype": 1}, "type that cannot be read"),
         ({"datatype": 32, "bitpix": 64}, "complex numbers; save its magnitude"),
-        ({"pixdim": [1, 0, 1.5, 2, 0, 0, 0, 0]}, "voxels are 0 x 1.5 x 2 in size"),
-        ({"pixdim": [1, np.nan, 1.5, 2, 0, 0, 0, 0]}, "voxels are nan x 1.5 x 2 in size"),
-        ({"dim": [9, 7, 6, 5, 1, 1, 1, 1]}, "dim|header"),
-        ({"dim": [3, 7, 0, 5, 1, 1, 1, 1]}, "dim is"),
+        ({"pixdim": [1, 0, 1.5, 2, 0, 0, 0, 0]}, r"pixdim\[1\] is 0, and must be above 0"),
+        ({"pixdim": [1, 1, 1.5, -2, 0, 0, 0, 0]}, r"pixdim\[3\] is -2, and must be above 0"),
+        ({"pixdim": [1, 1, np.nan, 2, 0, 0, 0, 0]}, r"pixdim\[2\] is nan, and must be above 0"),
+        ({"pixdim": [1, 1, np.inf, 2, 0, 0, 0, 0]}, r"pixdim\[2\] is inf, and must be above 0"),
+        ({"pixdim": [1, np.inf, 1, 2, 0, 0, 0, 0], "qform_code": 0}, r"pixdim\[1\] is inf"),
+        ({"pixdim": [np.nan, 1, 1, 2, 0, 0, 0, 0]}, r"pixdim\[0\] is nan, and must be 1 or -1"),
+        ({"dim": [9, 7, 6, 5, 1, 1, 1, 1]}, r"dim\[0\] is 9, and must be 1 to 7"),
+        ({"dim": [3, 7, 0, 5, 1, 1, 1, 1]}, r"dim\[2\] is 0, and must be 1 or more"),
+        ({"dim": [3, 7, -6, 5, 1, 1, 1, 1]}, r"dim\[2\] is -6, and must be 1 or more"),
+        ({"dim": [7, *[32767] * 7]}, r"32767, vox_offset 352\) promises 81,112,308,840,6"),
+        ({"bitpix": 8}, "bitpix is 8, and must be 16 where datatype is 4"),
+        ({"vox_offset": np.nan}, "vox_offset is nan, and must be a whole number from 352"),
+        ({"vox_offset": 348}, "vox_offset is 348, and must be a whole number from 352"),
+        ({"vox_offset": -352}, "vox_offset is -352, and must be"),
+        ({"vox_offset": 1e30}, r"truncated: .*dim 7 x 6 x 5, vox_offset 1\d+\) promises"),
+        ({"scl_slope": np.inf}, "scl_slope is inf, and must be finite"),
+        ({"scl_slope": 2, "scl_inter": np.nan}, "scl_inter is nan, and must be finite"),
+        ({"scl_slope": 1, "scl_inter": -np.inf}, "scl_inter is -inf, and must be finite"),
+        ({"scl_slope": np.nan, "scl_inter": 7}, "scl_slope is nan, and .* where scl_inter is 7"),
+        ({"qform_code": -3}, "qform_code is -3, and must be 0 to 5"),
+        ({"sform_code": 900}, "sform_code is 900, and must be 0 to 5"),
+        ({"quatern_c": 1.5}, "quatern_c is 1.5, and must be from -1 to 1"),
+        ({"quatern_b": 0.9, "quatern_c": 0.9}, r"quatern_b, c, d is \(0.9, 0.9, 0\)"),
+        ({"qoffset_y": np.nan}, "qoffset_y is nan, and is no place"),
+        ({"qoffset_z": 1e30}, r"qoffset_z is 1e\+30, and is no place"),
+        ({"srow_y": [0, 1, np.nan, 0]}, r"srow_y\[2\] is nan, and must be finite"),
+        ({"srow_z": [0, 0, 1, np.inf], "qform_code": 0}, r"srow_z\[3\] is inf, and must be"),
         ({"dim": [5, 7, 6, 1, 5, 1, 1, 1], "qform_code": 0, "sform_code": 1,
           "srow_x": [0, 0, 0, 0], "srow_y": [0, 1, 0, 0]}, "in size|span no volume"),
-        ({"quatern_b": np.nan}, "qform that is no rotation|span no volume"),
+        ({"quatern_b": np.nan}, "quatern_b is nan, and must be from -1 to 1"),
     ],
 )  # fmt: skip
 def test_headers_that_cannot_be(tmp_path, fields, message):
@@ -269,8 +294,79 @@ def test_headers_that_cannot_be(tmp_path, fields, message):
     header = nibabel.Nifti1Header((tmp_path / "a.nii").read_bytes()[:348], check=False)
     for name, value in fields.items():
         header[name] = value
-    (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(4) + bytes(4000))
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(4) + bytes(420))
     with pytest.raises(InputError, match=message):
+        read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("qfac", [0, 1, -1])
+def test_a_handedness_of_0_counts_as_1(tmp_path, qfac):
+    save(tmp_path / "a.nii", qform=TURNED, codes=(1, 0))
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[76:80] = np.float32(qfac).tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    itk, ours = sitk.ReadImage(str(tmp_path / "a.nii")), read_nifti(tmp_path / "a.nii")
+    np.testing.assert_allclose(ours.direction, itk.GetDirection(), atol=1e-5)
+    assert ours.direction[8] == pytest.approx(-1 if qfac == -1 else 1)
+
+
+def test_half_turns_as_nibabel_has_them(tmp_path):
+    """Rounding to float32 leaves some of a first part that is 0."""
+    generator = np.random.default_rng(4)
+    for _ in range(20):
+        axis = generator.normal(size=3)
+        axis /= np.linalg.norm(axis)
+        affine = BASE.copy()
+        affine[:3, :3] = 2 * np.outer(axis, axis) - np.eye(3)
+        save(tmp_path / "a.nii", qform=affine, codes=(1, 0))
+        found = read_nifti(tmp_path / "a.nii")
+        expected = nibabel.load(tmp_path / "a.nii").affine[:3, :3] * [[-1], [-1], [1]]
+        np.testing.assert_allclose(np.reshape(found.direction, (3, 3)), expected, atol=1e-6)
+
+
+# --- voxels that are no numbers ---
+
+
+@pytest.mark.parametrize("reads", [read_nifti, require_sound_nifti])
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8"])
+def test_nan_and_infinity_are_counted_and_the_first_is_named(tmp_path, dtype, ending, reads):
+    voxels = VOXELS.astype(dtype)
+    voxels[2, 3, 1], voxels[6, 0, 4], voxels[0, 0, 2] = np.nan, -np.inf, np.inf
+    path = tmp_path / f"a.{ending}"
+    header = nibabel.Nifti1Header(endianness=dtype[0])
+    header.set_data_dtype(dtype)
+    data = NIFTI1(voxels, BASE, header).to_bytes()
+    path.write_bytes(gzip.compress(data) if ending == "nii.gz" else data)
+    with pytest.raises(InputError, match=r"3 voxels are NaN or infinite, .* x 2, y 3, z 1"):
+        reads(path)
+
+
+def test_a_channel_is_named(tmp_path):
+    voxels = np.zeros((4, 3, 2, 2), np.float32)
+    voxels[1, 2, 0, 1] = np.nan
+    save(tmp_path / "a.nii", voxels)
+    with pytest.raises(InputError, match=r"1 voxel is NaN .* x 1, y 2, z 0 of channel 1; replace"):
+        read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("reads", [read_nifti, require_sound_nifti])
+def test_a_slope_that_float32_cannot_hold_is_named(tmp_path, reads):
+    save(tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[112:120] = np.array([1e37, 5], "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    beyond = int((np.abs(VOXELS.astype(float) * 1e37) > np.finfo(np.float32).max).sum())
+    by = r"beyond float32 after scaling with scl_slope 1e\+37 and scl_inter 5"
+    with pytest.raises(InputError, match=f"{beyond} voxels are {by}"):
+        reads(tmp_path / "a.nii")
+
+
+def test_doubles_that_float32_cannot_hold(tmp_path):
+    voxels = VOXELS.astype(np.float64)
+    voxels[0, 0, 0] = 1e200
+    save(tmp_path / "a.nii", voxels)
+    with pytest.raises(InputError, match="1 voxel is NaN or infinite"):
         read_nifti(tmp_path / "a.nii")
 
 

@@ -225,3 +225,22 @@ def test_a_header_that_promises_too_much(tmp_path, open_omezarr):
     (path / "level0" / ".zarray").write_text(json.dumps(header))
     with pytest.raises(InputError, match=r"a\.zarr needs 60,000,000\.0 GB"):
         open_omezarr(path)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_chunks_that_are_not_there_are_counted(tmp_path, version, lost, open_omezarr):
+    """Zarr leaves out chunks of the fill value: a lost file looks the same."""
+    path = tmp_path / "a.zarr"
+    write(path, [IMAGE + 1], "cyx", version)
+    chunks = sorted(
+        file
+        for file in (path / "level0").rglob("*")
+        if file.is_file() and not file.name.startswith(".z") and file.name != "zarr.json"
+    )
+    assert len(chunks) == 9
+    for chunk in chunks[:lost]:
+        chunk.unlink()
+    source = open_omezarr(path)
+    said = "a.zarr: 2 of 9 chunks are not there and are read as the fill value, 0; copy the folder"
+    assert [note[: len(said)] for note in source.info.notes] == [said] * bool(lost)
+    assert bool((source.read(0, 67) == 0).any()) == bool(lost)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import header_checks, pictures
+from nnunet_octreenca.integration.image_reader import read_natural_images
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (61, 83, 3), np.uint8)
@@ -154,6 +155,36 @@ def png_of(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "said"),
+    [(-16, -12, "checksum of its chunk IDAT at byte 33 differs"), (-4, None, "chunk at byte")],
+)
+def test_checksums_that_pillow_does_not_compare(tmp_path, first, end, said, PictureSource):
+    """The pixels' own, and the end chunk's."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(path)
+    data = bytearray(path.read_bytes())
+    if end is None:
+        del data[first:]
+    else:
+        data[first:end] = b"\x01\x02\x03\x04"
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        image.load()
+    with pytest.raises(InputError, match=rf"a\.png cannot be decoded .*{said}"):
+        PictureSource(path).read(0, 4)
+    with pytest.raises(InputError, match=rf"a\.png cannot be decoded .*{said}"):
+        read_natural_images((str(path),))
+
+
+def test_what_follows_a_png(tmp_path, PictureSource):
+    path = tmp_path / "a.png"
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes() + b"appended")
+    np.testing.assert_array_equal(PictureSource(path).read(0, 4), np.moveaxis(pixels, -1, 0))
 
 
 def test_headers_that_promise_too_much(tmp_path, monkeypatch, PictureSource):

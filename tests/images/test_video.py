@@ -226,6 +226,33 @@ def test_a_lost_middle_of_a_matroska_file(tmp_path, VideoSource):
         VideoSource(path)
 
 
+def test_a_codec_that_nobody_knows(tmp_path, VideoSource):
+    write(tmp_path / "a.mp4", "libx264")
+    data = (tmp_path / "a.mp4").read_bytes()
+    at = data.index(b"avc1", data.index(b"stsd"))
+    (tmp_path / "a.mp4").write_bytes(data[:at] + b"zzzz" + data[at + 4 :])
+    with pytest.raises(InputError, match=r"a\.mp4 holds a video in a codec that FFmpeg does not"):
+        VideoSource(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("place", ["tracks", "frames"])
+def test_a_checksum_of_matroska_that_differs(tmp_path, place, VideoSource):
+    """FFmpeg reads on; the frames of this codec have no checksums of their own."""
+    path = tmp_path / "a.mkv"
+    write(path, "ffv1", "yuv444p", level="1")
+    VideoSource(path)
+    data = bytearray(path.read_bytes())
+    if place == "tracks":
+        at = data.index(b"\xb0\x81") + 2  # PixelWidth in one byte
+        data[at] -= 2
+    else:
+        position, size = packets(path)[3]
+        data[position + size - 9] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.mkv .* checksum of its {place} differs"):
+        VideoSource(path)
+
+
 def test_a_change_of_size_is_named(tmp_path, VideoSource):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as file:

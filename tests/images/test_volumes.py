@@ -162,6 +162,50 @@ def test_a_nifti_header_that_promises_too_much(tmp_path, ending):
         VolumeSource(path)
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_more_voxels_than_the_header_says(tmp_path, ending, compress):
+    """As of a header that was changed, or of bytes that came in amid the voxels."""
+    path = tmp_path / f"a.{ending}"
+    write(path, compress=compress)
+    data = path.read_bytes()
+    if ending.startswith("nii"):
+        data = gzip.decompress(data) if ending == "nii.gz" else data
+        data = data[:40] + struct.pack("<4h", 3, 17, 13, 10) + data[48:]
+        path.write_bytes(gzip.compress(data) if ending == "nii.gz" else data)
+    else:
+        assert data.count(b"17 13 11\n") == 1
+        path.write_bytes(data.replace(b"17 13 11\n", b"17 13 10\n"))
+    with pytest.raises(InputError, match=r"does not fit its header.*promises .* are there"):
+        VolumeSource(path)
+
+
+@pytest.mark.parametrize(("skipped", "said"), [("-1", None), ("16", None), ("0", "does not fit")])
+def test_voxels_behind_another_header(tmp_path, skipped, said):
+    """MetaImage's HeaderSize: voxels begin after so many bytes, or end with the file."""
+    write(tmp_path / "a.mhd")
+    data = (tmp_path / "a.raw").read_bytes()
+    (tmp_path / "a.raw").write_bytes(bytes(16) + data)
+    header = (tmp_path / "a.mhd").read_text()
+    changed = header.replace("ElementDataFile", f"HeaderSize = {skipped}\nElementDataFile")
+    (tmp_path / "a.mhd").write_text(changed)
+    if said:
+        with pytest.raises(InputError, match=said):
+            VolumeSource(tmp_path / "a.mhd")
+    else:
+        check_bands(VolumeSource(tmp_path / "a.mhd"), VOXELS[None])
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+@pytest.mark.parametrize("ending", ["nrrd", "mha", "nii.gz"])
+def test_compressed_voxels_without_their_checksum(tmp_path, ending, cut):
+    write(tmp_path / f"a.{ending}", compress=True)
+    data = (tmp_path / f"a.{ending}").read_bytes()
+    (tmp_path / f"a.{ending}").write_bytes(data[:-cut])
+    with pytest.raises(InputError, match="truncated"):
+        VolumeSource(tmp_path / f"a.{ending}")
+
+
 def test_what_this_machine_cannot_hold(tmp_path, monkeypatch):
     write(tmp_path / "a.nii.gz")
     monkeypatch.setattr(header_checks, "total_memory", lambda: VOXELS.nbytes - 1)

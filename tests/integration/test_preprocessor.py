@@ -200,7 +200,7 @@ def test_truncated_image(managers, tmp_path):
     path = png(tmp_path, "a_0000", RANDOM.integers(0, 255, (64, 64, 3)))
     os.truncate(path, 4000)
     plans, configuration = managers((16, 16), 3, "NaturalImage2DIO", "RGBTo01Normalization")
-    with pytest.raises(InputError, match=r"a_0000\.png cannot be read"):
+    with pytest.raises(InputError, match=r"a_0000\.png cannot be decoded .* truncated"):
         OctreeNCAPreprocessor().run_case([path], None, plans, configuration, {"labels": LABELS})
 
 
@@ -312,3 +312,20 @@ def test_verbose(managers, tmp_path, capsys):
     plans, configuration = managers((16, 16), 3, "NaturalImage2DIO", "RGBTo01Normalization")
     OctreeNCAPreprocessor().run_case(files, None, plans, configuration, {"labels": LABELS})
     assert "old shape: (1, 13, 13), new_shape: [ 1 13 13]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization"])
+@pytest.mark.parametrize("ending", ["nii.gz", "nii", "nrrd"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf], ids=str)
+def test_voxels_that_are_no_numbers_are_refused(managers, tmp_path, scheme, ending, bad):
+    """SimpleITK reads them as 0 from NIfTI; CT's clipping would make a number of infinity."""
+    plans, configuration = managers((8, 8, 8), 2, "SimpleITKIO", scheme)
+    files = [tmp_path / f"a_000{channel}.{ending}" for channel in range(2)]
+    volume = blob((9, 8, 7)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(files[0]))
+    volume[3, 4, 5] = bad
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(files[1]))
+    with pytest.raises(InputError, match=r"a_0001.*: 1 voxel is NaN or infinite.* x 5, y 4, z 3"):
+        OctreeNCAPreprocessor(verbose=False).run_case(
+            [*map(str, files)], None, plans, configuration, {"labels": LABELS}
+        )

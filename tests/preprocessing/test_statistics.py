@@ -108,5 +108,5 @@ def test_what_float32_cannot_hold_is_infinite():
 
 
 def test_an_image_without_cells():
-    with pytest.raises(InputError, match=r"1 channels of \(0, 5\) cells is empty"):
+    with pytest.raises(InputError, match=r"is empty: 1 channels of \(0, 5\) cells"):
         collect_statistics(ArraySource(np.ones((1, 0, 5))), needs(1), band=5)
