@@ -95,8 +95,9 @@ def predict_logits(
         total /= len(passes)
         if _not_finite(total):
             raise NotFiniteError(LOGITS_NOT_FINITE)
-        if target.shape == logits.shape and total.device.type == "cpu":
-            return total[inside].float().contiguous()  # the only part: no second copy
+        if target.numel() == logits.numel() and total.device.type == "cpu":
+            # The only part: its logits are not copied, and `logits` never took any memory.
+            return total[inside].float().contiguous().view(logits.shape)
         target.copy_(total[inside])
     return logits
 
