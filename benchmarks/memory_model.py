@@ -98,7 +98,12 @@ def plan(case: Case) -> dict[str, Any]:
 def predicted_bytes(case: Case) -> int:
     """What the memory model says."""
     from nnunet_octreenca.octree import Crop
-    from nnunet_octreenca.planning import inference_bytes, stream_bytes, training_bytes
+    from nnunet_octreenca.planning import (
+        Output,
+        inference_bytes,
+        stream_bytes,
+        training_bytes,
+    )
 
     network = plan(case) | {
         "input_channels": case.input_channels,
@@ -111,7 +116,7 @@ def predicted_bytes(case: Case) -> int:
         alone = case.batch_size == 1 or case.batch_size == 3
         return stream_bytes(
             case.shape, **network, band_rows=case.band_rows, passes=1 if alone else case.batch_size,
-            labels=alone,
+            output=Output.LABELS if alone else Output.LOGITS,
         ).host  # fmt: skip
     crop = Crop(*case.crop) if case.crop else None
     return training_bytes(case.shape, **network, batch_size=case.batch_size, crop=crop)

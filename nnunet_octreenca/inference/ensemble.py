@@ -28,6 +28,7 @@ from nnunet_octreenca.inference.tissue import TissueMap
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.finite import LOGITS_NOT_FINITE
+from nnunet_octreenca.planning import Output
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 # Called with the stage, "read" or "segment", and how many more rows are through it.
@@ -118,7 +119,7 @@ class Ensemble:
             InputError: what the image raises.
             NotFiniteError: the state or the logits became NaN or infinite.
         """
-        return self._open(image, progress or _silent, tissue, True)
+        return self._open(image, progress or _silent, tissue, Output.LABELS)
 
     def logits(
         self,
@@ -142,20 +143,21 @@ class Ensemble:
             InputError: what the image raises.
             NotFiniteError: the state or the logits became NaN or infinite.
         """
-        return self._open(image, progress or _silent, tissue, False)
+        return self._open(image, progress or _silent, tissue, Output.LOGITS)
 
     def _open(
-        self, image: ImageSource, progress: Progress, tissue: bool, labels: bool
+        self, image: ImageSource, progress: Progress, tissue: bool, output: Output
     ) -> Iterator[Result]:
-        alone = self.passes == 1 and labels
-        shared = _Shared(image.read, 1 if alone else 3 * len(self.mirrorings))
+        # A mean is taken of logits, whatever is made of it.
+        each = output if self.passes == 1 else Output.LOGITS
+        shared = _Shared(image.read, 1 if each is Output.LABELS else 3 * len(self.mirrorings))
         passes = [
-            _Pass(member, axes, image, shared, self.state, alone)
+            _Pass(member, axes, image, shared, self.state, each)
             for member in self.members
             for axes in self.mirrorings
         ]
         try:
-            yield from self._run(image, passes, shared, labels, progress, tissue)
+            yield from self._run(image, passes, shared, output, progress, tissue)
         finally:
             for part in passes:
                 part.close()
@@ -165,7 +167,7 @@ class Ensemble:
         image: ImageSource,
         passes: list["_Pass"],
         shared: "_Shared",
-        labels: bool,
+        output: Output,
         progress: Progress,
         tissue: bool,
     ) -> Iterator[Result]:
@@ -180,18 +182,18 @@ class Ensemble:
         done = 0
         for stretch in [*wanted, Rows(end, end)]:
             if stretch.first > done:  # nothing but glass
-                yield done, self._background(passes[0].stream, stretch.first - done, labels)
+                yield done, self._background(passes[0].stream, stretch.first - done, output)
                 progress("segment", stretch.first - done)
             if stretch.first == end:
                 return
             results = (
                 passes[0].stream.run(stretch, shared, band_rows)
-                if labels and self.passes == 1
-                else self._means(passes, stretch, band_rows, labels)
+                if passes[0].stream.output is Output.LABELS
+                else self._means(passes, stretch, band_rows, output)
             )
             for first, values in results:
                 yield first, values
-                progress("segment", values.shape[0 if labels else 1])
+                progress("segment", values.shape[0 if output is Output.LABELS else 1])
             done = stretch.end
 
     def _pool(
@@ -215,7 +217,7 @@ class Ensemble:
                 progress("read", band.end - band.first)
 
     def _means(
-        self, passes: list["_Pass"], stretch: Rows, band_rows: int, labels: bool
+        self, passes: list["_Pass"], stretch: Rows, band_rows: int, output: Output
     ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
             total = self._sum(
@@ -225,7 +227,7 @@ class Ensemble:
             total /= len(passes)
             if not np.isfinite(total).all():
                 raise NotFiniteError(LOGITS_NOT_FINITE)
-            if labels:
+            if output is Output.LABELS:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
 
@@ -240,10 +242,10 @@ class Ensemble:
         assert total is not None
         return total
 
-    def _background(self, stream: OctreeStream, rows: int, labels: bool) -> Values:
+    def _background(self, stream: OctreeStream, rows: int, output: Output) -> Values:
         shape = (rows, *stream.shape[1:])
         heads = stream.network.num_classes
-        if labels:
+        if output is Output.LABELS:
             return np.zeros(shape, label_dtype(heads))
         values = np.full((heads, *shape), -1.0, np.float32)
         if stream.network.constant_background:
@@ -296,11 +298,11 @@ class _Pass:
         image: ImageSource,
         shared: _Shared,
         state: str | None,
-        labels: bool,
+        output: Output,
     ) -> None:
         self.axes = axes
         self.stream = open_stream(
-            member.network, image.shape, seed=member.seed, state=state, labels=labels
+            member.network, image.shape, output, seed=member.seed, state=state
         )
         self._end = image.shape[0]
         self._shared = shared

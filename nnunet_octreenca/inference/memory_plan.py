@@ -12,7 +12,7 @@ from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops import Engine
 from nnunet_octreenca.ops.engine import BandEngine
-from nnunet_octreenca.planning import StreamBytes, stream_bytes
+from nnunet_octreenca.planning import Output, StreamBytes, stream_bytes
 from nnunet_octreenca.resources import available_memory, resident_memory, total_memory
 
 GIB = 1 << 30
@@ -103,7 +103,7 @@ def plan_memory(
     limit: Memory,
     *,
     passes: int = 1,
-    labels: bool = True,
+    output: Output = Output.LABELS,
     half: bool = False,
     beside: int = 0,
     band_rows: int | None = None,
@@ -119,7 +119,7 @@ def plan_memory(
         shape: cells of the image per axis, as the network sees it.
         limit: what may be used.
         passes: networks times seeds times mirrored copies.
-        labels: results are labels and not logits.
+        output: of a single pass; several passes give logits.
         half: states in float16.
         beside: bytes that are held for the image and the result, beside what is held now.
         band_rows: rows or planes of a band, where the caller insists.
@@ -144,7 +144,7 @@ def plan_memory(
             engine=engine.name,
             half=half,
             passes=passes,
-            labels=labels and passes == 1,
+            output=output if passes == 1 else Output.LOGITS,
         )
 
     held = resident_memory() + beside

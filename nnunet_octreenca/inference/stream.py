@@ -28,6 +28,7 @@ from nnunet_octreenca.ops import Part
 from nnunet_octreenca.ops.engine import BandEngine, WindowEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.native import precision
+from nnunet_octreenca.planning import Output
 from nnunet_octreenca.waiting import advice, wait_for, wait_limit
 
 # (first, end) -> (n_in, end - first, *the other axes) float32
@@ -137,14 +138,14 @@ class StreamOptions(NamedTuple):
     """How an image is streamed.
 
     Attributes:
+        output: labels or logits.
         seed: of the fire draws.
         state: "float32", or "float16" for states in half the memory; the environment's if None.
-        labels: results are labels; else logits.
     """
 
+    output: Output
     seed: int = 0
     state: str | None = None
-    labels: bool = True
 
 
 class OctreeStream(ABC):
@@ -165,11 +166,11 @@ class OctreeStream(ABC):
     """
 
     def __init__(self, network: OctreeNCA, shape: Sequence[int], options: StreamOptions) -> None:
-        if options.labels and not network.constant_background:
+        if options.output is Output.LABELS and not network.constant_background:
             raise ValueError("a network for regions gives logits, not labels")
         self.network = network
         self.shape = tuple(shape)
-        self.seed, self.state, self.labels = options
+        self.output, self.seed, self.state = options
         self.factor = spans(network.factors)[-1]
 
     @property
@@ -239,7 +240,7 @@ class WavefrontStream(OctreeStream):
             ready = self._engine.ready(band.end)
             shape = (ready - done, *self.shape[1:])
             result: Values
-            if self.labels:
+            if self.output is Output.LABELS:
                 result = np.empty(shape, label_dtype(self.network.num_classes))
                 self._engine.advance(rows, band.first, result, None)
             else:
@@ -339,7 +340,7 @@ class WindowStream(OctreeStream):
         )
         inside = slice(band.first - windows[0].first, band.end - windows[0].first)
         labels = None
-        if self.labels:
+        if self.output is Output.LABELS:
             shape = (1, windows[0].end - windows[0].first, *self.shape[1:])
             labels = torch.empty(shape, dtype=self.network.label_dtype, device=self._device)
         state = self._engine.octree_windows(
@@ -394,10 +395,10 @@ class _Upcoming(NamedTuple):
 def open_stream(
     network: OctreeNCA,
     shape: Sequence[int],
+    output: Output,
     *,
     seed: int = 0,
     state: str | None = None,
-    labels: bool = True,
 ) -> OctreeStream:
     """The stream of the engine that computes where the network lies.
 
@@ -406,7 +407,7 @@ def open_stream(
     Raises:
         ValueError: labels of a network for regions, or a precision that the engine has not.
     """
-    options = StreamOptions(seed, state, labels)
+    options = StreamOptions(output, seed, state)
     engine = network.engine()
     if isinstance(engine, BandEngine):
         return WavefrontStream(engine, network, shape, options)

@@ -11,11 +11,12 @@ from nnunet_octreenca.planning.rules import (
     level_steps,
     round_up,
 )
-from nnunet_octreenca.planning.stream_memory import StreamBytes, stream_bytes
+from nnunet_octreenca.planning.stream_memory import Output, StreamBytes, stream_bytes
 
 __all__ = [
     "PLANS_NAME",
     "Context",
+    "Output",
     "StreamBytes",
     "cell_channels",
     "extend_plans",

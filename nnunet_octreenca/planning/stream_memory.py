@@ -5,6 +5,7 @@ measurement by tests/planning/test_memory.py (`benchmarks/memory_model.py`, the 
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from math import prod
 from typing import NamedTuple
 
@@ -17,6 +18,13 @@ from nnunet_octreenca.planning.memory import FLOAT, FORWARD_STATES
 
 # Bands of the image alive at once: the one computed, the one read ahead, the one it is made from.
 _BANDS = 3
+
+
+class Output(Enum):
+    """What a stream gives for every cell."""
+
+    LABELS = "labels"
+    LOGITS = "logits"
 
 
 class StreamBytes(NamedTuple):
@@ -40,7 +48,7 @@ def stream_bytes(
     half: bool = False,
     fire_rate: float = 0.5,
     passes: int = 1,
-    labels: bool = True,
+    output: Output = Output.LABELS,
 ) -> StreamBytes:
     """Peak bytes of an image that goes through in bands, result by result.
 
@@ -51,7 +59,8 @@ def stream_bytes(
         engine: its name; "torch" is counted as if it computed on the host.
         half: states in float16.
         passes: networks times seeds times mirrored copies.
-        labels: a single pass gives labels at once; else logits are added up.
+        output: of a pass. A single pass can give labels at once; the logits of several are
+            averaged.
     """
     kind = engine_named(engine)
     shapes = level_shapes(shape, factors)
@@ -95,6 +104,7 @@ def stream_bytes(
         read = held
     bands = _BANDS + (2 if passes > 1 else 0)
     rows = bands * min(read, shape[0]) * image_row
-    heads = 1 if labels else (num_classes * FLOAT)
-    flushed = min(band_rows + lag, shape[0]) * row_cells[0] * heads * (1 if labels else passes + 1)
+    flushed = min(band_rows + lag, shape[0]) * row_cells[0]
+    if output is Output.LOGITS:
+        flushed *= num_classes * FLOAT * (passes + 1)
     return StreamBytes(round(stream + rows + flushed), round(device))

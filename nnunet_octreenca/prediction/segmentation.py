@@ -17,6 +17,7 @@ from nnunet_octreenca.inference.ensemble import Ensemble, Progress
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.planning import Output
 from nnunet_octreenca.prediction.options import Options, model_and_options
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
@@ -60,7 +61,7 @@ class Segmentation:
             self.prepared.layout.padded,
             memory_limit(options.memory, model.device),
             passes=self.passes,
-            labels=not self._needs_logits,
+            output=Output.LOGITS if self._needs_logits else Output.LABELS,
             half=options.float16,
             # The labels, 1 byte a cell, and what writing a pyramid of them takes.
             beside=prod(image.shape) * 4 // 3,

@@ -47,7 +47,7 @@ from nnunet_octreenca.ops.cuda_program import (
 )
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
-from nnunet_octreenca.planning import inference_bytes
+from nnunet_octreenca.planning import Output, inference_bytes
 
 if shutil.which("g++") is None:
     pytest.skip("g++ compiles the kernels for this processor", allow_module_level=True)
@@ -525,9 +525,9 @@ def test_stream_gives_the_labels_of_one_pass(network_on_host, shape, band_rows, 
     network, image = make_network(shape)
     image = image[:1]
     whole = network.segment(image, state=state)[0].numpy()
-    stream = open_stream(network, shape, state=state)
+    stream = open_stream(network, shape, Output.LABELS, state=state)
     assert isinstance(stream, WindowStream)
     assert np.array_equal(segmented(stream, image[0].numpy(), band_rows), whole)
-    logits = open_stream(network, shape, state="float32", labels=False)
+    logits = open_stream(network, shape, Output.LOGITS, state="float32")
     expected = network(image)[0].detach().numpy()
     assert np.array_equal(segmented(logits, image[0].numpy(), band_rows), expected)

@@ -21,6 +21,7 @@ from nnunet_octreenca.inference.stream import (
     windows_of,
 )
 from nnunet_octreenca.ops.native import cpu_module
+from nnunet_octreenca.planning import Output
 from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
 needs_cpp = pytest.mark.skipif(cpu_module() is None, reason="the C++ engine is not built")
@@ -56,7 +57,7 @@ def test_wave_gives_the_bits_of_one_pass(shape, factors, steps, state):
     whole = network.segment(image, seed=5, state=state)[0].numpy()
     assert len(np.unique(whole)) > 1 or whole.size < 10
     for band_rows in (1, 24, 1000):
-        stream = open_stream(network, shape, seed=5, state=state)
+        stream = open_stream(network, shape, Output.LABELS, seed=5, state=state)
         assert isinstance(stream, WavefrontStream)
         assert np.array_equal(segmented(stream, image[0].numpy(), band_rows), whole)
 
@@ -74,7 +75,7 @@ def test_wave_ranges_in_any_order(shape, factors, steps, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        stream = open_stream(network, shape, seed=5, labels=False)
+        stream = open_stream(network, shape, Output.LOGITS, seed=5)
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(segmented(stream, image[0].numpy(), 24, ranges), expected)
@@ -88,11 +89,11 @@ def test_windows_give_the_logits_of_one_pass(shape, factors, steps, monkeypatch)
     image = torch.rand(1, 2, *shape)
     expected = network(image, seed=5)[0].numpy()
     for band_rows in (5, 24):
-        stream = open_stream(network, shape, seed=5, labels=False)
+        stream = open_stream(network, shape, Output.LOGITS, seed=5)
         assert isinstance(stream, WindowStream)
         logits = segmented(stream, image[0].numpy(), band_rows)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    labels = segmented(open_stream(network, shape, seed=5), image[0].numpy(), 24)
+    labels = segmented(open_stream(network, shape, Output.LABELS, seed=5), image[0].numpy(), 24)
     assert np.array_equal(labels, logits.argmax(0))
 
 
@@ -102,8 +103,8 @@ def test_a_network_for_regions_gives_logits(engine, monkeypatch):
     network = network_for((40, 11), [[2, 2]], [3, 4], classes=2, constant_background=False)
     image = torch.rand(1, 2, 40, 11)
     with pytest.raises(ValueError, match="regions"):
-        open_stream(network, (40, 11))
-    stream = open_stream(network, (40, 11), labels=False)
+        open_stream(network, (40, 11), Output.LABELS)
+    stream = open_stream(network, (40, 11), Output.LOGITS)
     expected = network(image)[0].numpy()
     np.testing.assert_allclose(segmented(stream, image[0].numpy(), 8), expected, atol=1e-5)
 
@@ -166,7 +167,7 @@ def test_reading_that_takes_its_time_is_waited_for(monkeypatch):
 @needs_cpp
 def test_engine_refuses_calls_out_of_order():
     network, image = make_network((40, 9))
-    stream = open_stream(network, (40, 9))
+    stream = open_stream(network, (40, 9), Output.LABELS)
     engine, rows = stream._engine, image[0].numpy()
     with pytest.raises(ValueError, match="prepare"):
         engine.begin(0, 4)

@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_octreenca.octree import Crop
 from nnunet_octreenca.ops.native import cpu_module, cpu_module_problem
-from nnunet_octreenca.planning import inference_bytes, stream_bytes, training_bytes
+from nnunet_octreenca.planning import Output, inference_bytes, stream_bytes, training_bytes
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "memory_model.py"
 
@@ -125,6 +125,7 @@ def test_what_makes_a_stream_larger(engine):
         return sum(stream_bytes((4_000, 8_000), **{**STREAM, "engine": engine, **changes}))
 
     assert needed(band_rows=512) > needed()
-    assert needed(passes=4, labels=False) > needed(labels=False) > needed()
+    logits = needed(output=Output.LOGITS)
+    assert needed(passes=4, output=Output.LOGITS) > logits > needed()
     if engine != "torch":
         assert needed(half=True) < needed()

@@ -3,6 +3,7 @@
 import numpy as np
 
 from nnunet_octreenca.bands import Rows, aligned, split_range
+from nnunet_octreenca.planning import Output
 
 
 def segmented(stream, image, band_rows, ranges=None):
@@ -11,7 +12,7 @@ def segmented(stream, image, band_rows, ranges=None):
     for band in split_range(0, end, aligned(band_rows, stream.factor)):
         stream.pool(image[:, band.first : band.end], band.first)
     stream.prepare()
-    axis = 0 if stream.labels else 1
+    axis = 0 if stream.output is Output.LABELS else 1
     parts = {}
     for wanted in ranges or [(0, end)]:
         done = wanted[0]
