@@ -4,9 +4,6 @@
 export processes by name. A label map is an integer array (z, y, x); logits have a fourth axis.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from nnunetv2.inference import export_prediction
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -14,20 +11,20 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_octreenca.files import JsonMapping
+from nnunet_octreenca.integration.case_properties import CaseProperties
 from nnunet_octreenca.preprocessing.crop import box_slices
-
-Properties = Mapping[str, Any]  # of a case, as nnU-Net's preprocessor and reader fill them in
 
 
 def export_prediction_from_logits(
     predicted_array_or_file: NDArray | Tensor,
-    properties_dict: Properties,
+    properties_dict: CaseProperties,
     configuration_manager: ConfigurationManager,
     plans_manager: PlansManager,
-    dataset_json_dict_or_file: dict[str, Any],
+    dataset_json_dict_or_file: JsonMapping,
     output_file_truncated: str,
-    *arguments: Any,
-    **options: Any,
+    *arguments: object,
+    **options: object,
 ) -> None:
     """Write one case. The parameters are nnU-Net's.
 
@@ -60,11 +57,13 @@ def convert_predicted_logits_to_segmentation_with_correct_shape(
     plans_manager: PlansManager,
     configuration_manager: ConfigurationManager,
     label_manager: LabelManager,
-    properties_dict: Properties,
-    *arguments: Any,
-    **options: Any,
-) -> Any:
-    """Return one case's label map in the image's own grid. The parameters are nnU-Net's.
+    properties_dict: CaseProperties,
+    *arguments: object,
+    **options: object,
+) -> NDArray | tuple[NDArray, NDArray]:
+    """Return one case's label map in the image's own grid, and probabilities if asked for.
+
+    The parameters are nnU-Net's.
 
     Args:
         predicted_logits: label map (z, y, x), or logits (heads, z, y, x).
@@ -85,7 +84,7 @@ def convert_predicted_logits_to_segmentation_with_correct_shape(
     return restored(np.asarray(predicted_logits), plans_manager, properties_dict)
 
 
-def restored(labels: NDArray, plans_manager: PlansManager, properties: Properties) -> NDArray:
+def restored(labels: NDArray, plans_manager: PlansManager, properties: CaseProperties) -> NDArray:
     """Restore a label map to the image's own grid and axes; what was cropped away is background.
 
     Args:

@@ -9,17 +9,18 @@ header promises, and can the machine.
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.picture_checks import require_whole_png
 from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 from nnunet_octreenca.images.tiff_reader import samples_to_convert
+from nnunet_octreenca.integration.case_properties import CaseProperties
 from nnunet_octreenca.libraries import unlimited_pillow
 from nnunet_octreenca.resources import physical_memory
 
@@ -66,7 +67,7 @@ def check_promise(path: str) -> None:
         )
 
 
-def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], CaseProperties]:
     """Return what `NaturalImage2DIO.read_images` returns, in channel-first memory order.
 
     nnU-Net's array has the three colours of a pixel side by side, and is copied when it becomes
@@ -104,12 +105,12 @@ class OctreeNCANaturalImage2DIO(NaturalImage2DIO):
 
     def read_images(
         self, image_fnames: list[str] | tuple[str, ...]
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[NDArray[np.float32], CaseProperties]:
         """See `read_natural_images`."""
         return read_natural_images(image_fnames)
 
 
-def _pixels(path: str) -> NDArray[Any]:
+def _pixels(path: str) -> Pixels:
     from skimage import io
 
     try:
@@ -142,7 +143,7 @@ def stored_otherwise_than_shown(path: str) -> bool:
         return False
 
 
-def labels_as_shown(labels: NDArray[Any], path: str) -> NDArray[Any]:
+def labels_as_shown(labels: Pixels, path: str) -> Pixels:
     """Labels (1, 1, y, x) that nnU-Net read from a picture, turned as its image is."""
     return orientation.turned(labels, _orientation(path))
 
@@ -165,14 +166,14 @@ def _tell(*sentences: str) -> None:
         print(sentence)
 
 
-def _alike(images: list[NDArray[Any]]) -> bool:
+def _alike(images: list[Pixels]) -> bool:
     """Whether all images are grey, RGB or RGBA and share one shape."""
     shape = images[0].shape
     natural = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
     return natural and all(image.shape == shape for image in images)
 
 
-def _planes(images: list[NDArray[Any]]) -> NDArray[np.float32]:
+def _planes(images: list[Pixels]) -> NDArray[np.float32]:
     """Images (y, x) or (y, x, channel) as (channels, 1, y, x)."""
     stacked = [np.moveaxis(image, 2, 0) if image.ndim == 3 else image[None] for image in images]
     planes = np.empty((sum(map(len, stacked)), 1, *images[0].shape[:2]), dtype=np.float32)

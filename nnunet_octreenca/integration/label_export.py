@@ -8,7 +8,7 @@ instead, one byte a cell. There it is written by export_worker.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,16 +18,25 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_octreenca.integration.case_properties import CaseProperties
 from nnunet_octreenca.integration.configuration_manager import OctreeNCAConfigurationManager
 
 _PROPERTIES = "octreenca_properties"  # of the case that a predictor is at, while labels suffice
 _BAND = 1 << 22  # cells whose labels are computed at a time
 
 
+class Preprocessed(TypedDict):
+    """A case as nnU-Net's predictor goes through them."""
+
+    data: Tensor | str  # or the file that it has been put into
+    data_properties: CaseProperties
+    ofile: str | None
+
+
 @contextmanager
 def labels_suffice(
-    predictor: nnUNetPredictor, cases: Iterable[dict[str, Any]]
-) -> Iterator[Iterable[dict[str, Any]]]:
+    predictor: nnUNetPredictor, cases: Iterable[Preprocessed]
+) -> Iterator[Iterable[Preprocessed]]:
     """While this lasts, `labels_instead` makes label maps of the predictor's logits.
 
     Args:
@@ -50,7 +59,7 @@ def labels_suffice(
         setattr(predictor, _PROPERTIES, None)
 
 
-def _noted(predictor: nnUNetPredictor, cases: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _noted(predictor: nnUNetPredictor, cases: Iterable[Preprocessed]) -> Iterator[Preprocessed]:
     for case in cases:
         setattr(predictor, _PROPERTIES, case["data_properties"])
         yield case

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor
 
 from nnunet_octreenca.errors import CheckpointError, InputError
-from nnunet_octreenca.files import read_json
+from nnunet_octreenca.files import JsonMapping, JsonObject, read_json
 from nnunet_octreenca.integration.predictor import inference_seed
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.network import OctreeNCA
@@ -21,7 +21,7 @@ from nnunet_octreenca.planning.dataset_description import read_description
 from nnunet_octreenca.planning.plans_model import check_model
 from nnunet_octreenca.planning.value_rules import short
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
-from nnunet_octreenca.training.checkpoints import read_checkpoint
+from nnunet_octreenca.training.checkpoints import Checkpoint, read_checkpoint
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -167,9 +167,7 @@ def load_model(
     )
 
 
-def _mirror_axes(
-    checkpoint: dict[str, Any], dimension: int, folder: Path
-) -> tuple[int, ...] | None:
+def _mirror_axes(checkpoint: Checkpoint, dimension: int, folder: Path) -> tuple[int, ...] | None:
     axes = checkpoint.get("inference_allowed_mirroring_axes")
     if not axes:
         return None
@@ -196,7 +194,7 @@ def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     return numbered or tuple(found)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the folds that were trained with -f")
     checkpoint = read_checkpoint(path)
@@ -221,9 +219,9 @@ def _bare(name: str) -> str:
 
 
 def _require_same_labels(
-    saved: dict[str, Any],
+    saved: Checkpoint,
     manager: PlansManager,
-    dataset_json: dict[str, Any],
+    dataset_json: JsonObject,
     fold: str,
     folder: Path,
 ) -> None:
@@ -250,18 +248,19 @@ def _require_same_labels(
 def _network(
     manager: PlansManager,
     configuration: ConfigurationManager,
-    dataset_json: dict[str, Any],
-    weights: dict[str, Any],
+    dataset_json: JsonObject,
+    weights: dict[str, Tensor],
     fold: str,
     folder: Path,
 ) -> OctreeNCA:
-    network: Any = OctreeNCATrainer.build_network_architecture(
+    network = OctreeNCATrainer.build_network_architecture(
         manager,
         configuration,
         determine_num_input_channels(manager, configuration, dataset_json),
         manager.get_label_manager(dataset_json).num_segmentation_heads,
         False,
     )
+    assert isinstance(network, OctreeNCA)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -273,11 +272,10 @@ def _network(
             f"fold {fold} of {folder} has weights that are not finite; predict with another fold "
             f"or checkpoint"
         )
-    assert isinstance(network, OctreeNCA)
     return network
 
 
-def _names(dataset_json: dict[str, Any]) -> dict[int, str]:
+def _names(dataset_json: JsonMapping) -> dict[int, str]:
     """What label maps hold; of regions the labels that they write."""
     labels = dict(dataset_json["labels"])
     labels.pop("ignore", None)

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from nnunet_octreenca.errors import InputError, OctreeNCAError
-from nnunet_octreenca.files import MAX_JSON, parse_json
+from nnunet_octreenca.files import MAX_JSON, JsonObject, parse_json
 from nnunet_octreenca.integration.model_files import (
     FolderFiles,
     ModelFiles,
@@ -26,7 +27,7 @@ from nnunet_octreenca.planning.network_model import MAX_CHANNELS
 from nnunet_octreenca.planning.plans_faults import plans_faults
 from nnunet_octreenca.planning.plans_model import Configuration, Plans, read_plans
 from nnunet_octreenca.planning.value_rules import identifier, short
-from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, read_checkpoint
+from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, Checkpoint, read_checkpoint
 
 _UNKNOWN = "not recorded"
 # Folders of results, beside which nnU-Net puts copies of the plans.
@@ -73,12 +74,19 @@ class ModelReport:
     checkpoints: list[CheckpointReport] = field(default_factory=list)
 
 
+class FileFacts(TypedDict):
+    """A file's size in bytes and its checksum in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
 @dataclass
 class Report:
     """All models below one place, its files with size and SHA-256, and its faults."""
 
     models: list[ModelReport] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, FileFacts] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -162,7 +170,7 @@ def _plans_and_dataset(
     files: ModelFiles, folder: str, faults: list[str]
 ) -> tuple[Plans | None, DatasetDescription | None]:
     """The models of both files, None where they have faults."""
-    contents: list[Mapping[str, Any] | None] = []
+    contents: list[JsonObject | None] = []
     for name in ("dataset.json", "plans.json"):
         try:
             contents.append(_json(files, str(PurePosixPath(folder) / name)))
@@ -184,7 +192,7 @@ def _plans_and_dataset(
     return plans, dataset
 
 
-def _json(files: ModelFiles, name: str) -> dict[str, Any]:
+def _json(files: ModelFiles, name: str) -> JsonObject:
     if name not in files.names:
         raise InputError(f"{name} is missing; copy or export the whole model")
     if files.size(name) > MAX_JSON:
@@ -203,7 +211,7 @@ def _within(name: str, folder: str) -> bool:
 
 def _checkpoint(
     files: ModelFiles, name: str, folder: str, model: ModelReport, faults: list[str]
-) -> dict[str, Any] | None:
+) -> Checkpoint | None:
     """The content of a checkpoint, None where it has been refused; describes it in `model`."""
     relative = name if folder == "." else name.removeprefix(f"{folder}/")
     report = CheckpointReport(name, PurePosixPath(relative).parent.name.removeprefix("fold_"))
@@ -268,11 +276,11 @@ def _describe(
 
 
 def _network_faults(
-    report: CheckpointReport, saved: Mapping[str, Any], plans: Plans, dataset: DatasetDescription
+    report: CheckpointReport, saved: Checkpoint, plans: Plans, dataset: DatasetDescription
 ) -> Iterator[str]:
     """Weights of another shape than the plans', or that are no numbers; another data set's."""
     place = PurePosixPath(report.file).parent.name + "/" + PurePosixPath(report.file).name
-    weights: Mapping[str, Any] = saved["network_weights"]
+    weights: dict[str, Tensor] = saved["network_weights"]
     for name, weight in weights.items():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             yield f"{place} has weights that are not finite, the first in {short(name)}"
@@ -337,7 +345,7 @@ class _Named:
 class _NamesOnly(pickle.Unpickler):
     """Reads what nnU-Net's postprocessing.pkl holds, and calls nothing but stand-ins of ours."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) in _POSTPROCESSING:
             return _Named()
         if f"{module}.{name}" in STAND_INS:  # labels may be NumPy's scalars

@@ -12,7 +12,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError
-from nnunet_octreenca.files import read_json, write_json
+from nnunet_octreenca.files import JsonMapping, JsonObject, read_json, write_json
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.planning import PLANS_NAME, extend_plans
 
@@ -59,7 +59,7 @@ class OctreeNCAPlanner(ExperimentPlanner):
         name = STOCK_PLANS_NAME if self._stock_data else self.plans_identifier
         return f"{name}_{configuration_name}"
 
-    def save_plans(self, plans: dict[str, Any]) -> None:
+    def save_plans(self, plans: JsonObject) -> None:
         """Extend the plans that nnU-Net computed, then save them as it does."""
         recursive_fix_for_json_export(plans)
         plans.update(
@@ -73,9 +73,7 @@ class OctreeNCAPlanner(ExperimentPlanner):
         super().save_plans(plans)
 
 
-def _extended(
-    plans: dict[str, Any], dataset_json: dict[str, Any], **options: Any
-) -> dict[str, Any]:
+def _extended(plans: JsonObject, dataset_json: JsonMapping, **options: Any) -> JsonObject:
     labels = PlansManager(plans).get_label_manager(dataset_json)
     channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     return extend_plans(
@@ -157,9 +155,9 @@ def extend_plans_file(
     return target
 
 
-def _own_configurations(target: Path, new: dict[str, Any]) -> dict[str, Any]:
+def _own_configurations(target: Path, new: JsonMapping) -> JsonObject:
     """Configurations that users added to our plans; nnU-Net's planner keeps them too."""
     if not target.is_file():
         return {}
-    old: dict[str, Any] = read_json(target, "remove it").get("configurations", {})
+    old: JsonObject = read_json(target, "remove it").get("configurations", {})
     return {name: value for name, value in old.items() if name not in new}

@@ -14,7 +14,6 @@ products with matrices by a rounding, and plans may name any class or function t
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -25,8 +24,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
+from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.images.finite import require_finite
 from nnunet_octreenca.images.nifti import require_sound_nifti
+from nnunet_octreenca.integration.case_properties import CaseProperties
 from nnunet_octreenca.integration.foreground_sampling import sample_foreground_locations
 from nnunet_octreenca.integration.image_reader import (
     labels_as_shown,
@@ -77,8 +78,8 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         seg_file: str | None,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
-        dataset_json: dict | str,
-    ) -> tuple[NDArray, NDArray, dict[str, Any]]:
+        dataset_json: JsonObject | str,
+    ) -> tuple[NDArray, NDArray, CaseProperties]:
         """Read and preprocess one case.
 
         Returns:
@@ -91,9 +92,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         for path in map(Path, [*image_files, *([seg_file] if seg_file else [])]):
             if path.name.lower().endswith((".nii", ".nii.gz")):
                 require_sound_nifti(path)  # SimpleITK would read NaN as 0
-        described: dict[str, Any] = (
-            load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
-        )
+        described = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
         reader = plans_manager.image_reader_writer_class()
         schemes = set(configuration_manager.normalization_schemes)
         with unlimited_pillow():
@@ -116,11 +115,11 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
         self,
         data: NDArray,
         seg: NDArray | None,
-        properties: dict[str, Any],
+        properties: CaseProperties,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
-        dataset_json: dict[str, Any],
-    ) -> tuple[NDArray, NDArray, dict[str, Any]]:
+        dataset_json: JsonObject,
+    ) -> tuple[NDArray, NDArray, CaseProperties]:
         """`run_case_npy` on arrays that may be modified in place."""
         data = data.astype(np.float32, copy=False)
         if seg is not None and data.shape[1:] != seg.shape[1:]:

@@ -10,7 +10,6 @@ trainer, and so before this module is there (docs/explanation/security.md).
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run import load_pretrained_weights as stock_module
@@ -57,10 +56,10 @@ def install() -> None:
         if getattr(module, "load_pretrained_weights", None) is _stock_pretrained:
             module.load_pretrained_weights = load_pretrained_weights
 
-    def as_data(stock: Callable[..., Any]) -> Callable[..., Any]:
+    def as_data(stock: Callable[..., None]) -> Callable[..., None]:
         def initialize_from_trained_model_folder(
-            self: nnUNetPredictor, model_training_output_dir: str, *args: Any, **kwargs: Any
-        ) -> Any:
+            self: nnUNetPredictor, model_training_output_dir: str, *args: object, **kwargs: object
+        ) -> None:
             folder = Path(model_training_output_dir)
             if not _describes_octreenca(folder):
                 return stock(self, model_training_output_dir, *args, **kwargs)

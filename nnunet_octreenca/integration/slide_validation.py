@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 from numpy.typing import NDArray
 
-from nnunet_octreenca.files import atomic_write
+from nnunet_octreenca.files import JsonObject, atomic_write
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.images.source import NO_INFO
 from nnunet_octreenca.inference.ensemble import Ensemble, Member
@@ -21,6 +21,14 @@ from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
 _BAND = 1024  # rows read or compared at a time
 _TILE = 256
+
+
+class CaseScore(TypedDict):
+    """A case of nnU-Net's summary.json."""
+
+    reference_file: str
+    prediction_file: str
+    metrics: dict[int, dict[str, float]]
 
 
 def validate_slides(
@@ -35,7 +43,7 @@ def validate_slides(
     seed: int,
     device: torch.device | str,
     log: Callable[..., object],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Segment slides, write NAME.tif for each and summary.json, and return the summary.
 
     Args:
@@ -56,7 +64,7 @@ def validate_slides(
         OutOfMemoryError: a slide does not fit even in the smallest bands.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    results = []
+    results: list[CaseScore] = []
     for case in cases:
         log(f"predicting {case.name}, {case.shape[0]} x {case.shape[1]}")
         predicted = _segmented(network, case, mirror_axes, context, seed, device)
@@ -176,7 +184,7 @@ def score(
     return metrics
 
 
-def summarise(results: Sequence[dict[str, Any]], labels: Sequence[int]) -> dict[str, Any]:
+def summarise(results: Sequence[CaseScore], labels: Sequence[int]) -> JsonObject:
     """Means over cases and labels, as in nnU-Net's `compute_metrics_on_folder`."""
 
     def mean(values: list[float]) -> float:

@@ -14,13 +14,16 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nnunet_octreenca.errors import CheckpointError
+
+Checkpoint: TypeAlias = dict[str, Any]
+"""What a checkpoint holds; whoever reads a value of it checks its type."""
 
 VERSIONS = "octreenca_versions"  # a key of ours: package to version
 # torch's own switch: every torch.load of the process reads data only, whatever its caller says.
@@ -37,7 +40,7 @@ def read_checkpoint(
     *,
     name: str | None = None,
     device: torch.device | str = "cpu",
-) -> dict[str, Any]:
+) -> Checkpoint:
     """Read a checkpoint of ours or of nnU-Net's; nothing in it is run.
 
     Args:
@@ -67,7 +70,7 @@ def read_checkpoint(
             f"{name} holds a {type(loaded).__name__} where nnU-Net's checkpoints hold a "
             f"dictionary; it is no checkpoint of a training"
         )
-    converted: dict[str, Any] = plain(loaded, name)
+    converted: Checkpoint = plain(loaded, name)
     return converted
 
 
