@@ -117,10 +117,10 @@ def _pixels(path: str) -> Pixels:
         samples = samples_to_convert(path) if path.lower().endswith((".tif", ".tiff")) else None
         if samples is None:
             code = _orientation(path)
-            _tell(*orientation.note("pictures of the data set", code))
+            say_once(*orientation.note("pictures of the data set", code))
             return orientation.turned(io.imread(path), code, axis=0)
         pixels = read_whole(path, channels=samples)  # as a prediction sees it
-        _tell(*orientation.note("pictures of the data set", _orientation(path), "TIFF"))
+        say_once(*orientation.note("pictures of the data set", _orientation(path), "TIFF"))
         return pixels if samples > 1 else pixels[..., 0]
     except (MemoryError, InputError):
         raise
@@ -160,7 +160,7 @@ def _orientation(path: str) -> int:
 
 
 @cache
-def _tell(*sentences: str) -> None:
+def say_once(*sentences: str) -> None:
     """Print what is done, each sentence once."""
     for sentence in sentences:
         print(sentence)

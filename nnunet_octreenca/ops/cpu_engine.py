@@ -168,7 +168,8 @@ def backward(
 
 
 @lru_cache(maxsize=1)
-def _warn_no_bf16(kernels: str) -> None:
+def warn_no_bf16(kernels: str) -> None:
+    """Say, once, that bfloat16 products were asked for and float32 is used."""
     warnings.warn(
         f"products of bfloat16 were asked for, but the {kernels} kernels of this processor have no "
         f"such instruction: float32 is used, which is more exact and as fast as it gets here",
@@ -316,6 +317,6 @@ def _precisions(multiply: str | None, state: str | None, emulate: bool) -> tuple
     multiply, state = precision(multiply, state)
     kernels = cpu_kernels()
     if multiply == "bfloat16" and not emulate and not _module().native_bf16(kernels):
-        _warn_no_bf16(kernels)
+        warn_no_bf16(kernels)
         multiply = "float32"
     return kernels, multiply == "bfloat16", state == "float16"

@@ -176,7 +176,12 @@ def load_driver() -> Driver:
 
 
 @cache
-def _gpu(index: int) -> Gpu:
+def gpu(index: int) -> Gpu:
+    """A GPU of this process by its number, the same object at every call.
+
+    Raises:
+        CudaError: it cannot be used.
+    """
     return Gpu(index)
 
 
@@ -186,7 +191,7 @@ def device_of(tensor: Tensor) -> Device:
     Raises:
         CudaError: it cannot be used.
     """
-    return _gpu(tensor.device.index)
+    return gpu(tensor.device.index)
 
 
 def current(tensor: Tensor) -> AbstractContextManager[object]:

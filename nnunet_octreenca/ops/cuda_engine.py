@@ -84,7 +84,7 @@ def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int)
         return True
     if wanted_engine() == name:
         raise EnvironmentMismatchError(f"{ENGINE_VARIABLE} is {name!r}, but {problem}")
-    _warn_fallback(problem)
+    warn_fallback(problem)
     return False
 
 
@@ -92,7 +92,7 @@ def _usable(index: int, dimension: int, channels: int, inputs: int, hidden: int)
 def gpu_problem(index: int, dimension: int, channels: int, inputs: int, hidden: int) -> str | None:
     """Why a GPU cannot run a network of these sizes; None if it can."""
     try:
-        device = cuda_device._gpu(index)
+        device = cuda_device.gpu(index)
         configuration = Configuration(
             dimension, channels, inputs, hidden, single_precision(device.architecture)
         )
@@ -104,7 +104,8 @@ def gpu_problem(index: int, dimension: int, channels: int, inputs: int, hidden: 
 
 
 @lru_cache(maxsize=8)
-def _warn_fallback(problem: str) -> None:
+def warn_fallback(problem: str) -> None:
+    """Say, once a problem, that PyTorch computes instead."""
     warnings.warn(
         f"the CUDA engine is not used, PyTorch computes instead (correct, slower): {problem}",
         stacklevel=5,

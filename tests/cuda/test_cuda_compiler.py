@@ -186,7 +186,6 @@ def test_a_damaged_entry_is_compiled_anew(damage, monkeypatch):
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    cuda_compiler._warn_not_kept.cache_clear()
     with pytest.warns(UserWarning, match=f"cannot be kept .* Set {CACHE_VARIABLE}"):
         first = compile_program("tiny.cu", TINY, 90)
     with warnings.catch_warnings():

@@ -47,10 +47,10 @@ def gpu(fake, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=0))
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
-    caches = (cuda_device._gpu, cuda_engine.gpu_problem, cuda_engine._warn_fallback)
+    caches = (cuda_device.gpu, cuda_engine.gpu_problem, cuda_engine.warn_fallback)
     for cache in caches:
         cache.cache_clear()
-    yield cuda_device._gpu(0)
+    yield cuda_device.gpu(0)
     for cache in caches:
         cache.cache_clear()
 
@@ -166,7 +166,7 @@ def broken(*_):
 
 
 def test_one_clear_line_where_the_engine_cannot_be_used(gpu, monkeypatch):
-    monkeypatch.setattr(cuda_device, "_gpu", broken)
+    monkeypatch.setattr(cuda_device, "gpu", broken)
     with pytest.warns(UserWarning, match="PyTorch computes instead.*the test took it away"):
         assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
     with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def test_no_way_back_where_the_engine_was_asked_for(gpu, monkeypatch):
     monkeypatch.setenv(ENGINE_VARIABLE, "cuda")
     assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
     cuda_engine.gpu_problem.cache_clear()
-    monkeypatch.setattr(cuda_device, "_gpu", broken)
+    monkeypatch.setattr(cuda_device, "gpu", broken)
     with pytest.raises(EnvironmentMismatchError, match="'cuda', but no CUDA driver"):
         cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
 

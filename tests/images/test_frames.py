@@ -50,15 +50,15 @@ def test_ascending_bands_open_each_file_once(tmp_path, monkeypatch, FrameSource)
     source = FrameSource(write(tmp_path))
     monkeypatch.setattr(stripes, "KEPT_BYTES", 0)
     opened = []
-    original = frames.FrameSource._open
+    original = frames.open_reader
     monkeypatch.setattr(
-        frames.FrameSource,
-        "_open",
-        lambda self, number: opened.append(number) or original(self, number),
+        frames,
+        "open_reader",
+        lambda file, **options: opened.append(file) or original(file, **options),
     )
     for first in range(0, 12, 4):
         source.read(max(0, first - 2), min(12, first + 4))
-    assert opened == list(range(12))
+    assert opened == source.files
 
 
 @pytest.mark.parametrize(

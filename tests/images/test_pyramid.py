@@ -65,13 +65,21 @@ def test_a_level_that_lost_its_last_pixels_repeats_them(tmp_path):
     assert np.array_equal(window[2, 2], stored[31, 31])
 
 
-def test_other_processes_open_their_own(tmp_path):
+def test_other_processes_open_their_own(tmp_path, monkeypatch):
     image = write_pyramid(tmp_path / "slide.tif", [picture(40, 40)])[0]
+    opened = []
+    original = pyramid.open_reader
+    monkeypatch.setattr(
+        pyramid,
+        "open_reader",
+        lambda file, **options: opened.append(file) or original(file, **options),
+    )
     slide = SlideRegions(tmp_path / "slide.tif")
     slide.region(0, 0, 0, 1, 1)
     copy = pickle.loads(pickle.dumps(slide))
-    assert copy._opened is None
+    assert len(opened) == 1, "nothing is opened before a window is asked for"
     assert np.array_equal(copy.region(0, 3, 4, 5, 6), image[3:8, 4:10])
+    assert len(opened) == 2
 
 
 def test_what_is_not_there(tmp_path):

@@ -167,8 +167,8 @@ def test_reading_that_takes_its_time_is_waited_for(monkeypatch):
 @needs_cpp
 def test_engine_refuses_calls_out_of_order():
     network, image = make_network((40, 9))
-    stream = open_stream(network, (40, 9), Output.LABELS)
-    engine, rows = stream._engine, image[0].numpy()
+    engine = network.engine().octree_stream((40, 9), network.automaton(), 0)
+    rows = image[0].numpy()
     with pytest.raises(ValueError, match="prepare"):
         engine.begin(0, 4)
     with pytest.raises(ValueError, match="in order"):

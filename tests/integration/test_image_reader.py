@@ -153,7 +153,7 @@ def test_reader_is_nnunets_but_for_the_limit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_training_sees_pictures_as_prediction_does(tmp_path, capsys, code, ending):
     """Turned as EXIF's and TIFF's orientation say, masks that say so as well."""
-    image_reader._tell.cache_clear()
+    image_reader.say_once.cache_clear()
     tags = Image.Exif()
     tags[0x0112] = code
     paths, expected = [], []

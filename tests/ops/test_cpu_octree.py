@@ -252,7 +252,7 @@ def test_bfloat16_that_the_processor_has_not_is_said_once():
     network, image = make((9, 8))
     if cpu_module().native_bf16(KERNELS[0]):
         pytest.skip("this processor multiplies bfloat16")
-    cpu_engine._warn_no_bf16.cache_clear()
+    cpu_engine.warn_no_bf16.cache_clear()
     with pytest.warns(UserWarning, match="no such instruction: float32 is used"):
         labels = network.segment(image, multiply="bfloat16")
     assert torch.equal(labels, network.segment(image, multiply="bfloat16"))

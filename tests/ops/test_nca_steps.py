@@ -264,7 +264,7 @@ def test_compiled_equals_eager(spatial):
     def loss(s, *w):
         return nca_steps(s.sin(), StepWeights(*w), 3, seed=9).cos().sum()
 
-    torch._dynamo.reset()  # a graph keeps the engine it was compiled with
+    torch.compiler.reset()  # a graph keeps the engine it was compiled with
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     inputs = [tensor.requires_grad_() for tensor in (state, *weights)]
     eager, traced = loss(*inputs), compiled(*inputs)
