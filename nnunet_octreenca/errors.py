@@ -34,7 +34,7 @@ class CheckpointError(OctreeNCAError):
 
 
 class TrainingError(OctreeNCAError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class WorkerError(OctreeNCAError):

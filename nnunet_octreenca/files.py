@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever meets half of one."""
+"""Writing files atomically, and reading JSON."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""Libraries that are optional, or that need a word before they do what is wanted."""
+"""Optional libraries, and settings that libraries need before they are used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def missing_decoder(path: Path, error: Exception) -> EnvironmentMismatchError | 
 
 @contextmanager
 def unlimited_pillow() -> Iterator[None]:
-    """Lift Pillow's limit on pixels, which is for web servers, while this lasts."""
+    """Context without Pillow's limit on pixels, which is meant for web servers."""
     from PIL import Image
 
     with _pillow_lock:

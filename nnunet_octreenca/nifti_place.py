@@ -12,7 +12,7 @@ PLACE = (
 
 @dataclass(frozen=True)
 class NiftiPlace:
-    """Where a NIfTI file says that its voxels lie, unchanged, to be said again of its labels.
+    """Where a NIfTI file says that its voxels lie, unchanged, to be written with its labels.
 
     Attributes:
         version: of the header, 1 or 2.

@@ -1,4 +1,4 @@
-"""A command run as a child process: its output in a log, its memory measured, ended with us."""
+"""A command run as a child process: its output in a log, its memory measured, ended with ours."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ class CommandError(OctreeNCAError):
 class Finished(NamedTuple):
     """Seconds that a command took, and the peak memory of its largest process in bytes.
 
-    None where the system does not tell (Windows).
+    None where the system does not report it (Windows).
     """
 
     seconds: float
@@ -55,10 +55,10 @@ class Finished(NamedTuple):
 
 
 def find_script(name: str) -> str:
-    """An installed command: beside this Python, where its scripts go, or on the PATH.
+    """An installed command: next to this Python, where its scripts are installed, or on the PATH.
 
     Raises:
-        EnvironmentMismatchError: it is nowhere.
+        EnvironmentMismatchError: it is not found.
     """
     folders = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
     for path in (*folders, None):
@@ -191,7 +191,7 @@ def _raise(code: int, command: Sequence[str], log: Path) -> NoReturn:
 
 @contextmanager
 def ends_like_ctrl_c() -> Iterator[None]:
-    """Within, being terminated raises KeyboardInterrupt too, so that children are ended.
+    """Context in which SIGTERM raises KeyboardInterrupt too, so that children are ended.
 
     What is ignored already (nohup) stays ignored.
     """

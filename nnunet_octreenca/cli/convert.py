@@ -317,7 +317,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def progress(items: Iterable[_T], description: str) -> Iterator[_T]:
-    """A bar while items are gone through."""
+    """A progress bar over items."""
     from rich.progress import track
 
     yield from track(list(items), description=description)

@@ -1,4 +1,4 @@
-"""`nnunet_octreenca demo`: phantoms, stock commands, OctreeNCA beside stock nnU-Net, a report."""
+"""`nnunet_octreenca demo`: phantoms, stock commands, OctreeNCA next to stock nnU-Net, a report."""
 
 import argparse
 import math
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run all stages and tell what came out."""
+    """Run all stages and print the results."""
     minutes = arguments.minutes
     if not (minutes > 0 and math.isfinite(minutes)):
         raise InputError(f"--minutes ({minutes:g}) must be a number above 0, such as 2")
@@ -133,7 +133,7 @@ def find_device(wanted: str | None) -> str:
 
 
 def child_environment(folder: Path, minutes: float) -> dict[str, str]:
-    """What nnU-Net's commands are told: the demo's folders, and trainers without registration.
+    """The environment of nnU-Net's commands: the demo's folders, unregistered trainers.
 
     Those before the user's environment stay what the user has set.
     """

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# share of the stage that is over (0 to 1, None where nobody knows), and what to say beside it
+# share of the stage that is over (0 to 1, None if unknown), and what to show next to it
 Show = Callable[[float | None, str], None]
 
 

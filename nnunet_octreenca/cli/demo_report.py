@@ -1,4 +1,4 @@
-"""What the demo's networks have reached: Dice, a table and a picture."""
+"""What the demo's networks have achieved: Dice, a table and a picture."""
 
 import os
 import platform
@@ -39,7 +39,7 @@ def dice_of_folder(truths: Path, predictions: Path) -> JsonObject:
     cases = {}
     for truth in sorted(truths.glob("*.nii.gz")):
         if not (predictions / truth.name).is_file():
-            raise InputError(f"{predictions} holds no {truth.name}; see the logs beside it")
+            raise InputError(f"{predictions} holds no {truth.name}; see the logs next to it")
         true, predicted = read(truth), read(predictions / truth.name)
         if true.shape != predicted.shape:
             raise InputError(
@@ -84,7 +84,7 @@ def count_parameters(checkpoint: Path) -> int:
 
 
 def circumstances() -> JsonObject:
-    """What a figure needs beside it: machine and versions."""
+    """What must be reported with a figure: machine and versions."""
     import torch
 
     from nnunet_octreenca import __version__

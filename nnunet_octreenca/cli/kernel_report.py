@@ -50,7 +50,7 @@ def programs(architecture: int, networks: Iterable[Network] = NETWORKS) -> Itera
 def compile_kernels(architecture: int, networks: Iterable[Network] = NETWORKS) -> list[JsonObject]:
     """One row a kernel: what it was compiled for, and what came out.
 
-    The cache is left aside: the kernels are compiled, whatever is kept.
+    The cache is not used: every kernel is compiled.
 
     Raises:
         CudaError: the compiler refuses.

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_any_name() -> None:
-    """Show "?" for a character that the console lacks, instead of ending on a file's name."""
+    """Show "?" for a character that the console lacks, instead of failing on a file's name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict all cases; returns the exit code.
 
     Raises:
-        OctreeNCAError: nothing could be begun.
+        OctreeNCAError: no case could be started.
     """
     with terminated():
         return _run(arguments)

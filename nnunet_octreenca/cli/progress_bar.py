@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def progress_bar(
     name: str, quiet: bool
 ) -> Iterator[tuple[Callable[[str], object], "Progress | None"]]:
-    """A bar with rate and remaining time on a terminal; lines that are told go above it.
+    """A bar with rate and remaining time on a terminal; printed lines appear above it.
 
     Yields:
-        what prints a line, and what is told of progress (None where there is no bar).
+        what prints a line, and what takes progress (None where there is no bar).
     """
     if quiet or not sys.stderr.isatty():
         yield print, None

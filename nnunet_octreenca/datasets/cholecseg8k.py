@@ -1,6 +1,6 @@
 """CholecSeg8k for nnU-Net: laparoscopic video, as volumes (frame, y, x) or single frames.
 
-Published layout (Hong et al. 2020): `videoXX/videoXX_NNNNN/frame_N_endo.png` and beside it
+Published layout (Hong et al. 2020): `videoXX/videoXX_NNNNN/frame_N_endo.png` and next to it
 `frame_N_endo_watershed_mask.png`, whose grey values are the classes; 80 consecutive frames a
 folder. A folder that holds such frames directly is one clip.
 """
@@ -87,7 +87,7 @@ def convert_cholecseg8k(
         target: the new data set's folder.
         classes: `cholec_classes()`, the paper's five, if left out.
         layout: volumes or pictures, their size and length.
-        test: part of the videos that are held out; without meaning for a single clip.
+        test: fraction of the videos that are held out; has no effect on a single clip.
         temporal_split: of a single clip: frames to train and to test with, "561-608/617-632".
         seed: of the folds and of what is held out.
         overwrite: remove a data set that is there already.

@@ -20,7 +20,7 @@ class Classes:
     Attributes:
         foreground: values of each class, in the order of the labels 1, 2, ...
         background: values that become label 0.
-        ignore: values of what is not annotated; they become the last label, `ignore`.
+        ignore: values of unannotated pixels; they become the last label, `ignore`.
 
     Raises:
         InputError: no class, too many, or a value that is used twice or no value of a mask.
@@ -48,9 +48,9 @@ class Classes:
         for label, values in enumerate(groups):
             for value in values:
                 if not 0 <= value < _VALUES:
-                    raise InputError(f"a mask's value is 0 to {_VALUES - 1}, not {value}")
+                    raise InputError(f"mask values are 0 to {_VALUES - 1}, not {value}")
                 if table[value] != _UNDECLARED:
-                    raise InputError(f"the mask's value {value} is declared twice")
+                    raise InputError(f"the mask value {value} is declared twice")
                 table[value] = label
         object.__setattr__(self, "_table", table)
 

@@ -39,7 +39,7 @@ class Frame(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """Consecutive frames, of a video that no other fold must know."""
+    """Consecutive frames of a video, which no other fold may see."""
 
     name: str
     video: str
@@ -51,8 +51,8 @@ class FrameLayout(NamedTuple):
 
     Attributes:
         dimension: 3 for volumes (frame, y, x), one NIfTI file a channel; 2 for PNG pictures.
-        size: (width, height) in pixels; None leaves it.
-        clip_length: frames of a volume at most.
+        size: (width, height) in pixels; None keeps theirs.
+        clip_length: maximum number of frames in a volume.
     """
 
     dimension: int = 3
@@ -92,7 +92,7 @@ def convert_frames(
         target: the new data set's folder.
         classes: of the masks.
         layout: volumes or pictures, their size and length.
-        test: part of the videos held out (of the pictures where there are no videos).
+        test: fraction of the videos held out (of the pictures where there are no videos).
         seed: of the folds and of what is held out.
         overwrite: remove a data set that is there already.
         track: shows progress.
@@ -107,8 +107,8 @@ def convert_frames(
     notes = []
     if layout.dimension == 2 and not any(p.is_dir() for p in (Path(source) / "images").iterdir()):
         notes.append(
-            "Every picture counts as independent of the others. Frames of one video belong into "
-            "a folder of its own, images/VIDEO, so that no fold validates on a video it trains on."
+            "Every picture counts as independent of the others. Put the frames of each video into "
+            "a folder, images/VIDEO, so that no fold validates on a video it trains on."
         )
     return convert_clips(
         [clip for clip in clips if clip.video not in tested],
@@ -132,7 +132,7 @@ def find_frames(source: Path, *, single: bool = False) -> list[Clip]:
 
     Args:
         source: holds both.
-        single: where there are no folders of videos, every picture is a video of its own.
+        single: where there are no folders of videos, every picture is a separate video.
 
     Raises:
         InputError: nothing there, or a mask is missing.

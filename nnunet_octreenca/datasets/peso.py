@@ -61,7 +61,7 @@ def find_slides(source: Path) -> list[SlidePair]:
         masks = sorted(source.rglob(f"{escape(slide.stem)}_*mask*.tif"))
         if len(masks) > 1:
             raise InputError(
-                f"{slide.name} has {len(masks)} masks: {', '.join(map(str, masks))}; leave the one "
+                f"{slide.name} has {len(masks)} masks: {', '.join(map(str, masks))}; keep the one "
                 f"to use"
             )
         pairs.append(SlidePair(name, slide, masks[0] if masks else None))

@@ -2,7 +2,7 @@
 
 A case is a body with an organ (class 1) and a lesion within it (class 2). Vessels are as bright
 as the organ and nodules elsewhere in the body as bright as the lesion, so that no threshold can
-tell the classes: an organ is known by its shape, a lesion by what lies around it.
+tell the classes: an organ is recognised by its shape, a lesion by what lies around it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from nnunet_octreenca.files import JsonObject, write_json
 SHAPE = (12, 38, 38)  # voxels (z, y, x); the median plans to a context of 12 x 40 x 40
 SPACING = (2.5, 1.0, 1.0)  # mm (z, y, x)
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
-MIN_SHAPE = (6, 16, 16)  # below, a lesion has no voxel of its own
+MIN_SHAPE = (6, 16, 16)  # in smaller ones a lesion may have no voxel
 MIN_VOXELS = 8  # of every class in every case
 
 # What a voxel is made of, and how bright that is. Nodules are of the lesion's tissue, vessels
@@ -49,10 +49,10 @@ def make_phantoms(
     cases of a smaller one.
 
     Args:
-        folder: the data set's own, `DatasetXXX_Name`; made here.
+        folder: of the data set, `DatasetXXX_Name`; made here.
         training: number of training cases; nnU-Net's five folds need at least five.
-        test: number of test cases, which follow in number on the training cases.
-        seed: of all that is random.
+        test: number of test cases, which are numbered after the training cases.
+        seed: of everything random.
         shape: voxels (z, y, x); cases differ from it by up to an eighth per axis.
         channels: images per case, of the same anatomy in different contrasts.
 

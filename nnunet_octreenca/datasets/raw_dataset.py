@@ -1,4 +1,4 @@
-"""An nnU-Net raw data set being written: whole files, and a command that can be repeated."""
+"""Writes nnU-Net raw data sets: every file atomically, and a re-run resumes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from nnunet_octreenca.files import JsonMapping, JsonObject, read_json, write_jso
 _T = TypeVar("_T")
 
 _NAME = re.compile(r"Dataset\d{3}_.+")
-# Lies in a data set that is not complete, and says how it was begun.
+# Lies in an incomplete data set, and says which request began it.
 _BEGUN = "conversion.json"
 SPLITS = "splits_final.json"
 
@@ -114,13 +114,13 @@ def describe(
 class RawDataset:
     """A data set's folder while it is written.
 
-    Every file is written under another name and renamed, `dataset.json` is the last. What was
-    interrupted goes on where it stopped when the same command is given again.
+    Every file is written under a temporary name and renamed, `dataset.json` last. Re-running an
+    interrupted command resumes where it stopped.
 
     Args:
         folder: of the data set.
         source: what is converted; never removed.
-        request: what was asked for; JSON. Another request does not go on with a half one.
+        request: what was asked for; JSON. Only the same request resumes an incomplete data set.
         overwrite: remove a data set that is there already.
 
     Raises:
@@ -133,7 +133,7 @@ class RawDataset:
         self.folder = Path(folder)
         here, there = self.folder.resolve(), Path(source).resolve()
         if here == there or here in there.parents:
-            raise OutputError(f"{folder} holds what is converted ({source}); name another folder")
+            raise OutputError(f"{folder} holds what is converted ({source}); choose another folder")
         request = json.loads(json.dumps({"source": there, **request}, default=str))
         preprocessed = preprocessed_folder(self.folder)
         self._splits = [self.folder / SPLITS]
@@ -155,7 +155,7 @@ class RawDataset:
             )
         elif preprocessed is not None and (preprocessed / SPLITS).exists():
             raise OutputError(
-                f"{preprocessed / SPLITS} exists already, of an earlier data set of this name; "
+                f"{preprocessed / SPLITS} already exists, from an earlier data set of this name; "
                 f"--overwrite replaces it"
             )
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ DATA_IDENTIFIER = f"{PLANS_NAME}_{CONFIGURATION}"
 _SAMPLED = 50  # places a slide whose colours are looked at
 _AROUND = 16  # pixels per side at each
 _CHANNELS = 3
-# A coarse level that is averaged from so many pixels a side takes long to read.
+# A coarse level that is averaged from so many pixels a side is slow to read.
 _SLOW = 8
 
 

@@ -69,7 +69,7 @@ class SlideOptions:
             of a level gives.
         patch_size: pixels per side.
         patches: of every training slide.
-        test: part of the slides with masks that are held out for testing, 0 to 1.
+        test: fraction of the slides with masks that are held out for testing, 0 to 1.
         seed: of what is held out, the folds and the patches' places.
         in_place: make no patches, train from the slides themselves.
         link: "symlink" or "copy" the test slides.
@@ -371,7 +371,7 @@ def _check_size(slide: Slide, size: int) -> None:
     if min(slide.shape) < size:
         raise InputError(
             f"{slide.regions.path} has {slide.shape[0]} x {slide.shape[1]} pixels at the chosen "
-            f"resolution, less than a patch of {size}; give a smaller --patch-size or take it out"
+            f"resolution, less than a patch of {size}; give a smaller --patch-size or remove it"
         )
 
 

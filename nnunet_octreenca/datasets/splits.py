@@ -17,7 +17,7 @@ def held_out(groups: Iterable[str], fraction: float, seed: int = 0) -> set[str]:
         fraction: of them, 0 to below 1; above 0 at least one is taken and one is left.
 
     Raises:
-        InputError: a fraction that cannot be had.
+        InputError: a fraction outside [0, 1), or too few groups.
     """
     names = sorted(set(groups))
     if not 0 <= fraction < 1:

@@ -42,8 +42,8 @@ def list_cases(
     """The cases of a file or of a folder, in natural order.
 
     A folder may hold images of one kind, one case a file, or nnU-Net's CASE_0000, CASE_0001 for
-    channels in files of their own; folders of OME-Zarr images or of DICOM series; or be one of
-    these itself. All of it decides. Results of earlier runs, the folder for the results, and
+    channels in separate files; folders of OME-Zarr images or of DICOM series; or be one of
+    these itself. Its content decides. Results of earlier runs, the folder for the results, and
     pictures that are fewer than the other images (previews) are left out.
 
     Args:
@@ -124,7 +124,7 @@ class _Listing:
             else:
                 self._entries.append(entry)
         self.path = path
-        # A link to nowhere stays a case, which fails with its name; else it would be missed.
+        # A broken link stays a case, which fails by its name; else it would be missed.
         files = [entry for entry in self._entries if not entry.is_dir()]
         self.files = [file for file in files if _may_be_image(file)]
         self._left_out = [file for file in files if not _may_be_image(file)]
@@ -208,7 +208,7 @@ class _Listing:
 def _unrecorded(entries: Sequence[Path]) -> set[str]:
     """Results in the folder of their images that an interrupted run left without a picture.
 
-    These are X_frames and X_overlay.mp4 beside X, and X.nii.gz beside X_0000.nii.gz.
+    These are X_frames and X_overlay.mp4 next to X, and X.nii.gz next to X_0000.nii.gz.
     """
     stems = {_stem(entry.name) for entry in entries}
     found = set()
@@ -255,9 +255,9 @@ def _stem(name: str) -> str:
 
 
 def _single(path: Path, channels: int) -> Case:
-    """A file; with the others of its case if it is called CASE_0000 and they lie beside."""
+    """A file; with the others of its case if it is called CASE_0000 and they are next to it."""
     if kind_of(path) is None and not is_dicom(path):
-        raise InputError(f"{path} is of no kind that can be read; readable are: {READABLE}")
+        raise InputError(f"{path} is not of a kind that can be read; readable are: {READABLE}")
     stem = _stem(path.name)
     match = _CHANNEL.fullmatch(stem)
     if match is None or match[2] != "0000":

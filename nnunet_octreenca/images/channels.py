@@ -1,4 +1,4 @@
-"""Channels in files of their own, as nnU-Net has them: CASE_0000, CASE_0001."""
+"""Channels in separate files, as nnU-Net has them: CASE_0000, CASE_0001."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ _ROUNDING = 0.02
 
 
 class ChannelStack:
-    """Several images of the same shape and place, one behind the other as channels.
+    """Several images of the same shape and place, stacked as channels.
 
     Args:
         sources: closed by `close`.
@@ -36,7 +36,7 @@ class ChannelStack:
             if source.shape != first.shape:
                 raise InputError(
                     f"{name} has the shape {source.shape} and {names[0].name} {first.shape}; the "
-                    f"channels of a case must lie on one another"
+                    f"channels of a case must lie on the same grid"
                 )
             _require_same_place(first, source, names[0], name)
         self.shape = first.shape
@@ -76,7 +76,7 @@ def _require_same_place(one: ImageSource, other: ImageSource, name: Path, other_
         if len(a) != len(b) or not np.allclose(a, b, rtol=0, atol=_ROUNDING * unit):
             raise InputError(
                 f"{other_name} has the {what} {_short(b)} and {name.name} {_short(a)}; the "
-                f"channels of a case must lie on one another"
+                f"channels of a case must lie on the same grid"
             )
 
 

@@ -84,7 +84,7 @@ def planes_of(path: Path, header: "Dataset") -> list[Plane]:
     """The planes of an image file in the order in which it stores them.
 
     Raises:
-        InputError: a number in the header is none, or frames of a file have no place.
+        InputError: a number in the header is not one, or frames of a file have no position.
     """
     count = frames_of(header)
     groups = header.get("PerFrameFunctionalGroupsSequence") or []
@@ -136,7 +136,9 @@ def _plane(
     if axes is not None:
         lengths = np.linalg.norm(axes, axis=1)
         if not np.allclose(lengths, 1, atol=1e-2) or abs(axes[0] @ axes[1]) > 1e-2:
-            raise ValueError(f"ImageOrientationPatient {cosines} is no pair of perpendicular axes")
+            raise ValueError(
+                f"ImageOrientationPatient {cosines} is not a pair of perpendicular axes"
+            )
         axes = np.asarray(axes / lengths[:, None], np.float64)
     spacing = None
     for keyword in _SPACINGS:
@@ -162,7 +164,7 @@ def _plane(
 
 
 def _stack(path: Path, header: "Dataset", count: int) -> list[Plane]:
-    """Frames without groups of their own; dose and nuclear medicine say where they lie."""
+    """Frames without per-frame groups; dose and nuclear medicine say where they lie."""
     offsets: NDArray[np.float64] | None
     first = _plane(path, 0, header, None, (header.get("DetectorInformationSequence") or [None])[0])
     detector = (header.get("DetectorInformationSequence") or [None])[0]

@@ -1,4 +1,4 @@
-"""The planes of a DICOM image in their order: one stack, even, upright, none missing or double.
+"""The planes of a DICOM image in order: one stack, even, upright, none missing or duplicated.
 
 The rule for what is no such stack (several phases, a gap, a tilted gantry) is to refuse it and to
 name two of its planes: nothing is sorted out by guessing.
@@ -28,7 +28,7 @@ _UNEVEN = 0.2
 _ROUNDING = 0.1  # mm
 # Planes closer than this share of a pixel lie at one place.
 _ONE_PLACE = 0.01
-# Planes may lie beside the straight line of their stack, and the line may lean, by this share of
+# Planes may lie off the straight line of their stack, and the line may lean, by this share of
 # a pixel, or by what rounding of positions makes.
 _BESIDE = 0.25
 # Direction cosines, and pixel sizes as a share, are compared to this: half a pixel in 500.
@@ -45,7 +45,7 @@ class DicomStack:
         spacing: mm (x, y, z).
         origin: mm, of the first plane's first pixel.
         direction: cosines, row by row; the columns are the axes x, y, z.
-        notes: sentences about what lies beside the volume and was left out.
+        notes: sentences about what else was there and was left out.
     """
 
     planes: list[Plane]
@@ -194,7 +194,7 @@ def _require_alike(planes: Sequence[Plane]) -> None:
         if different:
             raise InputError(
                 f"{plane.file.parent / plane.name} {different}; the slices of a volume must agree "
-                f"in it: put those that do into a folder of their own"
+                f"in it: put those that do into a separate folder"
             )
 
 
@@ -230,7 +230,8 @@ def _sorted(
         at = int(np.argmax(off))
         raise InputError(
             f"between {planes[at].file.parent / planes[at].name} and {planes[at + 1].name} the "
-            f"distance is {gaps[at]:.2f} mm, elsewhere {usual:.2f} mm; a slice is missing or double"
+            f"distance is {gaps[at]:.2f} mm, elsewhere {usual:.2f} mm; a slice is missing or "
+            f"duplicated"
         )
     _require_upright(planes, places, along, first_axes, pixel)
     return planes, float((along[-1] - along[0]) / (len(planes) - 1))
@@ -264,14 +265,14 @@ def _require_several_places(
     raise InputError(
         f"{one.file.parent / one.name} and {other.name} lie at one place{told}: the {len(planes)} "
         f"planes of {path} lie at {places} place{'s' * (places != 1)}, which are several phases, "
-        f"echoes or repetitions and no single volume; give one of them in a folder of its own"
+        f"echoes or repetitions and no single volume; give one of them in a separate folder"
     )
 
 
 def _require_upright(
     planes: list[Plane], places: Pixels, along: Pixels, axes: Any, pixel: float
 ) -> None:
-    """Refuse planes that lie beside one another's normal: shifted ones, and a tilted gantry."""
+    """Refuse planes that are shifted against their normal, as by a tilted gantry."""
     beside = (places - places[0]) @ np.asarray(axes).T  # mm along x and y
     share = ((along - along[0]) / (along[-1] - along[0]))[:, None]
     limit = max(_BESIDE * pixel, min(_ROUNDING, pixel / 2))
@@ -282,7 +283,7 @@ def _require_upright(
         raise InputError(
             f"{planes[at + 1].file.parent / planes[at + 1].name} is shifted by {shift:.2f} mm "
             f"within its plane against {planes[at].name}; the slices of a volume must lie on one "
-            f"another: give those that do in a folder of their own"
+            f"another: give those that do in a separate folder"
         )
     lean = float(np.linalg.norm(beside[-1]))
     if lean > limit:

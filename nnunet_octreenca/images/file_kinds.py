@@ -56,7 +56,7 @@ def content_of_bytes(head: bytes) -> str | None:
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):
-        return "zeros only; copy it anew"
+        return "zeros only; copy it again"
     if head[128:132] == b"DICM":
         return "DICOM"
     if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:7] in (b"n+2", b"ni2"):
@@ -66,7 +66,7 @@ def content_of_bytes(head: bytes) -> str | None:
             return _unzipped(head) if kind == "gzip" else kind
     text = head.lstrip()[:200].lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page (perhaps the error of a download); fetch the file anew"
+        return "a web page (perhaps the error of a download); download the file again"
     if b"/annex/objects/" in head[:400] and len(head) < 1024:
         return "a pointer of git-annex, not the file itself; fetch it with `git annex get`"
     return None

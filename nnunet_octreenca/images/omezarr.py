@@ -206,7 +206,7 @@ class OmeZarrSource(StripedSource):
             selection["z"] = 0
         try:
             pixels = np.asarray(self._array[tuple(selection[name] for name in self._axes)])
-        except Exception as error:  # each codec raises a type of its own
+        except Exception as error:  # each codec raises its own type
             raise InputError(
                 f"{self._path} cannot be decoded in {self._banded} {first} to {end - 1} "
                 f"({error}); it is damaged there"

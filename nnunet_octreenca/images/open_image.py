@@ -162,7 +162,7 @@ def _open(
         return VideoSource(path, scratch=scratch)
     if kind == "volume":
         return VolumeSource(path, series=series)
-    raise InputError(f"{path} is of no kind that can be read; readable are: {READABLE}")
+    raise InputError(f"{path} is not of a kind that can be read; readable are: {READABLE}")
 
 
 def _is_dicom_slide(path: Path) -> bool:

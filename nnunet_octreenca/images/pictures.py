@@ -132,7 +132,7 @@ class PictureSource:
         return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
     def close(self) -> None:
-        """Give back the picture; a second call does nothing."""
+        """Release the picture; a second call does nothing."""
         self._image.close()
 
 

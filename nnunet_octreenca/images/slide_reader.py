@@ -32,7 +32,7 @@ class SlideReader(Protocol):
         planes: of a stack; 1 of a 2-D image. Only `TiffReader.region` reads others than the first.
         orientation: of the eight that EXIF and TIFF have; levels and windows are as shown.
         bounds: (x, y, width, height) in pixels of the finest level of what was scanned, which
-            QuPath cuts a slide to; None where nobody says.
+            QuPath cuts a slide to; None where the file does not say.
     """
 
     levels: list[Level]

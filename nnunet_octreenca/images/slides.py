@@ -125,7 +125,7 @@ class StackSource(StripedSource):
         self._reader = reader
         plane = reader.levels[0]
         info = ImageInfo(mpp=plane.mean_mpp, base_shape=plane.shape)
-        reader.rows(0)  # looks whether the file is whole
+        reader.rows(0)  # checks that the file is whole
         shape = (reader.planes, *plane.shape)
         dtype = np.dtype(reader.dtype)
         super().__init__(shape, reader.channels, dtype, reader.stack_spacing, 1, info)

@@ -98,7 +98,7 @@ class ImageSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what is open; a second call does nothing."""
+        """Close what is open; a second call does nothing."""
         ...
 
 
@@ -126,7 +126,7 @@ class ArraySource:
     def __init__(self, array: Pixels, spacing: Sequence[float] | None = None) -> None:
         if array.ndim not in (3, 4):
             raise InputError(
-                f"an array of shape {array.shape} is no image; give (channels, y, x) or "
+                f"an array of shape {array.shape} is not an image; give (channels, y, x) or "
                 f"(channels, z, y, x)"
             )
         self.array = array

@@ -81,6 +81,6 @@ class StripedSource(ABC):
         return self._kept[index]
 
     def close(self) -> None:
-        """Give back the stripes; a second call does nothing."""
+        """Release the stripes; a second call does nothing."""
         with self._lock:
             self._kept.clear()

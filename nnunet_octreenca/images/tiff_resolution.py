@@ -105,7 +105,7 @@ def _imagej_unit(tiff: "TiffFile") -> float | None:
 
 
 def spacing_beside(path: Path) -> tuple[float, ...] | None:
-    """The mm (z, y, x) that nnU-Net's reader of 3-D TIFFs takes from the file CASE.json beside.
+    """The mm (z, y, x) that nnU-Net's reader of 3-D TIFFs takes from CASE.json next to the file.
 
     None where there is no such file.
 
@@ -115,7 +115,7 @@ def spacing_beside(path: Path) -> tuple[float, ...] | None:
     beside = path.with_name(path.stem.removesuffix("_0000") + ".json")
     if not beside.is_file():
         return None
-    spacing = read_json(beside, "it should hold the spacing of the TIFF beside it").get("spacing")
+    spacing = read_json(beside, "it should hold the spacing of the TIFF next to it").get("spacing")
     try:
         z, y, x = (float(n) for n in spacing or ())
     except (ValueError, TypeError) as error:

@@ -97,7 +97,9 @@ class VideoSource:
 
     def _require_room(self, stream: "VideoStream", folder: Path) -> None:
         if not folder.is_dir():
-            raise OutputError(f"{folder} is no folder to decode a video in; give one that exists")
+            raise OutputError(
+                f"{folder} is not a folder to decode a video in; give one that exists"
+            )
         frames = stream.frames or float(_seconds(stream) * (stream.average_rate or 0))
         wanted = frames * stream.width * stream.height * self.channels
         free = free_disk(folder)
@@ -203,7 +205,7 @@ class VideoSource:
             return
         steps = np.diff(times)
         usual = float(1 / self.fps) if self.fps else float(np.median(steps))
-        # A last frame that lasts longer is told by its packet or by the whole video's duration.
+        # That a last frame lasts longer is known from its packet or the whole video's duration.
         last = max(float(lasting or usual), float(promised) - times[-1])
         even = self.fps is not None and float(np.abs(steps - usual).max()) < 0.5 * usual
         if even and abs(last - usual) < 0.5 * usual:

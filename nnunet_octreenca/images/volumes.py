@@ -60,7 +60,7 @@ class VolumeSource:
         channels: components of a voxel, or the length of a fourth axis.
         dtype: as stored; float32 where a header scales by anything but whole numbers.
         spacing: mm in the order of `shape`.
-        geometry: of the file, for what is to be written beside it; `info`'s.
+        geometry: of the file, for what is written on the same grid; `info`'s.
 
     Raises:
         InputError: the file is missing, truncated, damaged or of another format, its header
@@ -112,7 +112,7 @@ class VolumeSource:
         return self._voxels[:, first:end]
 
     def close(self) -> None:
-        """Give back the voxels, once no view of them is left; a second call does nothing."""
+        """Release the voxels, once no view of them is left; a second call does nothing."""
         self._voxels = self._voxels[:, :0].copy()
 
 
@@ -126,7 +126,7 @@ def _read_file(path: Path) -> Any:
         raise InputError(f"{path} does not hold what its name says: it is {content}")
     if kind is None:
         raise InputError(
-            f"{path} is no DICOM file: it has neither its mark (DICM behind 128 bytes) nor begins "
+            f"{path} is not a DICOM file: it has neither its mark (DICM at byte 128) nor begins "
             f"with an element"
         )
     reader = sitk.ImageFileReader()
@@ -183,7 +183,7 @@ def _geometry(image: Any, path: Path) -> Geometry:
 
 
 def _require_upright(geometry: Geometry, size: Sequence[int]) -> None:
-    """Refuse axes that are not at right angles: the farthest voxel beside by a quarter of one."""
+    """Refuse axes that are not at right angles: the farthest voxel off by a quarter of one."""
     axes = len(geometry.spacing)
     direction = np.reshape(geometry.direction, (axes, axes))
     left, _, right = np.linalg.svd(direction)

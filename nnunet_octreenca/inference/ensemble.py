@@ -325,7 +325,7 @@ class _Pass:
     def take(self, band: Rows, stretch: Rows, band_rows: int) -> Values:
         """The band's logits, (num_classes, rows, *axes), mirrored back; bands come in order."""
         if 0 in self.axes:
-            # Its rows come from the end: every band is a range of its own.
+            # Its rows come from the end: every band is a separate range.
             mirrored = Rows(self._end - band.end, self._end - band.first)
             parts = [values for _, values in self.stream.run(mirrored, self.read, band_rows)]
         else:

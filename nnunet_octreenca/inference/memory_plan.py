@@ -74,7 +74,7 @@ def parse_memory(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
     if match is None or float(match[1]) == 0:
-        raise InputError(f"{text!r} is no amount of memory; write 4G or 800M")
+        raise InputError(f"{text!r} is not an amount of memory; write 4G or 800M")
     return int(float(match[1]) * _SUFFIXES[match[2]])
 
 
@@ -121,7 +121,7 @@ def plan_memory(
         passes: networks times seeds times mirrored copies.
         output: of a single pass; several passes give logits.
         half: states in float16.
-        beside: bytes that are held for the image and the result, beside what is held now.
+        beside: bytes that are held for the image and the result, on top of what is held now.
         band_rows: rows or planes of a band, where the caller insists.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 
 class CaseProperties(TypedDict, total=False):
-    """The keys that we read or write; readers add others of their own.
+    """The keys that we read or write; readers add others.
 
     Shapes, boxes and spacings are (z, y, x) in the plans' axes, all but `spacing`, which is in
     the image's.

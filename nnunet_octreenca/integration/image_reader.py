@@ -2,8 +2,8 @@
 
 nnU-Net reads PNG, BMP and TIFF through scikit-image. Pillow, which reads the first two, refuses
 images of more than 179 megapixels, for a small file can promise a huge image. Here the limit is
-lifted while we read, and what it is there for is looked at instead: can the file hold what its
-header promises, and can the machine.
+lifted while we read, and what it guards against is checked instead: whether the file and the
+machine can hold what the header promises.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def read_natural_images(files: Sequence[str]) -> tuple[NDArray[np.float32], Case
     """Return what `NaturalImage2DIO.read_images` returns, in channel-first memory order.
 
     nnU-Net's array has the three colours of a pixel side by side, and is copied when it becomes
-    a tensor. Beside the array only the files' own pixels are held.
+    a tensor. Besides the array, only the files' own pixels are held.
 
     Args:
         files: of one case; grey, RGB or RGBA.

@@ -1,9 +1,9 @@
 """Send label maps instead of logits to nnU-Net's export processes.
 
 nnU-Net copies the logits of all classes to a worker process and takes the largest there: 2 bytes
-a class and cell, several times over. Of plain labels whose shape stays as it is nobody needs
-them: the label map is made in bands where the logits are, by nnU-Net's own function, and travels
-instead, one byte a cell. There it is written by export_worker.
+a class and cell, several times over. Plain labels whose shape stays as it is do not
+need them: the label map is made in bands where the logits are, by nnU-Net's own function, and is
+sent instead, one byte a cell. There it is written by export_worker.
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,7 +47,7 @@ def labels_suffice(
         type(predictor.configuration_manager) is OctreeNCAConfigurationManager
         and type(predictor.label_manager) is LabelManager
         and not predictor.label_manager.has_regions
-        # nnU-Net ends these when it is through, if it finds them.
+        # nnU-Net ends these when it has finished, if it finds them.
         and not isinstance(cases, MultiThreadedAugmenter)
     )
     if not plain:

@@ -184,7 +184,7 @@ def _mirror_axes(checkpoint: Checkpoint, dimension: int, folder: Path) -> tuple[
 
 def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     found = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{escape(checkpoint)}"))
-    # "all" is a training of its own, no member of a cross-validation.
+    # "all" is a separate training, not part of a cross-validation.
     numbered = tuple(fold for fold in found if fold.isdigit())
     if not found:
         raise InputError(

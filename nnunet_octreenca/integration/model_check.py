@@ -30,7 +30,7 @@ from nnunet_octreenca.planning.value_rules import identifier, short
 from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, Checkpoint, read_checkpoint
 
 _UNKNOWN = "not recorded"
-# Folders of results, beside which nnU-Net puts copies of the plans.
+# Folders of results, next to which nnU-Net puts copies of the plans.
 _RESULTS = re.compile(r"(crossval_results_folds_.*|ensembles|fold_.*|validation|predicted_.*)$")
 # What nnU-Net's postprocessing.pkl names.
 _POSTPROCESSING = {
@@ -231,10 +231,12 @@ def _checkpoint(
         faults.append(str(error))
         return None
     except (KeyError, TypeError, AttributeError) as error:
-        faults.append(f"{relative} is no checkpoint of nnU-Net's: it lacks {error}")
+        faults.append(f"{relative} is not a checkpoint of nnU-Net's: it lacks {error}")
         return None
     if not identifier().accepts(report.trainer):
-        faults.append(f"{relative} names the trainer {short(report.trainer)}, which is no class")
+        faults.append(
+            f"{relative} names the trainer {short(report.trainer)}, which is not a class name"
+        )
     if type(saved.get("current_epoch")) is int:
         report.epochs = saved["current_epoch"]
     versions = saved.get(VERSIONS)

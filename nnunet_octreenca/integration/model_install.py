@@ -1,4 +1,4 @@
-"""Exported models into nnUNet_results: checked, whole or not at all, over nothing that is there."""
+"""Exported models into nnUNet_results: checked, atomically, over existing ones only if asked."""
 
 import os
 import shutil
@@ -103,14 +103,14 @@ def _refuse_existing(parts: Sequence[str], results: Path, force: bool) -> None:
 
 
 def _refuse_same_number(dataset: str, results: Path) -> None:
-    """nnU-Net refuses to work with two data sets of one number, and so with either."""
+    """nnU-Net refuses to work with two data sets of the same number, and so with either."""
     folders = {Path(folder) for folder in map(os.environ.get, _FOLDERS) if folder} | {results}
     for folder in folders:
         for other in folder.glob(f"{dataset[:10]}_*") if folder.is_dir() else ():
             if other.name != dataset:
                 raise OutputError(
-                    f"{other} has the number of {dataset}, and nnU-Net cannot tell data sets of "
-                    f"one number apart; rename it, or move it away"
+                    f"{other} has the number of {dataset}, and nnU-Net cannot tell data sets "
+                    f"with the same number apart; rename it, or move it away"
                 )
 
 

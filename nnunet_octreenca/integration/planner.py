@@ -126,7 +126,7 @@ def extend_plans_file(
         dataset: number or name.
         base_plans: name of the existing plans.
         plans_name: name of the new ones.
-        options: what `planning.extend_plans` takes beside the data set's facts.
+        options: what `planning.extend_plans` takes besides the data set's facts.
 
     Returns:
         The file written.

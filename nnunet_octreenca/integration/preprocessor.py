@@ -1,7 +1,7 @@
 """nnU-Net's DefaultPreprocessor with less memory and the same result.
 
 It reads images of any size (image_reader), works in the array that it has read instead of in
-copies of it, leaves out the mask of the nonzero region where nobody looks at it, and samples
+copies of it, leaves out the mask of the nonzero region where it is not used, and samples
 foreground locations by rank (foreground_sampling). Prediction with our networks uses it in
 nnU-Net's own workers (configuration_manager); `nnUNetv2_preprocess` does for plans that name it:
 

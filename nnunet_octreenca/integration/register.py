@@ -70,7 +70,7 @@ def register() -> list[Shim]:
     """Make the trainers, the planner, the preprocessor and the readers known to nnU-Net.
 
     Writes small files into the installed nnunetv2, which import this package when nnU-Net asks
-    for one of its classes. Needed once, and after every update of either; twice does no harm.
+    for one of its classes. Needed once, and after every update of either; again does no harm.
     `nnunet_octreenca register --undo` removes them.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Stand-ins for the images that a DICOM segmentation must refer to, with nobody's data in them."""
+"""Stand-ins for the images that a DICOM segmentation must refer to, without any patient's data."""
 
 import datetime
 import warnings
@@ -20,7 +20,7 @@ _Vector: TypeAlias = NDArray[np.float64]
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-# May be empty in a DICOM image, and missing in those that were made anonymous.
+# May be empty in a DICOM image, and missing in anonymised ones.
 _PATIENT = (
     "PatientID",
     "PatientName",
@@ -40,7 +40,7 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list["Dataset
 
     What a segmentation must have and a source may lack is put in where a value exists: a frame of
     reference, the slices' thickness (from their positions), empty data of the patient. Text is
-    decoded, and said to be in UTF-8 from here on, as ours is. Headers without a position have no
+    decoded, and marked as UTF-8 from here on, as ours is. Headers without a position have no
     frame of reference either: a projection's segmentation lies on its pixels alone.
 
     Args:
@@ -79,7 +79,7 @@ def read_headers(files: Sequence[Path | str], path: Path | str) -> list["Dataset
             header.FrameOfReferenceUID = frame_of_reference
     if len(headers) > 1 and frames_of(headers[0]) > 1:
         # highdicom refers to one multi-frame file; the others' planes have the same frame of
-        # reference, and places of their own.
+        # reference, and their own positions.
         headers = headers[:1]
     if len(headers) > 1:
         headers.sort(key=lambda header: _along_normal(header, path))

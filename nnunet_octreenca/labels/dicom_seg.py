@@ -61,12 +61,12 @@ def write_dicom_seg(
 
     Segment numbers are the labels. The type is BINARY: one bit per pixel and class in the frames
     where the class occurs, which every viewer with segmentations opens. LABELMAP is far smaller
-    with many classes (one byte per pixel, JPEG-LS), but of 2024 and still read by few. BINARY
+    with many classes (one byte per pixel, JPEG-LS), but new (2024) and read by few viewers. BINARY
     takes up to a quarter byte per pixel and class of memory, LABELMAP a little over one byte per
     pixel.
 
     A volume from a DICOM series refers to it, in the same study, patient and frame of reference.
-    Other volumes and slides refer to an image that exists nowhere, of a nameless patient.
+    Other volumes and slides refer to an image that does not exist, of an unnamed patient.
 
     Args:
         labels: (z, y, x) for a volume, (y, x) for a slide; uint8 or int16, not negative.
@@ -181,7 +181,7 @@ def _segmentation(
                 **options,
             )
         if labels.ndim == 2 or not placed:
-            segmentation.PatientOrientation = ""  # of what lies nowhere in a patient
+            segmentation.PatientOrientation = ""  # without a position in a patient
     except (AttributeError, TypeError, ValueError) as error:
         raise OutputError(
             f"{path} cannot be written as a DICOM segmentation (highdicom: {error}); choose "

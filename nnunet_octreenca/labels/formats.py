@@ -24,7 +24,7 @@ KINDS = ("slide", "picture", "video", "volume")
 
 @dataclass(frozen=True)
 class LabelInfo:
-    """What the formats want to know besides the labels; each takes what it needs.
+    """What formats may need besides the labels; each takes what it needs.
 
     Attributes:
         names: label to class name.
@@ -66,7 +66,7 @@ class LabelInfo:
         return None if self.file_names is None else [Path(name).stem for name in self.file_names]
 
     def pixel_size(self) -> float | Sequence[float] | None:
-        """Microns per pixel in the order of the labels' axes; None where nobody knows."""
+        """Microns per pixel in the order of the labels' axes; None if unknown."""
         if self.kind == "volume":
             return None if self.spacing is None else [1000 * s for s in reversed(self.spacing)]
         return None if self.kind == "video" else self.mpp
@@ -235,9 +235,9 @@ _OWN |= {".mhd": "mha", ".dcm": "dcm"}
 
 
 def default_formats(kind: str, image_path: Path | str) -> tuple[str, ...]:
-    """The formats written when nobody asks for others.
+    """The formats written by default.
 
-    A volume keeps the format of its own file; a folder is a DICOM series.
+    A volume keeps its file's format; a folder is a DICOM series.
 
     >>> default_formats("volume", "case_0000.nrrd"), default_formats("slide", "case.svs")
     (('nrrd',), ('ome.tif',))

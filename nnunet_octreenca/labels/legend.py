@@ -26,7 +26,7 @@ def blend(image: NDArray[np.uint8], labels: Labels, opacity: float = 0.4) -> NDA
 
     Args:
         image: (y, x, 3) RGB.
-        labels: (y, x); 0 leaves the image as it is, from 256 on the colours come round again.
+        labels: (y, x); 0 leaves the image as it is, from 256 on the colours repeat.
         opacity: of a class's colour, 0 to 1.
 
     Returns:
@@ -47,7 +47,7 @@ def blend(image: NDArray[np.uint8], labels: Labels, opacity: float = 0.4) -> NDA
 
 
 def contours(labels: Labels) -> NDArray[np.bool_]:
-    """Pixels of a class beside a pixel of another label, above, below, left or right."""
+    """Pixels of a class next to a pixel of another label, above, below, left or right."""
     edge = np.zeros(labels.shape, bool)
     across = labels[1:] != labels[:-1]
     edge[1:] |= across

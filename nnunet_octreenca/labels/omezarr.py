@@ -40,10 +40,10 @@ def write_label_zarr(
 ) -> None:
     """Write an OME-Zarr group with the label image `labels/segmentation` and its pyramid.
 
-    NGFF 0.4 on Zarr 2, which every reader knows; 0.5 is read by few yet. The image-label
+    NGFF 0.4 on Zarr 2, which every reader knows; few read 0.5 yet. The image-label
     metadata hold colour and class name of each label. The group's own `multiscales` point to the
     same arrays, so that the folder also opens as an image, without a second copy on disk. A
-    level takes each second pixel in y and x of the one before. Chunks are compressed (zstd) and
+    level takes every second pixel in y and x of the one before. Chunks are compressed (zstd) and
     written one band at a time; chunks of background only are not stored.
 
     Args:

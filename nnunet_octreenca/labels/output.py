@@ -88,7 +88,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def _number(error: BaseException | None) -> int | None:
-    # Libraries wrap the system's error in one of their own, which has lost the number.
+    # Libraries wrap the system's error in their own, which loses its number.
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno

@@ -47,7 +47,7 @@ PALETTE.setflags(write=False)
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """The RGB colour of a label, 0 to 255 each; from label 256 on they come round again.
+    """The RGB colour of a label, 0 to 255 each; from label 256 on they repeat.
 
     >>> colour(1)
     (86, 180, 233)

@@ -27,7 +27,7 @@ HOLES = 1_000
 
 @dataclass
 class _Region:
-    """What is known of a region that goes on in the next tile, or did so."""
+    """What is known of a region that continues in the next tile, or did."""
 
     label: int
     area: int
@@ -51,7 +51,8 @@ class Regions:
     Iterating, once, gives label and pieces: valid shapely Polygons in pixel coordinates (x, y),
     pixel (0, 0) covers (0, 0) to (1, 1), that together are one region. A region beyond the
     limits is given several times, each time with its piece in one tile, so that nothing grows
-    with the square of its size. Held are a row of tiles and the regions that go on below it.
+    with the square of its size. Only a row of tiles and the regions that continue
+    below it are held.
 
     Args:
         labels: (y, x) of integers, none below 0.

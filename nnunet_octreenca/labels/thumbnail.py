@@ -26,7 +26,7 @@ class ThumbnailGrid:
         plane_shape: (y, x) of the image.
         step: image pixels per thumbnail pixel and axis.
         zoom: how often a thumbnail pixel is repeated per axis.
-        columns: tiles beside each other.
+        columns: tiles side by side.
     """
 
     planes: tuple[int, ...]
@@ -131,7 +131,7 @@ class Thumbnail:
         self._rows[number, boxes] += counts
 
     def picture(self) -> NDArray[np.uint8]:
-        """The thumbnail, (y, x, 3) RGB uint8; white where no band came by.
+        """The thumbnail, (y, x, 3) RGB uint8; white where no band was added.
 
         Three channels of uint8 are shown as they are, anything else between the percentiles
         0.5 and 99.5; of two channels the first.

@@ -36,7 +36,7 @@ def write_label_tiff(
 ) -> None:
     """Write a tiled, deflated OME-TIFF with half-size levels in SubIFDs.
 
-    Every level takes each second pixel of the one before, until the longest side is at most
+    Every level takes every second pixel of the one before, until the longest side is at most
     `tile`. Up to label 255 the file is uint8 with a colour map (`palette.PALETTE`), else uint16
     without. The class names are in the OME-XML, a map annotation of label to name. Nothing is
     copied but the tiles being compressed.
@@ -49,7 +49,7 @@ def write_label_tiff(
             out, the file says nothing.
         axes: "YX", "ZYX" or "TYX"; by default the first two.
         bounds: (x, y, width, height) in pixels of the slide's level 0 of what was scanned, to be
-            told in the OME-XML under OpenSlide's names. The labels cover the whole slide.
+            written to the OME-XML under OpenSlide's names. The labels cover the whole slide.
         tile: rows and columns of a tile, a multiple of 16.
 
     Raises:

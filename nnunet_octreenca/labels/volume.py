@@ -24,7 +24,7 @@ def write_volume(
     origin: Sequence[float] | None = None,
     direction: Sequence[float] | None = None,
 ) -> None:
-    """Write a label map of labels' own integer type, compressed where the format can.
+    """Write a label map in the labels' integer type, compressed where the format can.
 
     The geometry is SimpleITK's: axes (x, y, z), the reverse of the labels'. NIfTI keeps it in
     single precision.

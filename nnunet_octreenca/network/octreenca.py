@@ -245,7 +245,7 @@ class OctreeNCA(nn.Module):
         """Labels of an image of any size, in one pass; for plain labels.
 
         The last step ends in the label: logits are never held. A 2-D image needs some 20 bytes a
-        pixel beside itself on a CPU, on a GPU 129, or 65 with state="float16".
+        pixel besides itself on a CPU, on a GPU 129, or 65 with state="float16".
 
         Args:
             image: (N, n_in, *spatial).
@@ -365,7 +365,7 @@ class OctreeNCA(nn.Module):
     def _enter(
         self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None
     ) -> Tensor:
-        """The state a level begins with: its image beside the parents' other channels."""
+        """The state a level begins with: its image and the parents' other channels."""
         here = boxes[level]
         image = _cut(image, here).movedim(1, -1)
         if parent is None:
@@ -374,7 +374,7 @@ class OctreeNCA(nn.Module):
         else:
             above = boxes[level + 1]
             parent = parent[..., self.input_channels :]
-            # Samples that lie alike come down together.
+            # Samples with the same origins are upsampled together.
             places = list(zip(here.origins, above.origins, strict=True))
             together = [slice(None)] if len(set(places)) == 1 else range(len(places))
             others = torch.cat(
@@ -392,7 +392,7 @@ class OctreeNCA(nn.Module):
         return torch.cat([image, others], -1)
 
     def extra_repr(self) -> str:
-        """What `print(network)` shows beside the levels."""
+        """What `print(network)` shows besides the levels."""
         return (
             f"input_channels={self.input_channels}, num_classes={self.num_classes}, "
             f"channels={self.channels}, hidden={self.hidden}, factors={self.factors}, "

@@ -1,7 +1,7 @@
 """The C++ engine on CPU tensors: the same functions as the PyTorch engine, and whole octrees.
 
-Here tensors become NumPy views and arguments take the form that `cpu/bindings.cpp` wants; what
-is computed stands in `cpu/`.
+Here tensors become NumPy views and arguments take the form that `cpu/bindings.cpp` wants; the
+computation itself is in `cpu/`.
 """
 
 import warnings
@@ -79,7 +79,7 @@ def _arrays(weights: StepWeights) -> list[NDArray[np.floating]]:
 
 
 def _contiguous(tensor: Tensor) -> Tensor:
-    """A copy of its own, made by our threads (cpu/bindings.cpp says why)."""
+    """A copy, made by our threads (cpu/bindings.cpp says why)."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     _module().copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
     return copy
@@ -192,7 +192,7 @@ def octree(
 ) -> None:
     """All levels of a batch of images in one call each; writes labels or logits.
 
-    Beside the image, memory is needed for the state of level 1 and, in 2-D, for some rows of
+    Besides the image, memory is needed for the state of level 1 and, in 2-D, for some rows of
     level 0; nothing that PyTorch holds is copied.
 
     Args:

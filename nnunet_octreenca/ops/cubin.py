@@ -11,7 +11,7 @@ from typing import NamedTuple
 _REGISTERS = 0x2F  # EIATTR_REGCOUNT: symbol, registers a thread
 _STACK = 0x12  # EIATTR_MIN_STACK_SIZE: symbol, bytes a thread
 _FRAME = 0x11  # EIATTR_FRAME_SIZE: symbol, bytes a thread
-_INDIRECT = 4  # the format whose value has a size of its own
+_INDIRECT = 4  # the format whose value states its size
 
 
 class KernelFigures(NamedTuple):

@@ -75,7 +75,7 @@ def nvrtc() -> Compiler:
     """The compiler.
 
     Raises:
-        CudaError: it is nowhere, or none of those found can be loaded.
+        CudaError: it is not found, or none of those found can be loaded.
     """
     module = cuda_module()
     if module is None:
@@ -236,7 +236,7 @@ def read_entry(path: Path) -> bytes | None:
 def write_entry(path: Path, cubin: bytes) -> None:
     """Put an entry in its place in one go, so that other processes see all of it or nothing.
 
-    Where the folder cannot be written to this is said once, and the next process compiles anew.
+    Where the folder cannot be written to, one warning says so and every process compiles again.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,6 +257,6 @@ def write_entry(path: Path, cubin: bytes) -> None:
 def _warn_not_kept(folder: str, why: str) -> None:
     warnings.warn(
         f"compiled CUDA kernels cannot be kept in {folder} ({why}): every process compiles them "
-        f"anew, which takes seconds. Set {CACHE_VARIABLE} to a folder that can be written to",
+        f"again, which takes seconds. Set {CACHE_VARIABLE} to a folder that can be written to",
         stacklevel=4,
     )

@@ -1,6 +1,6 @@
 """The CUDA engine: the same functions as the PyTorch engine, and whole octrees.
 
-Here tensors become pointers and levels are cut into launches; what is computed stands in `cuda/`.
+Here tensors become pointers and levels are cut into launches; the computation is in `cuda/`.
 States are (N, *spatial, C), their channels filled up with zeros to groups of 16.
 """
 

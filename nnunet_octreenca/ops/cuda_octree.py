@@ -30,8 +30,8 @@ def octree(
 ) -> None:
     """All levels of a batch of images; writes labels or logits.
 
-    Beside the images of all levels two states of the finest level are held and nothing else of its
-    size: 64 bytes a cell in float16 and 128 in float32 at 16 channels.
+    Besides the images of all levels, two states of the finest level are held and nothing else of
+    its size: 64 bytes a cell in float16 and 128 in float32 at 16 channels.
 
     Args:
         image: (N, n_in, *spatial) float32.
@@ -90,7 +90,7 @@ def run_levels(
 ) -> Tensor | None:
     """What `octree` and `octree_windows` do; the pyramid is emptied on the way.
 
-    So an image's coarser copies do not lie beside the finest level's states.
+    So an image's coarser copies are not held together with the finest level's states.
     """
     device = cuda_device.device_of(pyramid[0])
     _, state_type = precision(multiply, state)

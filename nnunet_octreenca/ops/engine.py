@@ -1,8 +1,8 @@
 """What an engine is, which ones there are, and which one computes on a tensor.
 
 An engine is a module: `torch_engine`, `cpu_engine` (C++) or `cuda_engine`. All run the steps of one
-level; some run whole octrees beside, on a whole image, on windows of it or on bands. Nothing else
-in the package tells engines apart: who needs more than `Engine` asks with `isinstance` for it.
+level; some also run whole octrees, on a whole image, on windows of it or on bands. Nothing else
+in the package tells engines apart: code that needs more than `Engine` checks with `isinstance`.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Engine(Protocol):
 
     @property
     def backward_needs_out(self) -> bool:
-        """Whether `backward` takes the last state beside the trajectory."""
+        """Whether `backward` takes the last state besides the trajectory."""
 
     @property
     def low_precision(self) -> bool:

@@ -5,7 +5,7 @@ image). Nothing is stored or streamed, so every engine, tile, thread count and d
 the same draw. `cpu/fire.hpp` computes the same bits; a test holds the two together.
 
 The mix is lowbias32 (C. Wellons, "Prospecting for Hash Functions", 2018): two 32-bit
-multiplications, cheap in SIMD. One row along x gets a base and an odd stride of its own, so
+multiplications, cheap in SIMD. Every row along x gets its own base and odd stride, so
 that no two rows are shifted copies of one another; a cell's draw is mix(base + x * stride).
 """
 

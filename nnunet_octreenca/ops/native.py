@@ -76,7 +76,8 @@ def cpu_engine_wanted() -> bool:
     if wanted == "cpu" and cpu_module() is None:
         raise EnvironmentMismatchError(
             f"{ENGINE_VARIABLE} is 'cpu', but the C++ module is not there "
-            f"({cpu_module_problem()}): install a C++ compiler and this package anew, or unset it"
+            f"({cpu_module_problem()}): install a C++ compiler and reinstall this package, or "
+            f"unset the variable"
         )
     return not only_pytorch_wanted() and cpu_module() is not None
 

@@ -80,7 +80,7 @@ def _chunks(cells: Tensor) -> Iterator[Tensor]:
 
 
 def _padded(cells: Tensor) -> Tensor:
-    """The last cell again until there is a multiple of `_ROWS`."""
+    """Repeat the last cell until there is a multiple of `_ROWS`."""
     missing = -len(cells) % _ROWS
     return torch.cat([cells, cells[-1:].expand(missing)]) if missing else cells
 

@@ -218,7 +218,9 @@ def _channel_faults(content: Mapping[str, Any], path: Path | str) -> Iterator[st
         )
     for name in channels.values():
         if not isinstance(name, str) or not _is_printable(name):
-            yield f"channel_names in {path} hold {short(name)}, which is no name that can be shown"
+            yield (
+                f"channel_names in {path} hold {short(name)}, which is not a name that can be shown"
+            )
 
 
 def _channels(content: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from nnunet_octreenca.ops.engine import engine_named
 from nnunet_octreenca.ops.torch_engine import CPU_CHUNK
 
 FLOAT = 4
-# Whole states alive beside the trajectory while a level's backward pass runs: gradients of
+# Whole states alive besides the trajectory while a level's backward pass runs: gradients of
 # output and input, perceived and its gradient, and what padding and convolution hold (oneDNN
 # keeps reordered copies of both operands).
 _BACKWARD_STATES = 8
@@ -24,7 +24,7 @@ _BACKWARD_STATES = 8
 FORWARD_STATES = 5.3
 # Copies of the heads that loss, targets and their gradients hold, with an ignore label.
 _LOSS_COPIES = 7
-# The C++ engine, beside the log: the gradient handed in, the one handed back, and what the way
+# The C++ engine, besides the log: the gradient handed in, the one handed back, and what the way
 # from a level to its parents holds.
 _CPU_BACKWARD_STATES = 2.6
 
@@ -141,7 +141,7 @@ def _inference_cpu(numbers: _Numbers, shape: Sequence[int]) -> int:
     if len(shape) == 2 and shape[0] >= 2 * rows:
         # The finest level exists as some rows only, logits are written as they come.
         return rows * shape[1] * padded + parents + numbers.head + numbers.image
-    # The finest level's state, at first beside its parents, at last beside the logits.
+    # The finest level's state, at first together with its parents, at last with the logits.
     return numbers.cells[0] * padded + max(parents, numbers.head) + numbers.image
 
 

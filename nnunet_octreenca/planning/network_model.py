@@ -122,7 +122,7 @@ def _import_faults(
             value = arguments.get(key) if isinstance(key, str) else key
             if value is not None and not known_names.known_part(value):
                 yield (
-                    f"{place} has {short(key)} import {short(value)}, which is no part of "
+                    f"{place} has {short(key)} import {short(value)}, which is not part of "
                     f"nnU-Net's networks; {known_names.CUSTOM}"
                 )
 
@@ -130,7 +130,10 @@ def _import_faults(
 def _octreenca_faults(arguments: Mapping[str, Any], place: str) -> Iterator[str]:
     unknown = sorted(map(str, set(arguments) - set(_NETWORK) - {"factors"}))
     if unknown:
-        yield f"{place[:-1]} has {short(unknown[0])}, which is no argument of OctreeNCA; remove it"
+        yield (
+            f"{place[:-1]} has {short(unknown[0])}, which is not an argument of OctreeNCA; remove "
+            f"it"
+        )
     found = list(broken(arguments, _NETWORK, required=("dimension", "steps"), place=place))
     yield from found
     if any(f"{place}{key} " in fault for fault in found for key in ("dimension", "steps")):

@@ -28,7 +28,7 @@ def extend_plans(
     settings: Mapping[str, Any] | None = None,
     preset: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """OctreeNCA's plans beside an existing plans file, for each of its configurations.
+    """OctreeNCA's plans from an existing plans file, for each of its configurations.
 
     `data_identifier`, spacing, normalization and resampling stay as they were, so that data
     preprocessed for the existing plans is used again.
@@ -129,7 +129,7 @@ def _inherited(configurations: Mapping[str, Any], name: str, key: str) -> Any:
         current = configurations[current].get("inherits_from")
     raise PlansError(
         f"configuration {name!r} has no {key!r} (looked in {' -> '.join(visited)}); make the "
-        f"plans anew with nnUNetv2_plan_experiment"
+        f"plans again with nnUNetv2_plan_experiment"
     )
 
 

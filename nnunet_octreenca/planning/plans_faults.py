@@ -164,7 +164,7 @@ def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
         if not isinstance(own, Mapping):
             missing = current not in configurations if isinstance(current, str) else True
             raise ValueError(
-                f"inherits_from names {short(current)}, which is no configuration"
+                f"inherits_from names {short(current)}, which is not a configuration"
                 if missing
                 else f"configuration {short(current)} is {short(own)}, but must be an object"
             )
@@ -194,7 +194,7 @@ def _configuration_faults(
     for key in stages:
         for stage in values[key] if isinstance(values.get(key), list) else [values.get(key)]:
             if stage is not None and not (isinstance(stage, str) and stage in configurations):
-                yield f"{place}{key} is {short(stage)}, which is no configuration of these plans"
+                yield f"{place}{key} is {short(stage)}, which is not a configuration of these plans"
     if dataset is not None:
         yield from _match_faults(values, statistics, dataset, place)
 
@@ -251,7 +251,7 @@ def _option_faults(values: Mapping[str, Any], key: str, place: str) -> Iterator[
         return
     for name in options:
         if not identifier().accepts(name):
-            yield f"{place}{key} has the key {short(name)}, which is no name of an argument"
+            yield f"{place}{key} has the key {short(name)}, which is not the name of an argument"
     named = {name: _OPTION for name in options if identifier().accepts(name)}
     yield from broken(options, named, place=f"{place}{key}.")
 

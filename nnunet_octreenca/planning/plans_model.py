@@ -1,7 +1,7 @@
 """plans.json as a model: what it says, checked before anything is imported or allocated.
 
-nnU-Net imports classes that plans name and allocates what they number. A model of somebody else's
-is checked first against what OctreeNCA knows: names against lists, numbers against limits that no
+nnU-Net imports classes that plans name and allocates what they number. Someone else's model
+is first checked against what OctreeNCA knows: names against lists, numbers against limits that no
 real plan reaches, and all of them against one another and against dataset.json.
 """
 
@@ -104,7 +104,7 @@ def _require_octreenca(
     try:
         values = inherited(configurations, configuration)
     except ValueError:
-        return  # a fault of its own
+        return  # reported separately
     if other_network(values) is not None:
         try:
             octreenca_settings(

@@ -8,7 +8,7 @@ from nnunet_octreenca.files import JsonObject
 
 
 def _folder() -> Path:
-    """Where the presets lie: inside an installed package, beside it in a source tree."""
+    """Where the presets lie: inside an installed package, next to it in a source tree."""
     installed = Path(__file__).parent.parent / "plans"
     return installed if installed.is_dir() else installed.parent.parent / "plans"
 

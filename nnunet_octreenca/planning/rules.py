@@ -10,7 +10,7 @@ LONGEST_COARSE_AXIS = 32  # more than the usual levels only while the coarsest i
 STEPS = 10
 ALPHA0 = 1.0  # steps of the coarsest level per cell of its longest axis
 MIN_CHANNELS = 16
-HIDDEN_CHANNELS = 8  # beside image and logits
+HIDDEN_CHANNELS = 8  # besides image and logits
 CHANNEL_MULTIPLE = 4
 HIDDEN_UNITS_PER_CHANNEL = 4
 

@@ -1,4 +1,4 @@
-"""The `octreenca` block of a configuration: all that training and inference can be told.
+"""The `octreenca` block of a configuration: all settings of training and inference.
 
 nnU-Net carries unknown keys of a plans file through training, export and import, so a model
 always knows how it was made.

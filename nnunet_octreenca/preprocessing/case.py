@@ -162,7 +162,7 @@ class _Plane:
 class PreprocessedImage:
     """An `ImageSource` of a preprocessed image, equal to nnU-Net's preprocessor's output.
 
-    Every band holds the same bits, whoever reads it how. Resampling works in blocks of 64 rows or
+    Every band holds the same bits, however it is read. Resampling works in blocks of 64 rows or
     8 planes, each made of the rows or planes of the source that it needs (for an order-3 spline
     those within 16 cells), which are held, as are the outermost two blocks of the last band:
     ascending bands read and make everything once if they overlap by a block at most. One thread

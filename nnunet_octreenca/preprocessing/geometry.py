@@ -45,8 +45,8 @@ def oriented(source: ImageSource, forward: Sequence[int]) -> ImageSource:
         forward: nnU-Net's `transpose_forward`.
 
     Raises:
-        InputError: the source would have to be read along another than its first axis, which
-            only one in memory can.
+        InputError: the source would have to be read along an axis other than its first,
+            which works only for one in memory.
     """
     order = list(forward)
     if len(source.shape) == 2:

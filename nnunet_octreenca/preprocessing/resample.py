@@ -38,11 +38,11 @@ class ResamplingRule:
 
     Attributes:
         function: nnU-Net's name.
-        kernel: along the axes of the volume or, where one axis is resampled apart, its planes.
-        kernel_in_plane: along the planes' axes where one axis is resampled apart.
+        kernel: along the axes of the volume or, where one axis is resampled separately, its planes.
+        kernel_in_plane: along the planes' axes where one axis is resampled separately.
         kernel_apart: along that axis.
         force_separate_z: True, False, or None to decide by the spacings.
-        threshold: of the largest to the smallest spacing, above which an axis is taken apart.
+        threshold: of the largest to the smallest spacing, above which an axis is taken separately.
     """
 
     function: str
@@ -94,7 +94,7 @@ class ResamplingRule:
         if function == "resample_torch_fornnunet":
             return cls(
                 function,
-                "torch_linear",  # nnU-Net heeds `mode` only where an axis is taken apart
+                "torch_linear",  # nnU-Net heeds `mode` only where an axis is treated separately
                 _known(_TORCH, "mode", arguments.get("mode", "linear"), function),
                 _known(
                     _TORCH,

@@ -93,7 +93,7 @@ def draw_origin(
 ) -> Shape:
     """The first cell of a patch: anywhere, or around a cell of a foreground label.
 
-    Labels are drawn alike often, however large they are. Without foreground: anywhere.
+    Labels are drawn equally often, however large they are. Without foreground: anywhere.
     """
     room = [n - p for n, p in zip(case.shape, patch, strict=True)]
     if foreground and case.locations:
@@ -163,7 +163,7 @@ def mirror(sample: Sample, axes: Sequence[int], shape: Sequence[int], factors: F
 
 
 def change_colours(sample: Sample, generator: np.random.Generator) -> Sample:
-    """Another brightness and contrast, now and then; the same on every level."""
+    """Now and then change brightness and contrast, in the same way on every level."""
     scale, shift = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
     if generator.random() < CHANGE_PROBABILITY:
         scale *= np.float32(generator.uniform(*CHANGE_RANGE))

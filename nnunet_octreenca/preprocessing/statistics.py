@@ -58,9 +58,9 @@ class ChannelStatistics:
 
     Attributes:
         count: voxels.
-        mean: None where nobody needs it; 0 without voxels.
+        mean: None where it is not required; 0 without voxels.
         std: likewise.
-        lowest: (slices,) smallest values, None where nobody needs them; infinite for a slice
+        lowest: (slices,) smallest values, None where not required; infinite for a slice
             without voxels of the mask.
         highest: likewise, the largest.
         outside: (slices,) whether a slice of the box has voxels outside the mask.

@@ -2,8 +2,8 @@
 
 A pickle may name any function, to be called with any argument by whoever loads it. Ours hold
 tensors, numbers, text, lists and dictionaries, and load with `torch.load(weights_only=True)`.
-nnU-Net's, and our older ones, also hold NumPy's scalars and paths: these few names are allowed, and
-stand-ins that make plain numbers and text answer to them. Every other name is refused.
+nnU-Net's, and our older ones, also hold NumPy's scalars and paths: these few names are allowed,
+and stand-ins take their place that make plain numbers and text. Every other name is refused.
 """
 
 import os
@@ -68,7 +68,7 @@ def read_checkpoint(
     if not isinstance(loaded, dict):
         raise CheckpointError(
             f"{name} holds a {type(loaded).__name__} where nnU-Net's checkpoints hold a "
-            f"dictionary; it is no checkpoint of a training"
+            f"dictionary; it is not a checkpoint of a training"
         )
     converted: Checkpoint = plain(loaded, name)
     return converted
@@ -97,7 +97,7 @@ def refusal(name: str, error: Exception) -> CheckpointError:
 
 @contextmanager
 def stock_names_allowed() -> Iterator[None]:
-    """Context in which torch reads what nnU-Net puts into its checkpoints beside tensors."""
+    """Context in which torch reads what nnU-Net puts into its checkpoints besides tensors."""
     with torch.serialization.safe_globals([(made, name) for name, made in STAND_INS.items()]):
         yield
 
@@ -206,7 +206,7 @@ def _check_records(source: Path | str | IO[bytes], name: str) -> None:
     """Refuse what would take any amount of memory: packed records, and buffers of a given size.
 
     torch never packs the records of its zip files. Its reader allows a few constructors that
-    allocate as many bytes as they are told; no training saves one.
+    allocate as many bytes as they are asked for; no training saves one.
     """
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
@@ -258,7 +258,7 @@ class _Array:
 
 def _bytes(data: Any) -> bytes:
     if not isinstance(data, bytes):
-        raise pickle.UnpicklingError("an array that is no bytes")
+        raise pickle.UnpicklingError("an array that is not bytes")
     return data
 
 

@@ -101,8 +101,8 @@ def test_regions_and_volumes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda saved: saved.pop("trainer_name"), "no checkpoint of nnU-Net's: it lacks"),
-        (lambda saved: saved.pop("network_weights"), "no checkpoint of nnU-Net's: it lacks"),
+        (lambda saved: saved.pop("trainer_name"), "not a checkpoint of nnU-Net's: it lacks"),
+        (lambda saved: saved.pop("network_weights"), "not a checkpoint of nnU-Net's: it lacks"),
         (lambda saved: saved["init_args"].update(configuration="4d"), "no configuration '4d'"),
         (lambda saved: saved.update(trainer_name="os.system"), "names the trainer 'os.system'"),
         (

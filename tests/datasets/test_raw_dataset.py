@@ -111,7 +111,7 @@ def test_splits_of_an_earlier_data_set(folders):
     there = folders / "preprocessed" / "Dataset001_A"
     there.mkdir()
     (there / "splits_final.json").write_text("[]")
-    with pytest.raises(OutputError, match=r"splits_final\.json exists already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"splits_final\.json already exists.*--overwrite"):
         RawDataset(folders / "raw" / "Dataset001_A", folders / "source", {})
 
 

@@ -157,7 +157,7 @@ def test_what_is_not_there_or_unknown(folder):
     path = folder("a.docx")
     with pytest.raises(InputError, match="nowhere does not exist"):
         list_cases(path / "nowhere", 3)
-    with pytest.raises(InputError, match=r"a\.docx is of no kind .* readable are: slide \.svs"):
+    with pytest.raises(InputError, match=r"a\.docx is not of a kind .* readable are: slide \.svs"):
         list_cases(path / "a.docx", 3)
 
 

@@ -326,7 +326,7 @@ def test_slices_of_another_size(tmp_path):
     [
         ("RescaleSlope", 0, "RescaleSlope 0 makes all voxels equal"),
         ("PixelSpacing", [0, 0.5], "PixelSpacing .* is not above 0"),
-        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "no pair of perpendicular axes"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "not a pair of perpendicular axes"),
         ("ImagePositionPatient", [1, 2], "should be 3 numbers"),
     ],
 )

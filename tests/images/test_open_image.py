@@ -139,7 +139,7 @@ def test_an_unknown_ending_lists_what_is_readable(tmp_path, name, open_image):
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(InputError) as raised:
         open_image(tmp_path / name)
-    assert f"{name} is of no kind that can be read" in str(raised.value)
+    assert f"{name} is not of a kind that can be read" in str(raised.value)
     for endings in ENDINGS.values():
         assert " ".join(endings) in str(raised.value)
 

@@ -150,7 +150,7 @@ def test_room_is_asked_for_before(tmp_path, monkeypatch, VideoSource):
 
 def test_a_scratch_folder_that_is_not_there(tmp_path, VideoSource):
     write(tmp_path / "a.mp4", "libx264")
-    with pytest.raises(OutputError, match=r"scratch is no folder to decode a video in"):
+    with pytest.raises(OutputError, match=r"scratch is not a folder to decode a video in"):
         VideoSource(tmp_path / "a.mp4", scratch=tmp_path / "scratch")
 
 

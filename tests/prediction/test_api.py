@@ -270,7 +270,7 @@ def test_extend_plans_of_a_stock_file():
 
 @pytest.mark.parametrize(
     ("shape", "spacing", "sentence"),
-    [((4, 6), None, "no image"), ((1, 4, 6), (1.0,), "must have 2 numbers")],
+    [((4, 6), None, "not an image"), ((1, 4, 6), (1.0,), "must have 2 numbers")],
 )
 def test_arrays_that_are_no_images(shape, spacing, sentence):
     with pytest.raises(InputError, match=sentence):
