@@ -135,7 +135,7 @@ def find_device(wanted: str | None) -> str:
 def child_environment(folder: Path, minutes: float) -> dict[str, str]:
     """The environment of nnU-Net's commands: the demo's folders, unregistered trainers.
 
-    Those before the user's environment stay what the user has set.
+    What stands before the user's environment gives way to what the user has set.
     """
     from nnunet_octreenca.integration.register import TRAINER_SHIMS
 

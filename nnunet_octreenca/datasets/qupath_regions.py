@@ -15,7 +15,7 @@ from nnunet_octreenca.libraries import import_optional
 if TYPE_CHECKING:
     from shapely import Geometry, Polygon
 
-_RESERVED = ("background", "ignore")  # a class of QuPath's may write them in any case
+_RESERVED = ("background", "ignore")  # QuPath's classes may spell them in any case
 _ELLIPSE_POINTS = 360
 
 
@@ -139,7 +139,7 @@ def _polygon(geometry: JsonMapping | None) -> "Geometry":
     if geometry is None:
         return None
     shape = shapely.geometry.shape(geometry)
-    if geometry.get("isEllipse"):  # which QuPath takes from the outline's box
+    if geometry.get("isEllipse"):  # QuPath defines it by the outline's bounding box
         left, top, right, bottom = shape.bounds
         angles = np.linspace(0, 2 * np.pi, _ELLIPSE_POINTS, endpoint=False)
         middle, half = ((left + right) / 2, (top + bottom) / 2), (right - left, bottom - top)

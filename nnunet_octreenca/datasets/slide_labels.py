@@ -109,7 +109,7 @@ def _fits(fine: Shape, coarse: Shape) -> bool:
 
 
 def _nearest(first: int, count: int, wanted: int, own: int) -> NDArray[np.intp]:
-    """Of `own` pixels those that the pixels `first`... of `wanted` lie in, or their middles.
+    """Which of `own` pixels along an axis `count` of `wanted` pixels from `first` on take.
 
     Levels of a pyramid begin at the same corner; only the last pixel may be cut.
     """

@@ -260,6 +260,6 @@ class Resampler:
                         bounds = bounds[:, :, first : first + values.shape[1]]
                     shape[self._separate + 1] = bounds.shape[2]
                 low, high = (bound.reshape(shape) for bound in bounds)
-                # The given chunk may be what the steps before have left as it was.
+                # Out of place: the steps before may have returned the caller's chunk itself.
                 values = np.clip(values, low, high)
         return values
