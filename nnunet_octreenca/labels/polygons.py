@@ -31,7 +31,7 @@ def filled(polygons: NDArray[np.object_], min_area: float) -> NDArray[np.object_
 
 
 def united(pieces: Sequence["Polygon"]) -> "Polygon":
-    """One polygon of pieces that share edges along pixels; corners on straight lines are removed."""
+    """One polygon of pieces that share pixel edges; corners on straight lines are removed."""
     shapely = import_optional("shapely", "slides")
     if len(pieces) == 1:
         return pieces[0]
