@@ -16,6 +16,7 @@ from nnunet_octreenca.inference.stream import open_stream
 from nnunet_octreenca.ops import cpu_engine
 from nnunet_octreenca.ops.finite import NonFiniteCells, sentence
 from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
+from nnunet_octreenca.planning import Output
 
 BAD = (float("nan"), float("inf"), -float("inf"))
 needs_module = pytest.mark.skipif(cpu_module() is None, reason="the C++ module is not there")
@@ -98,7 +99,7 @@ def test_a_network_that_is_well_is_not_refused(engine):
 def test_margins_are_not_counted(shape, band_rows, engine):
     """A band's margin may be lost for want of neighbours; every needed cell is looked at once."""
     network, image = make_network(shape)
-    stream = open_stream(network.requires_grad_(False), shape)
+    stream = open_stream(network.requires_grad_(False), shape, Output.LABELS)
     segmented(stream, image[0].numpy(), band_rows)
     if engine == "cpu":
         found, checked = zip(*stream._engine.non_finite(), strict=True)
