@@ -6,9 +6,8 @@ need them: the label map is made in bands where the logits are, by nnU-Net's own
 sent instead, one byte a cell. There it is written by export_worker.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,19 +17,14 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_octreenca.integration.case_properties import CaseProperties
 from nnunet_octreenca.integration.configuration_manager import OctreeNCAConfigurationManager
 
 _PROPERTIES = "octreenca_properties"  # of the case that a predictor is at, while labels suffice
 _BAND = 1 << 22  # cells whose labels are computed at a time
 
 
-class Preprocessed(TypedDict):
-    """A case as nnU-Net's predictor goes through them."""
-
-    data: Tensor | str  # or the file that it has been put into
-    data_properties: CaseProperties
-    ofile: str | None
+# A case as nnU-Net's predictor iterates over them: data, data_properties and ofile.
+Preprocessed = Mapping[str, object]
 
 
 @contextmanager

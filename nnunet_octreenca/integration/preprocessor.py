@@ -67,7 +67,7 @@ class OctreeNCAPreprocessor(DefaultPreprocessor):
 
     _sample_foreground_locations = staticmethod(sample_foreground_locations)
 
-    def run(self, *arguments: Any, **options: Any) -> None:
+    def run(self, *arguments: object, **options: object) -> None:
         """nnU-Net's, with processes that are not waited for in vain."""
         with watched_pools(preprocessing=default_preprocessor):
             super().run(*arguments, **options)
