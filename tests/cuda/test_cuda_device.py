@@ -11,7 +11,7 @@ import torch
 from helpers.oracle import make
 
 from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError, OutOfMemoryError
-from nnunet_octreenca.ops import cuda_compiler, cuda_device, cuda_engine
+from nnunet_octreenca.ops import StepWeights, cuda_compiler, cuda_device, cuda_engine
 from nnunet_octreenca.ops.cuda_program import Configuration
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, cuda_module, cuda_module_problem
 
@@ -142,11 +142,17 @@ def test_no_driver(monkeypatch):
 # ------------------------------------------------------------------ the way back to PyTorch
 
 
-def tensor_on_a_gpu(dtype=torch.float32):
-    return SimpleNamespace(device=SimpleNamespace(type="cuda", index=0), dtype=dtype)
+def tensor_on_a_gpu(dtype=torch.float32, index=0, shape=()):
+    return SimpleNamespace(
+        device=SimpleNamespace(type="cuda", index=index), dtype=dtype, shape=shape, ndim=len(shape)
+    )
 
 
-WEIGHTS = make((4, 5), 16, 3, 64, 1)[1]
+def weights_on_a_gpu(*sizes):
+    return StepWeights(*(tensor_on_a_gpu(shape=w.shape) for w in make((4, 5), *sizes, 1)[1]))
+
+
+WEIGHTS = weights_on_a_gpu(16, 3, 64)
 
 
 def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
@@ -159,6 +165,18 @@ def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
         assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
         monkeypatch.setenv(ENGINE_VARIABLE, "torch")
         assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
+
+
+@pytest.mark.parametrize("field", StepWeights._fields)
+@pytest.mark.parametrize("changes", [{"dtype": torch.float16}, {"index": 1}], ids=str)
+def test_weights_of_another_type_or_gpu_are_not_taken(gpu, field, changes, monkeypatch):
+    monkeypatch.setenv(ENGINE_VARIABLE, "cuda")
+    other = tensor_on_a_gpu(**changes, shape=getattr(WEIGHTS, field).shape)
+    mixed = WEIGHTS._replace(**{field: other})
+    assert not cuda_engine.supports(tensor_on_a_gpu(), mixed)
+    reason = cuda_engine.unsupported_reason(tensor_on_a_gpu(), mixed)
+    assert reason.startswith(f"{field} is {other.dtype} on {other.device}, but the state is")
+    assert cuda_engine.unsupported_reason(tensor_on_a_gpu(), WEIGHTS) is None
 
 
 def broken(*_):
@@ -184,7 +202,7 @@ def test_no_way_back_where_the_engine_was_asked_for(gpu, monkeypatch):
 
 
 def test_networks_that_do_not_fit_go_to_pytorch(gpu):
-    large = make((4, 5), 600, 3, 2400, 1)[1]
+    large = weights_on_a_gpu(600, 3, 2400)
     with pytest.warns(UserWarning, match="600 channels and 2400 hidden units do not fit"):
         assert not cuda_engine.supports(tensor_on_a_gpu(), large)
     assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
