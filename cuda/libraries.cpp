@@ -153,12 +153,18 @@ Driver::Module Driver::load(Context context, const std::string& cubin) const {
 Driver::Function Driver::function(Context context, Module module, const std::string& name,
                                   int shared) const {
   constexpr int kMaxDynamicSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+  constexpr int kSharedCarveout = 9;  // CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+  constexpr int kMostShared = 100;    // CU_SHAREDMEM_CARVEOUT_MAX_SHARED
   const InContext in(*this, context);
   Function function = nullptr;
   check(function_(&function, module, name.c_str()), "looking for the kernel " + name);
   if (shared > 0) {
     check(set_attribute_(function, kMaxDynamicSharedBytes, shared),
           "asking for " + std::to_string(shared) + " bytes of shared memory for the kernel " + name);
+    // Tiles are chosen so that several blocks are resident, which takes all of the shared memory;
+    // with the driver's own split between it and L1 fewer may be. A preference: without it the
+    // kernel runs too.
+    set_attribute_(function, kSharedCarveout, kMostShared);
   }
   return function;
 }

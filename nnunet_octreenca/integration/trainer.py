@@ -45,6 +45,7 @@ from nnunet_octreenca.training import (
     learning_rate,
 )
 from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
+from nnunet_octreenca.training.processes import different_engines, global_rank
 
 error_reporting.install()
 nnunet_version()
@@ -174,6 +175,10 @@ class OctreeNCATrainer(nnUNetTrainer):
         else:
             super().initialize()
         self.average = WeightAverage(self.bare_network, self.settings.ema_decay)
+        if self.is_ddp:
+            problem = different_engines(self.bare_network.engine(), self.device)
+            if problem is not None:
+                self.print_to_log_file(f"WARNING: {problem}")
 
     def _set_batch_size_and_oversample(self) -> None:
         # nnU-Net's shares a batch among the processes; `initialize` hides them on CPUs.
@@ -271,7 +276,7 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def _iteration_seed(self) -> int:
         """Of the fire draws: another for every iteration and process, the same on resuming."""
-        words = (self.settings.seed or 0, self.iteration, self.local_rank)
+        words = (self.settings.seed or 0, self.iteration, global_rank())
         high, low = (draw_key(words[0], half, words[1], words[2]) for half in (0, 1))
         return (high << 31) | (low >> 1)
 

@@ -115,7 +115,8 @@ class OctreeNCA(nn.Module):
         """Logits of an image of any size.
 
         Args:
-            image: (N, n_in, *spatial), any floating type; computed in float32 (or float64).
+            image: (N, n_in, *spatial), any floating type; computed in float32, or in float64
+                where the network is.
             seed: of the fire draws; `self.seed` if left out.
             crop: compute the finest levels on crops only (training); None computes all.
             origins: with `crop`, the first cell of each sample's crop on level 0.
@@ -304,7 +305,10 @@ class OctreeNCA(nn.Module):
                 f"axes, but the image is {tuple(image.shape)} (samples, channels, axes). Give "
                 f"every channel of the data set (files _0000, _0001, ...) in its order."
             )
-        return image if image.dtype == torch.float64 else image.float()
+        return image.double() if self._is_double() else image.float()
+
+    def _is_double(self) -> bool:
+        return self.level_weights(0).hidden_weight.dtype == torch.float64
 
     def _is_inference(self, image: Tensor) -> bool:
         """Whether an engine of our own can do the whole octree in one call."""

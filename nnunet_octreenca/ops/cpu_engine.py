@@ -49,18 +49,25 @@ def unsupported_reason(tensor: Tensor, weights: StepWeights) -> str | None:
             f"the C++ engine computes on float32 and float64 tensors in the CPU's memory, not on "
             f"{tensor.dtype} on {tensor.device}"
         )
+    mismatch = weights.mismatch(tensor)
+    if mismatch is not None:
+        return mismatch
     problem = cpu_module_problem()
     return problem and f"the C++ module is not there ({problem})"
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:
-    """Whether the engine computes on such a tensor: float32 or float64, on the CPU.
+    """Whether the engine computes on such a tensor: float32 or float64, on the CPU, and so the
+    weights.
 
     Raises:
         EnvironmentMismatchError: `OCTREENCA_ENGINE` is "cpu" and the C++ module is not there.
     """
     return (
-        tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and _wanted()
+        tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and weights.mismatch(tensor) is None
+        and _wanted()
     )
 
 
@@ -111,7 +118,11 @@ def forward(
         the state after the last step, and the log: the old values of the cells that fired, in
         a tensor (steps, N, *spatial, C - n_in) whose unused end is never touched and so takes
         no memory; empty where none is to be kept.
+
+    Raises:
+        ValueError: weights of another type or on another device than the state.
     """
+    weights.check_like(state)
     out = _contiguous(state)
     changing = weights.channels - weights.input_channels
     log = out.new_empty((steps, *out.shape[:-1], changing) if keep_trajectory else (0,))
@@ -145,7 +156,11 @@ def backward(
         grad_out: gradient of the last state, (N, *spatial, C).
         out, trajectory: what `forward` returned. The steps are undone in them, so that no other
             state is needed, and done again at the end.
+
+    Raises:
+        ValueError: weights of another type or on another device than the gradient.
     """
+    weights.check_like(grad_out, "gradient")
     grad = _contiguous(grad_out)
     grads = StepWeights(
         *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
@@ -208,10 +223,14 @@ def octree(
         emulate: compute with bfloat16 where the processor cannot, slowly (tests).
 
     Raises:
-        ValueError: a precision that there is not.
+        ValueError: a precision that there is not, or an image or weights that are not float32 in
+            the CPU's memory.
         MemoryError: the states do not fit.
     """
     kernels, bf16, half = _precisions(multiply, state, emulate)
+    _check_float32(image, "image")
+    for weights in automaton.weights:
+        weights.check_like(image, "image")
     levels = _levels(automaton, seed)
     for sample in range(image.shape[0]):
         counts = _module().octree_forward(
@@ -283,9 +302,12 @@ def octree_stream(
     Args: as `octree`; `shape` is the image's, without channels.
 
     Raises:
-        ValueError: a precision that there is not.
+        ValueError: a precision that there is not, or weights that are not float32 in the CPU's
+            memory.
         MemoryError: the coarsest level does not fit.
     """
+    for weights in automaton.weights:
+        weights.check_like(torch.empty(0), "image")
     kernels, bf16, half = _precisions(multiply, state, False)
     stream: BandStream = _module().OctreeStream(
         list(shape),
@@ -310,6 +332,13 @@ def _levels(automaton: Automaton, seed: int) -> tuple[object, ...]:
         seed % _SEEDS,
         fire_threshold(automaton.fire_rate),
     )
+
+
+def _check_float32(tensor: Tensor, what: str) -> None:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ValueError(
+            f"the {what} must be torch.float32 on cpu, but it is {tensor.dtype} on {tensor.device}"
+        )
 
 
 def _precisions(multiply: str | None, state: str | None, emulate: bool) -> tuple[str, bool, bool]:

@@ -1,5 +1,6 @@
 """A GPU as the CUDA engine sees it: programs compiled for it, loaded, and started on a stream."""
 
+import itertools
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 
 from nnunet_octreenca.errors import CudaError, OutOfMemoryError
-from nnunet_octreenca.ops.cuda_compiler import best_architecture, compile_program
+from nnunet_octreenca.ops.cuda_compiler import best_architecture, compile_program, find_nvrtc
 from nnunet_octreenca.ops.cuda_program import Configuration, Program, program
 from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
 
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+# The driver does not know the image that a compiler made: CUDA_ERROR_INVALID_IMAGE,
+# _NO_BINARY_FOR_GPU, _INVALID_PTX, _UNSUPPORTED_PTX_VERSION, _INVALID_SOURCE.
+_UNKNOWN_IMAGE = (200, 209, 218, 222, 300)
 
 
 class LoadedProgram(Protocol):
@@ -118,6 +122,7 @@ class Gpu:
         self.multiprocessors = properties.multi_processor_count
         self.architecture = best_architecture(10 * properties.major + properties.minor)
         self._driver = load_driver()
+        self._compiler = 0  # the first whose images the driver loads
         self._programs: dict[tuple[Configuration, bool], GpuProgram] = {}
         self._lock = threading.Lock()
 
@@ -139,19 +144,41 @@ class Gpu:
     def load_program(self, wanted: Program) -> GpuProgram:
         """Any program, compiled or from the cache.
 
+        A compiler newer than the driver makes images that it does not load; the next one is tried.
+
         Raises:
             CudaError: it cannot be compiled or loaded.
         """
-        cubin = compile_program(wanted.name, wanted.source, self.architecture)
+        problems: list[str] = []
+        for number in itertools.count(self._compiler):
+            found = find_nvrtc(number)
+            if found is None:
+                break
+            if self.architecture not in found.compiler.architectures():
+                continue
+            cubin = compile_program(wanted.name, wanted.source, self.architecture, number)
+            try:
+                bound = self._driver.load(self.index, cubin)
+            except self.module.DriverError as error:
+                if getattr(error, "code", None) not in _UNKNOWN_IMAGE:
+                    raise driver_error(error, f"loading {wanted.name}") from error
+                problems.append(f"compiled by NVRTC {found.identity.split()[0]}: {error}")
+                continue
+            self._compiler = number
+            return GpuProgram(self, wanted, self._kernels(wanted, bound))
+        raise CudaError(
+            f"the driver loads {wanted.name} from no compiler ({'; '.join(problems)}). Install a "
+            f"newer driver, or a PyTorch of the CUDA version that this driver supports"
+        )
+
+    def _kernels(self, wanted: Program, bound: BoundModule) -> dict[str, BoundKernel]:
         try:
-            loaded = self._driver.load(self.index, cubin)
-            kernels = {
-                name: loaded.kernel(name, launch.threads, launch.shared)
+            return {
+                name: bound.kernel(name, launch.threads, launch.shared)
                 for name, launch in wanted.kernels.items()
             }
         except self.module.DriverError as error:
             raise driver_error(error, f"loading {wanted.name}") from error
-        return GpuProgram(self, wanted, kernels)
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
 from nnunet_octreenca.ops import cuda_device
+from nnunet_octreenca.ops.cuda_inputs import aligned, check_level, check_trajectory
 from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid, padded
 from nnunet_octreenca.ops.cuda_octree import octree, octree_windows
 from nnunet_octreenca.ops.cuda_program import (
@@ -49,12 +50,13 @@ on_gpu = True
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:
-    """Whether the engine computes on such a tensor: float32, on a GPU that it can use.
+    """Whether the engine computes on such a tensor: float32, on a GPU that it can use, and so the
+    weights.
 
     Raises:
         EnvironmentMismatchError: `OCTREENCA_ENGINE` is "cuda" and the GPU cannot be used.
     """
-    if tensor.device.type != "cuda" or tensor.dtype != torch.float32:
+    if tensor.device.type != "cuda" or tensor.dtype != torch.float32 or weights.mismatch(tensor):
         return False
     usable: bool = _usable(tensor.device.index, *_sizes(weights))
     return usable
@@ -67,7 +69,7 @@ def unsupported_reason(tensor: Tensor, weights: StepWeights) -> str | None:
             f"the CUDA engine computes on float32 tensors on a GPU, not on {tensor.dtype} on "
             f"{tensor.device}"
         )
-    return gpu_problem(tensor.device.index, *_sizes(weights))
+    return weights.mismatch(tensor) or gpu_problem(tensor.device.index, *_sizes(weights))
 
 
 def _sizes(weights: StepWeights) -> tuple[int, int, int, int]:
@@ -158,8 +160,10 @@ def forward(
         two states are held).
 
     Raises:
+        ValueError: tensors of other types, shapes or devices than these.
         CudaError, OutOfMemoryError: the GPU refuses.
     """
+    check_level("state", state, weights)
     device = device or cuda_device.device_of(state)
     with cuda_device.current(state):
         run = _launches(device, state, weights, keep_trajectory, draws)
@@ -202,8 +206,12 @@ def backward(
         trajectory: what `forward` kept.
 
     Raises:
+        ValueError: tensors of other types, shapes or devices than these.
         CudaError, OutOfMemoryError: the GPU refuses.
     """
+    check_level("gradient", grad_out, weights)
+    check_trajectory(trajectory, grad_out, padded_channels(weights.channels))
+    trajectory = aligned(trajectory)
     device = device or cuda_device.device_of(grad_out)
     with cuda_device.current(grad_out):
         run = _launches(device, grad_out, weights, True, draws)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_octreenca.ops.cuda_device import Device
+from nnunet_octreenca.ops.cuda_inputs import aligned
 from nnunet_octreenca.ops.cuda_program import (
     MOST_SAMPLES,
     Configuration,
@@ -35,9 +36,9 @@ def grid(threads: int) -> int:
 
 
 def padded(state: Tensor, channels: int) -> Tensor:
-    """Contiguous, with so many channels; the state itself where it is so already."""
+    """Contiguous and aligned, with so many channels; the state itself where it is so already."""
     missing = channels - state.shape[-1]
-    return functional.pad(state, (0, missing)) if missing else state.contiguous()
+    return functional.pad(state, (0, missing)) if missing else aligned(state)
 
 
 class LevelLaunches:

@@ -9,6 +9,7 @@ from torch import Tensor
 from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import cuda_device
 from nnunet_octreenca.ops.automaton import Automaton, Part
+from nnunet_octreenca.ops.cuda_inputs import aligned, check_octree
 from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid
 from nnunet_octreenca.ops.cuda_program import arguments, single_precision
 from nnunet_octreenca.ops.finite import NonFiniteCells
@@ -45,7 +46,7 @@ def octree(
         fused: steps a launch, 1 or 2; the engine's choice if left out.
 
     Raises:
-        ValueError: a precision that there is not.
+        ValueError: a precision that there is not, or tensors of other types, shapes or devices.
         CudaError, OutOfMemoryError: the GPU refuses.
     """
     images = image_pyramid(image, automaton.factors)
@@ -92,14 +93,16 @@ def run_levels(
 
     So an image's coarser copies are not held together with the finest level's states.
     """
-    device = cuda_device.device_of(pyramid[0])
     _, state_type = precision(multiply, state)
     half = state_type == "float16"
+    check_octree(pyramid, automaton, part, torch.float16 if half else torch.float32, labels, values)
+    device = cuda_device.device_of(pyramid[0])
     kind = "half" if half else single_precision(device.architecture)
     batch, factors, steps = pyramid[0].shape[0], automaton.factors, automaton.steps
     if pyramid[0].numel() == 0:
         return None
-    parent, parent_origin = part.parent, part.parent_origin
+    parent_origin = part.parent_origin
+    parent = None if part.parent is None else aligned(part.parent)
     parent_shape: Sequence[int] = () if parent is None else parent.shape[1:-1]
     rest = (0,) * (automaton.dimension - 1)
     current: Tensor | None = None

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
+from nnunet_octreenca.errors import EnvironmentMismatchError
+from nnunet_octreenca.ops.native import STATE_VARIABLE
+
 MOST_SAMPLES = 16  # of a launch: their origins travel as arguments
 _CLASSES = {"half": "Float16", "tf32": "Tf32", "plain": "Plain"}
 _BLOCK_WORDS = {"half": 128, "tf32": 512, "plain": 256}
@@ -30,6 +33,8 @@ SHARED_BYTES = {
     120: 99 << 10,
     121: 99 << 10,
 }
+_SYSTEM_BYTES = 1 << 10  # of every block's shared memory, from compute capability 8.0 on
+_OLDEST_FAST = 75  # whose tensor cores have the fast mode's instruction
 
 # Cells of a tile along x, y, z; the first that leaves room for a second block is taken.
 _TILES = {
@@ -144,7 +149,8 @@ def _choose(
 ) -> TileLayout | None:
     """The largest tile and most warps that leave room for a second block, else that fit."""
     limit = SHARED_BYTES.get(architecture, min(SHARED_BYTES.values()))
-    for room in (limit // 2, limit):
+    system = _SYSTEM_BYTES if architecture >= 80 else 0
+    for room in ((limit + system) // 2 - system, limit):
         for count in warps:
             for tile in _TILES[dimension]:
                 if shared(tile, count) <= room:
@@ -193,8 +199,15 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
 
     Raises:
         DoesNotFitError: C and H are too large for this GPU.
+        EnvironmentMismatchError: the fast mode on a GPU that lacks its instructions.
     """
     dimension, channels, inputs, hidden, precision = configuration
+    if precision == "half" and architecture < _OLDEST_FAST:
+        raise EnvironmentMismatchError(
+            f"states in float16 (the fast mode) need a GPU of compute capability "
+            f"{_OLDEST_FAST / 10:.1f} or later, and this one has {architecture / 10:.1f}: use "
+            f"float32 (state='float32', or unset {STATE_VARIABLE})"
+        )
     lines = [f'#include "{name}.cuh"' for name in ("forward", "backward", "octree")]
     lines += [
         "using namespace octreenca;",

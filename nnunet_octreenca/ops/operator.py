@@ -186,7 +186,8 @@ def nca_steps(
         The state after `steps` steps, (N, C, *spatial).
 
     Raises:
-        ValueError: shapes that do not fit, a negative number of steps, a fire rate outside
+        ValueError: shapes that do not fit, weights of another type or on another device than the
+            state, a negative number of steps, a fire rate outside
             [0, 1], or a state that reaches beyond `full_shape`.
 
     >>> weights = StepWeights(torch.zeros(4, 3, 3), torch.zeros(4), torch.zeros(8, 8),
@@ -230,6 +231,7 @@ def nca_steps_channels_last(
             f"state {tuple(shape)} must be (N, {weights.channels}, "
             f"{'y, x' if dimension == 2 else 'z, y, x'}) for these weights"
         )
+    weights.check_like(state)
     if steps < 0:
         raise ValueError(f"steps ({steps}) must be at least 0")
     fire_threshold(fire_rate)

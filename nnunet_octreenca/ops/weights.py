@@ -48,6 +48,31 @@ class StepWeights(NamedTuple):
         """n_in: leading channels of the state that no step changes."""
         return self.channels - self.update_weight.shape[0]
 
+    def mismatch(self, tensor: Tensor, what: str = "state") -> str | None:
+        """Which weight has another type or device than a tensor; None where all agree.
+
+        Args:
+            what: the tensor's name in the sentence.
+        """
+        for name, weight in zip(self._fields, self, strict=True):
+            if weight.dtype != tensor.dtype or weight.device != tensor.device:
+                return (
+                    f"{name} is {weight.dtype} on {weight.device}, but the {what} is "
+                    f"{tensor.dtype} on {tensor.device}: convert them to one type and move them "
+                    f"to one device"
+                )
+        return None
+
+    def check_like(self, tensor: Tensor, what: str = "state") -> None:
+        """Compare the weights' types and devices with a tensor's.
+
+        Raises:
+            ValueError: they differ; the sentence of `mismatch`.
+        """
+        problem = self.mismatch(tensor, what)
+        if problem is not None:
+            raise ValueError(problem)
+
     def check(self) -> None:
         """Compare the five shapes.
 

@@ -60,6 +60,7 @@ def octreenca_configuration(
             num_classes=num_classes,
             batch_size=batch_size,
             crop=context.crop,
+            engine="cuda",  # what trains on a GPU, whose memory the target is about
         )
         return needed <= gpu_memory_target_in_gb * GIBIBYTE
 

@@ -79,8 +79,17 @@ def _training_cpu(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image
 
 
-# The planner plans for PyTorch; the CUDA engine needs less.
-_TRAINING = {"torch": _training_torch, "cuda": _training_torch, "cpu": _training_cpu}
+def _training_cuda(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
+    # Every step's input state, with its channels filled up.
+    padded = engine_named("cuda").padded_channels(numbers.channels) * FLOAT
+    kept = sum(c * n * padded for c, n in zip(numbers.steps, numbers.cells, strict=True))
+    # The gradient handed in and, filled up, what becomes of it and of perceived; stripped at last.
+    stripped = numbers.state if padded > numbers.state else 0
+    working = max(numbers.cells) * (2 * padded + numbers.state + stripped)
+    return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image
+
+
+_TRAINING = {"torch": _training_torch, "cuda": _training_cuda, "cpu": _training_cpu}
 
 
 def training_bytes(
@@ -104,7 +113,8 @@ def training_bytes(
         factors, steps, channels, hidden, input_channels, num_classes: the network's.
         batch_size: samples per step.
         crop: of the finest levels, if any.
-        engine: its name; "torch" is what the planner plans for (the CUDA engine needs less).
+        engine: its name. The CUDA engine fills the channels up to groups of 16, and so needs less
+            than PyTorch or more.
         fire_rate: counts for the C++ engine, which keeps only the cells that fire.
 
     Raises:

@@ -30,8 +30,13 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   *function = &something;
   return result("cuModuleGetFunction");
 }
+int fake_carveout; /* what was last asked for */
 int cuFuncSetAttribute(void* function, int attribute, int value) {
-  (void)function, (void)value;
+  (void)function;
+  if (attribute == 9) {
+    fake_carveout = value;
+    return result("carveout");
+  }
   return attribute == 8 ? result("cuFuncSetAttribute") : 1;
 }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int threads,

@@ -20,6 +20,7 @@ from nnunet_octreenca.ops.cuda_compiler import (
     cache_folder,
     compile_program,
     compile_uncached,
+    find_nvrtc,
     nvrtc,
     read_entry,
 )
@@ -243,7 +244,7 @@ def test_an_error_in_the_source_is_told_with_its_line():
     told = r"cannot compile wrong\.cu for sm_90(.|\n)*wrong\.cu\(2\)(.|\n)*no_such_thing"
     with pytest.raises(CudaError, match=told):
         compile_program("wrong.cu", "// one\nint a = no_such_thing;\n", 90)
-    assert not cache_folder().exists()
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_a_compiler_that_hangs_is_not_waited_for(monkeypatch):
@@ -278,25 +279,195 @@ def test_a_struct_that_differs_from_pythons_does_not_compile():
 def test_libraries_that_are_missing_or_something_else(monkeypatch):
     right = next(iter(cuda_compiler.nvrtc_candidates()))
     wrong = [["/no/such/libnvrtc.so.13"], ["libc.so.6"]]
-    nvrtc.cache_clear()
+    find_nvrtc.cache_clear()
     try:
         monkeypatch.setattr(cuda_compiler, "nvrtc_candidates", lambda: iter([*wrong, right]))
         assert nvrtc().version() >= (11, 0)
-        nvrtc.cache_clear()
+        find_nvrtc.cache_clear()
         monkeypatch.setattr(cuda_compiler, "nvrtc_candidates", lambda: iter(wrong))
         advice = r"pip install nvidia-cuda-nvrtc.*/no/such/lib.*has no function nvrtcVersion"
         with pytest.raises(CudaError, match=advice):
             nvrtc()
     finally:
-        nvrtc.cache_clear()
+        find_nvrtc.cache_clear()
 
 
 def test_a_package_without_the_module(monkeypatch):
     monkeypatch.setattr(cuda_compiler, "cuda_module", lambda: None)
     monkeypatch.setattr(cuda_compiler, "cuda_module_problem", lambda: "no such file")
-    nvrtc.cache_clear()
+    find_nvrtc.cache_clear()
     try:
         with pytest.raises(CudaError, match=r"_cuda was not built \(no such file\)"):
             nvrtc()
     finally:
-        nvrtc.cache_clear()
+        find_nvrtc.cache_clear()
+
+
+# ------------------------------------------------------------------ which compiler
+
+
+def put(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def candidates(monkeypatch, tmp_path, cuda):
+    """Names of the libraries that lie below a folder, in their order."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "conda"))
+    monkeypatch.setattr(cuda_compiler.torch.version, "cuda", cuda)
+    monkeypatch.setattr(cuda_compiler.torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    monkeypatch.setattr(cuda_compiler, "find_spec", lambda name: None)
+    found = [paths for paths in cuda_compiler.nvrtc_candidates() if str(tmp_path) in paths[-1]]
+    return [[os.path.relpath(path, tmp_path) for path in paths] for paths in found]
+
+
+def test_condas_libraries_are_found(monkeypatch, tmp_path):
+    put(tmp_path / "conda" / "lib", "libnvrtc.so.12", "libnvrtc-builtins.so.12.4", "libc.so.6")
+    wanted = [["conda/lib/libnvrtc-builtins.so.12.4", "conda/lib/libnvrtc.so.12"]]
+    assert candidates(monkeypatch, tmp_path, "12.4") == wanted
+    assert candidates(monkeypatch, tmp_path, None) == wanted
+
+
+@pytest.mark.parametrize(
+    ("cuda", "order"),
+    [
+        ("12.8", ["conda/lib/libnvrtc.so.12", "torch/lib/libnvrtc.so.13"]),
+        ("13.0", ["torch/lib/libnvrtc.so.13", "conda/lib/libnvrtc.so.12"]),
+        (None, ["torch/lib/libnvrtc.so.13", "conda/lib/libnvrtc.so.12"]),
+    ],
+)
+def test_the_cuda_version_of_pytorch_comes_first(cuda, order, monkeypatch, tmp_path):
+    put(tmp_path / "torch" / "lib", "libnvrtc.so.13")
+    put(tmp_path / "conda" / "lib", "libnvrtc.so.12")
+    assert [paths[-1] for paths in candidates(monkeypatch, tmp_path, cuda)] == order
+
+
+def test_builtins_are_of_the_compilers_version(monkeypatch, tmp_path):
+    put(
+        tmp_path / "conda" / "lib", "libnvrtc.so.12", "libnvrtc-builtins.so.12.4",
+        "libnvrtc.so.13", "libnvrtc-builtins.so.13.0",
+    )  # fmt: skip
+    assert candidates(monkeypatch, tmp_path, "12.4") == [
+        [f"conda/lib/libnvrtc-builtins.so.{full}", f"conda/lib/libnvrtc.so.{major}"]
+        for full, major in (("12.4", 12), ("13.0", 13))
+    ]
+
+
+class OldNvrtc:
+    """Knows no newer architecture than 9.0."""
+
+    def version(self):
+        return (11, 8)
+
+    def architectures(self):
+        return [80, 90]
+
+
+@pytest.fixture
+def two_compilers(monkeypatch):
+    """An old compiler, then the real one."""
+    right = next(iter(cuda_compiler.nvrtc_candidates()))
+    module = cuda_module()
+
+    class Module:
+        LibraryError, CompileError = module.LibraryError, module.CompileError
+
+        @staticmethod
+        def Nvrtc(paths):
+            return OldNvrtc() if paths == ["old"] else module.Nvrtc(paths)
+
+        sources = staticmethod(module.sources)
+
+    monkeypatch.setattr(cuda_compiler, "cuda_module", lambda: Module)
+    monkeypatch.setattr(cuda_compiler, "nvrtc_candidates", lambda: iter([["old"], right, right]))
+    find_nvrtc.cache_clear()
+    yield
+    find_nvrtc.cache_clear()
+
+
+def test_compilers_are_numbered_by_version(two_compilers):
+    first, second = find_nvrtc(0), find_nvrtc(1)
+    assert first.identity == "11.8 old 0"
+    major, minor = second.compiler.version()
+    assert second.identity.startswith(f"{major}.{minor} libnvrtc")
+    assert int(second.identity.split()[-1]) > 1_000_000
+    assert find_nvrtc(2) is None, "the same version twice is one compiler"
+
+
+def test_a_gpu_that_only_the_second_compiler_knows(two_compilers):
+    assert best_architecture(90) == 90
+    assert best_architecture(120) == 120
+    with pytest.raises(
+        CudaError, match=r"NVRTC 11\.8 does not .*; NVRTC \d+\.\d+ does not compile"
+    ):
+        best_architecture(990)
+
+
+def test_another_compiler_is_another_entry(two_compilers, monkeypatch):
+    second = compile_program("tiny.cu", TINY, 90, 1)
+    (entry,) = cache_folder().iterdir()
+    renamed = find_nvrtc(1)._replace(identity="13.0 libnvrtc.so.13.0.88 1")
+    monkeypatch.setattr(cuda_compiler, "find_nvrtc", lambda number: renamed)
+    assert compile_program("tiny.cu", TINY, 90, 1) == second
+    assert len(list(cache_folder().iterdir())) == 2
+    assert entry.exists()
+
+
+# ------------------------------------------------------------------ one process compiles
+
+
+def test_of_many_one_compiles_and_the_others_wait(monkeypatch):
+    calls = []
+    original = cuda_compiler.compile_uncached
+
+    def slow(*arguments):
+        calls.append(arguments)
+        time.sleep(0.3)
+        return original(*arguments)
+
+    monkeypatch.setattr(cuda_compiler, "compile_uncached", slow)
+    with ThreadPoolExecutor(4) as pool:  # locks are of open files, not of processes
+        results = list(pool.map(lambda _: compile_program("tiny.cu", TINY, 90), range(4)))
+    assert len(calls) == 1
+    assert len(set(results)) == 1
+    assert [entry.suffix for entry in cache_folder().iterdir()] == [".cubin"]
+
+
+def test_nobody_waits_for_ever(tmp_path):
+    """A process that hangs while it compiles holds the others up for the limit, no longer."""
+    path = tmp_path / "entry.lock"
+    with cuda_compiler.alone(path):
+        begun = time.monotonic()
+        with cuda_compiler.alone(path, limit_s=0.2):
+            assert 0.2 <= time.monotonic() - begun < 5
+        assert path.exists(), "it is not ours"
+    assert not path.exists()
+
+
+def test_a_process_that_died_locks_nothing(tmp_path):
+    path = tmp_path / "entry.lock"
+    script = tmp_path / "die.py"
+    script.write_text(
+        "import fcntl, os\n"
+        f"file = open({str(path)!r}, 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-S", script], check=False).returncode == 9
+    assert path.exists()
+    begun = time.monotonic()
+    with cuda_compiler.alone(path):
+        assert time.monotonic() - begun < 5
+
+
+def test_where_files_cannot_be_locked_nobody_waits(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(cuda_compiler.fcntl, "flock", refuse)
+    with cuda_compiler.alone(tmp_path / "one.lock"), cuda_compiler.alone(tmp_path / "one.lock"):
+        pass
+    monkeypatch.setattr(cuda_compiler, "fcntl", None)
+    with cuda_compiler.alone(tmp_path / "no" / "such.lock"):
+        assert not (tmp_path / "no").exists()

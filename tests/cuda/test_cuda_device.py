@@ -1,5 +1,6 @@
 """The driver's errors and the way back to PyTorch, with a driver that is told to fail."""
 
+import ctypes
 import shutil
 import subprocess
 import warnings
@@ -11,7 +12,8 @@ import torch
 from helpers.oracle import make
 
 from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError, OutOfMemoryError
-from nnunet_octreenca.ops import cuda_compiler, cuda_device, cuda_engine
+from nnunet_octreenca.ops import StepWeights, cuda_compiler, cuda_device, cuda_engine
+from nnunet_octreenca.ops.cuda_compiler import FoundNvrtc
 from nnunet_octreenca.ops.cuda_program import Configuration
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, cuda_module, cuda_module_problem
 
@@ -24,13 +26,27 @@ if shutil.which("gcc") is None:
 PATHOLOGY = Configuration(2, 16, 3, 64, "half")
 
 
+COMPILERS = (
+    FoundNvrtc(SimpleNamespace(architectures=lambda: [90, 100]), "13.0 libnvrtc.so.13 1"),
+    FoundNvrtc(SimpleNamespace(architectures=lambda: [75, 80]), "11.2 libnvrtc.so.11 1"),
+    FoundNvrtc(SimpleNamespace(architectures=lambda: [80, 90]), "12.4 libnvrtc.so.12 1"),
+    None,
+)
+
+
 @pytest.fixture(scope="session")
-def fake(tmp_path_factory):
+def fake(fake_path):
+    """A driver of that library."""
+    return MODULE.Driver(fake_path)
+
+
+@pytest.fixture(scope="session")
+def fake_path(tmp_path_factory):
     """A library that looks like the CUDA driver."""
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     source = Path(__file__).with_name("fake_driver.c")
     subprocess.run(["gcc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    return MODULE.Driver(str(library))
+    return str(library)
 
 
 @pytest.fixture
@@ -40,6 +56,7 @@ def gpu(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_device, "load_driver", lambda: fake)
     monkeypatch.setattr(cuda_device, "compile_program", lambda *a: b"\x7fELF")
     monkeypatch.setattr(cuda_device, "best_architecture", lambda capability: capability)
+    monkeypatch.setattr(cuda_device, "find_nvrtc", lambda number: COMPILERS[number])
     monkeypatch.setattr(
         torch.cuda,
         "get_device_properties",
@@ -87,7 +104,8 @@ def test_errors_of_a_launch(gpu, failing, type_, named, monkeypatch):
 @pytest.mark.parametrize(
     ("failing", "type_", "named"),
     [
-        ("cuModuleLoadData:209", CudaError, "loading the compiled kernels"),
+        ("cuModuleLoadData:700", CudaError, "loading the compiled kernels"),
+        ("cuModuleLoadData:209", CudaError, r"NVRTC 13\.0: .*NVRTC 12\.4: .* newer driver"),
         ("cuModuleLoadData:2", OutOfMemoryError, "loading octreenca_2d_16_3_64_half"),
         ("cuModuleGetFunction:500", CudaError, "looking for the kernel pack"),
         ("cuFuncSetAttribute:1", CudaError, r"asking for \d+ bytes of shared memory"),
@@ -98,6 +116,34 @@ def test_errors_of_loading(gpu, failing, type_, named, monkeypatch):
     monkeypatch.setenv("FAKE_CUDA_FAIL", failing)
     with pytest.raises(type_, match=named):
         gpu.load(PATHOLOGY, False)
+
+
+@pytest.mark.parametrize("code", [200, 222])
+def test_an_image_that_the_driver_does_not_know_is_made_by_the_next_compiler(
+    gpu, code, monkeypatch
+):
+    asked = []
+
+    def compile_program(name, source, architecture, number):
+        asked.append(number)
+        monkeypatch.setenv("FAKE_CUDA_FAIL", f"cuModuleLoadData:{0 if number else code}")
+        return b"\x7fELF"
+
+    monkeypatch.setattr(cuda_device, "compile_program", compile_program)
+    assert gpu.load(PATHOLOGY, False).resident_blocks("forward_1") == 3 * 132
+    assert asked == [0, 2], "the one that does not compile for 9.0 is left out"
+    gpu.load(PATHOLOGY, True)
+    assert asked == [0, 2, 2], "and the one that does is kept"
+
+
+def test_kernels_prefer_shared_memory_to_its_cache(gpu, fake_path, monkeypatch):
+    """A hint: a driver that refuses it runs the kernels too."""
+    carveout = ctypes.c_int.in_dll(ctypes.CDLL(fake_path), "fake_carveout")
+    carveout.value = -1
+    gpu.load(PATHOLOGY, False)
+    assert carveout.value == 100
+    monkeypatch.setenv("FAKE_CUDA_FAIL", "carveout:1")
+    gpu.load(PATHOLOGY, True)
 
 
 def test_a_driver_that_does_not_start(fake, monkeypatch):
@@ -142,11 +188,17 @@ def test_no_driver(monkeypatch):
 # ------------------------------------------------------------------ the way back to PyTorch
 
 
-def tensor_on_a_gpu(dtype=torch.float32):
-    return SimpleNamespace(device=SimpleNamespace(type="cuda", index=0), dtype=dtype)
+def tensor_on_a_gpu(dtype=torch.float32, index=0, shape=()):
+    return SimpleNamespace(
+        device=SimpleNamespace(type="cuda", index=index), dtype=dtype, shape=shape, ndim=len(shape)
+    )
 
 
-WEIGHTS = make((4, 5), 16, 3, 64, 1)[1]
+def weights_on_a_gpu(*sizes):
+    return StepWeights(*(tensor_on_a_gpu(shape=w.shape) for w in make((4, 5), *sizes, 1)[1]))
+
+
+WEIGHTS = weights_on_a_gpu(16, 3, 64)
 
 
 def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
@@ -159,6 +211,18 @@ def test_cuda_tensors_go_to_the_engine_unless_told_otherwise(gpu, monkeypatch):
         assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
         monkeypatch.setenv(ENGINE_VARIABLE, "torch")
         assert not cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)
+
+
+@pytest.mark.parametrize("field", StepWeights._fields)
+@pytest.mark.parametrize("changes", [{"dtype": torch.float16}, {"index": 1}], ids=str)
+def test_weights_of_another_type_or_gpu_are_not_taken(gpu, field, changes, monkeypatch):
+    monkeypatch.setenv(ENGINE_VARIABLE, "cuda")
+    other = tensor_on_a_gpu(**changes, shape=getattr(WEIGHTS, field).shape)
+    mixed = WEIGHTS._replace(**{field: other})
+    assert not cuda_engine.supports(tensor_on_a_gpu(), mixed)
+    reason = cuda_engine.unsupported_reason(tensor_on_a_gpu(), mixed)
+    assert reason.startswith(f"{field} is {other.dtype} on {other.device}, but the state is")
+    assert cuda_engine.unsupported_reason(tensor_on_a_gpu(), WEIGHTS) is None
 
 
 def broken(*_):
@@ -184,7 +248,7 @@ def test_no_way_back_where_the_engine_was_asked_for(gpu, monkeypatch):
 
 
 def test_networks_that_do_not_fit_go_to_pytorch(gpu):
-    large = make((4, 5), 600, 3, 2400, 1)[1]
+    large = weights_on_a_gpu(600, 3, 2400)
     with pytest.warns(UserWarning, match="600 channels and 2400 hidden units do not fit"):
         assert not cuda_engine.supports(tensor_on_a_gpu(), large)
     assert cuda_engine.supports(tensor_on_a_gpu(), WEIGHTS)

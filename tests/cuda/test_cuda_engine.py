@@ -18,7 +18,7 @@ from helpers.lost_cells import by_pytorch
 from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 from helpers.streams import segmented
 
-from nnunet_octreenca.errors import NotFiniteError
+from nnunet_octreenca.errors import EnvironmentMismatchError, NotFiniteError
 from nnunet_octreenca.images.source import ArraySource
 from nnunet_octreenca.inference.ensemble import Ensemble
 from nnunet_octreenca.inference.stream import WindowStream, open_stream
@@ -39,6 +39,7 @@ from nnunet_octreenca.ops.cuda_program import (
     SHARED_BYTES,
     Configuration,
     DoesNotFitError,
+    _choose,
     arguments,
     backward_layout,
     forward_layout,
@@ -493,6 +494,29 @@ def test_tiles_fit_the_shared_memory(architecture, channels, hidden, dimension):
         assert architecture == TURING
     else:
         assert back.shared <= SHARED_BYTES[architecture]
+
+
+@pytest.mark.parametrize("architecture", sorted(SHARED_BYTES))
+def test_tiles_for_two_blocks_leave_the_systems_memory(architecture):
+    """From 8.0 on a block takes 1 KiB more than it asks for, of 1 KiB more than it can have."""
+    system = 1024 if architecture >= 80 else 0
+    whole = SHARED_BYTES[architecture] + system
+    for room in range(1, whole - system, 97):
+
+        def shared(tile, warps, room=room):
+            return room if tile == (32, 16, 1) else 1
+
+        layout = _choose(2, architecture, shared, (4,))
+        assert (layout.shared == room) == (room == 1 or 2 * (room + system) <= whole)
+
+
+def test_the_fast_mode_says_where_it_cannot_run(network_on_host, monkeypatch):
+    monkeypatch.setattr(network_on_host, "architecture", 70)
+    network, image = make_network((9, 8))
+    told = r"float16 \(the fast mode\) need .* 7\.5 or later, and this one has 7\.0: use float32"
+    with pytest.raises(EnvironmentMismatchError, match=told):
+        network.segment(image, state="float16")
+    assert network.segment(image, state="float32").shape == (2, 9, 8)
 
 
 def test_a_network_that_fits_no_tile_is_refused():

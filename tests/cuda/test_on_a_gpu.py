@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuda_ladder import RUNGS, Kernel1Level
 from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
 from nnunet_octreenca.ops import (
@@ -25,6 +26,11 @@ from nnunet_octreenca.ops.native import ENGINE_VARIABLE
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
+
+
+# Tensor cores truncate where the processor's twin of them rounds: with sums of 25 bits the largest
+# error of a state is 2.5e-6, on the processor 1e-6.
+STATE, GRADIENT = 1e-5, 3e-5
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +55,40 @@ def test_both_passes_equal_the_oracle(case):
     wanted, wanted_grad, wanted_grads = oracle(state, weights, grad_out, steps, rate, origin)
     draws = FireDraws(rate, SEED, LEVEL, origin)
     out, kept = cuda_engine.forward(state.cuda(), on_gpu(weights), steps, draws, True)
-    assert difference(out.cpu().double(), wanted) < 3e-6
+    assert difference(out.cpu().double(), wanted) < STATE
     results = [
         cuda_engine.backward(grad_out.cuda(), out, kept, on_gpu(weights), draws) for _ in range(2)
     ]
     (grad, grads), (second, seconds) = results
     assert torch.equal(grad, second)
     assert all(torch.equal(a, b) for a, b in zip(grads, seconds, strict=True))
-    assert difference(grad.cpu().double(), wanted_grad) < 1e-5
+    assert difference(grad.cpu().double(), wanted_grad) < GRADIENT
     for ours, theirs in zip(grads, wanted_grads, strict=True):
-        assert difference(ours.cpu().double(), theirs) < 1e-5 or not (ours.any() or theirs.any())
+        error = difference(ours.cpu().double(), theirs)
+        assert error < GRADIENT or not (ours.any() or theirs.any())
+
+
+@pytest.mark.parametrize("spatial", [(21, 34), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_every_rung_of_the_ladder_equals_pytorch(rung, spatial):
+    """Kernel 1 and `Plain` too, which the engine itself never chooses on a new GPU."""
+    state, weights = make(spatial, 16, 3, 64, 2)
+    draws = FireDraws(0.5, SEED, LEVEL, [3] * (2 * len(spatial)))
+    wanted, _ = torch_engine.forward(state, weights, 4, draws, False)
+    weights = on_gpu(weights)
+    device = cuda_engine.cuda_device.device_of(weights.hidden_weight)
+    if rung.precision == "tf32" and device.architecture < 80:
+        pytest.skip("no TF32 before compute capability 8.0")
+    run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
+        device, weights, rung.precision or "plain", False, shape=spatial, batch=2, draws=draws,
+    )  # fmt: skip
+    current = state.cuda().to(torch.float16 if rung.precision == "half" else torch.float32)
+    for step in range(0, 4, rung.fused):
+        target = torch.full_like(current, float("nan"))
+        run.forward(current, target, step, rung.fused)
+        current = target
+    error = difference(current.float().cpu(), wanted)
+    assert error < (3e-3 if rung.precision == "half" else STATE)
 
 
 SHAPES = [(37, 50), (301, 257), (1, 40), (9, 1), (6, 13, 10), (33, 20, 71)]
@@ -74,7 +104,7 @@ def test_whole_octrees(shape, state, monkeypatch):
     monkeypatch.setenv("OCTREENCA_STATE", state)
     with torch.no_grad():
         values = network(image.cuda(), seed=3)
-    assert difference(values.cpu().double(), wanted) < (3e-6 if state == "float32" else 1e-2)
+    assert difference(values.cpu().double(), wanted) < (STATE if state == "float32" else 1e-2)
     labels = network.segment(image.cuda(), seed=3)
     assert torch.equal(labels, values.argmax(1).to(torch.uint8))
 
@@ -118,7 +148,7 @@ def test_more_than_two_to_the_31_numbers(precision):
     )
     found = out[:, -crop + 1 :, -crop + 1 :].float()
     error = difference(found, wanted[:, 1:, 1:])
-    assert error < (3e-6 if precision == "float32" else 2e-3)
+    assert error < (STATE if precision == "float32" else 2e-3)
 
 
 def train(network, image, scaler=None, iterations=3):
@@ -211,7 +241,7 @@ torch.cuda.synchronize()
 """
 
 
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_compute_sanitizer_sees_nothing(tool, tmp_path):
     program = shutil.which("compute-sanitizer") or next(
         map(str, Path("/usr/local").glob("cuda*/bin/compute-sanitizer")), None
@@ -220,10 +250,12 @@ def test_compute_sanitizer_sees_nothing(tool, tmp_path):
         pytest.skip("compute-sanitizer is not installed")
     script = tmp_path / "sanitized.py"
     script.write_text(SANITIZED)
+    # PyTorch asks for symbols that a driver may lack: an error of the API that means nothing.
+    options = [f"--tool={tool}", "--report-api-errors=no", "--error-exitcode=9"]
     done = subprocess.run(
-        [program, f"--tool={tool}", "--error-exitcode=9", sys.executable, str(script)],
+        [program, *options, sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
              "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from nnunet_octreenca.ops.native import ENGINE_VARIABLE, cpu_module
+
 pytestmark = pytest.mark.slow
 
 DATASET = "Dataset901_Phantoms"
@@ -56,6 +58,7 @@ def test_two_processes(nnunet, tmp_path, batch_dice):
         plans["configurations"]["3d_fullres"]["batch_dice"] = batch_dice
 
     nnunet.edit_plans(PLANS, set_batch_dice)
+    engines = ({}, {ENGINE_VARIABLE: "torch"} if batch_dice else {})
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     with socket.socket() as free:
@@ -64,16 +67,22 @@ def test_two_processes(nnunet, tmp_path, batch_dice):
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(port), str(tmp_path)],
-            env={**nnunet.environment, "OMP_NUM_THREADS": "1"},
+            env={**nnunet.environment, "OMP_NUM_THREADS": "1", **engines[rank]},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for rank in (0, 1)
     ]
+    outputs = []
     for process in processes:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output[-3000:]
+        outputs.append(process.communicate(timeout=300)[0])
+        assert process.returncode == 0, outputs[-1][-3000:]
+    told = "WARNING: the processes train with different engines (0: cpu, 1: torch)"
+    assert [told in output for output in outputs] == [
+        batch_dice and cpu_module() is not None,
+        False,
+    ]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert len(first) == len(second) == 6
     for one, other in zip(first, second, strict=True):

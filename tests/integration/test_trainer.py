@@ -80,11 +80,14 @@ def test_same_seed_same_training_other_seed_other(make_trainer, batch):
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_every_iteration_draws_anew(make_trainer):
+def test_every_iteration_draws_anew(make_trainer, monkeypatch):
+    """And every process: their number on one machine, the same on all of them, says nothing."""
     trainer = make_trainer()
     seeds = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     for trainer.iteration in range(50):
-        for trainer.local_rank in (0, 1):
+        for rank in (0, 1):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
             seeds.append(trainer._iteration_seed())
     assert len(set(seeds)) == 100
     assert all(0 <= seed < 1 << 63 for seed in seeds)

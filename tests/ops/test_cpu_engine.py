@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.oracle import LEVEL, SEED, difference, each_case, make, oracle
+from helpers.oracle import LEVEL, SEED, difference, each_case, make, make_network, oracle
 from helpers.steps_in_a_child import put_steps
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
@@ -271,3 +271,55 @@ def test_a_type_that_the_engine_has_not_is_refused():
             GOOD.int().numpy(), [w.numpy() for w in GOOD_WEIGHTS], 1, 0, 0, 2**31,
             [[0, 0], [0, 0]], None, KERNELS[0], 1, "auto", False,
         )  # fmt: skip
+
+
+def half(tensor):
+    return tensor.half()
+
+
+def elsewhere(tensor):
+    return torch.empty(tensor.shape, device="meta")
+
+
+@pytest.mark.parametrize("field", StepWeights._fields)
+@pytest.mark.parametrize("change", [half, elsewhere])
+def test_weights_unlike_the_state_are_refused(field, change, monkeypatch):
+    """Gradients of half weights were lost in a copy; weights elsewhere gave whatever lay there."""
+    monkeypatch.setenv(ENGINE_VARIABLE, "cpu")
+    state, weights = make((4, 5), 16, 3, 64, 1)
+    mixed = weights._replace(**{field: change(getattr(weights, field))})
+    draws = FireDraws(0.5, 0, 0, [0, 0])
+    assert cpu_engine.supports(state, weights)
+    assert not cpu_engine.supports(state, mixed)
+    assert f"{field} is" in cpu_engine.unsupported_reason(state, mixed)
+    told = f"{field} is .*, but the (state|gradient) is torch.float32 on cpu"
+    out, log = cpu_engine.forward(state, weights, 2, draws, True)
+    with pytest.raises(ValueError, match=told):
+        cpu_engine.forward(state, mixed, 2, draws, True)
+    with pytest.raises(ValueError, match=told):
+        cpu_engine.backward(state, out, log, mixed, draws)
+    with pytest.raises(ValueError, match=told):
+        nca_steps(state.movedim(-1, 1), mixed, 2)
+
+
+def test_octrees_unlike_their_weights_are_refused():
+    network, image = make_network((9, 8))
+    labels = torch.zeros(2, 9, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"the image must be torch\.float32 on cpu, but .*64"):
+        cpu_engine.octree(image.double(), network.automaton(), 0, labels=labels)
+    network.levels[1].half()
+    with pytest.raises(ValueError, match=r"perceive_weight is torch\.float16 .* the image is"):
+        cpu_engine.octree(image, network.automaton(), 0, labels=labels)
+    with pytest.raises(ValueError, match=r"perceive_weight is torch\.float16 .* the image is"):
+        cpu_engine.octree_stream((9, 8), network.automaton(), 0)
+
+
+@pytest.mark.parametrize("type_", [torch.float16, torch.float64, torch.uint8])
+def test_an_image_is_computed_in_the_networks_type(type_):
+    network, image = make_network((9, 8))
+    image = (50 * image).abs().to(type_)
+    with torch.no_grad():
+        wanted = network(image.float())
+        assert torch.equal(network(image), wanted)
+        assert torch.equal(network.segment(image), network.segment(image.float()))
+        assert network.double()(image).dtype == torch.float64

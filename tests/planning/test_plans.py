@@ -157,6 +157,7 @@ def test_what_is_planned_fits_the_memory_target(gib):
         num_classes=4,
         batch_size=2,
         crop=Settings.from_plans(configuration["octreenca"]).crop,
+        engine="cuda",
     )
     assert needed <= gib * 2**30
     if gib < 0.4:
@@ -242,7 +243,7 @@ def test_inheritance_in_a_circle_ends():
 
 def test_a_target_that_nothing_fits_is_refused():
     with pytest.raises(PlansError, match="-gpu_memory_target"):
-        extend_plans(PLANS, **DATA, gpu_memory_target_in_gb=1e-6)
+        extend_plans(PLANS, **DATA, gpu_memory_target_in_gb=1e-8)
 
 
 def test_another_networks_configuration_is_named():

@@ -1,0 +1,42 @@
+"""Training in several processes: which one this is, and whether all compute alike."""
+
+import torch
+from torch import distributed as dist
+
+from nnunet_octreenca.ops.engine import ENGINES, Engine
+
+
+def several() -> bool:
+    """Whether this process trains with others."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def global_rank() -> int:
+    """Number of this process among those of all machines, from 0."""
+    return dist.get_rank() if several() else 0
+
+
+def different_engines(engine: Engine, device: torch.device) -> str | None:
+    """Compare what computes in every process; all processes must call this.
+
+    Args:
+        engine: of this process.
+        device: where the processes' backend exchanges tensors.
+
+    Returns:
+        a sentence that names every process's engine where they differ, else None.
+    """
+    if not several():
+        return None
+    own = torch.tensor([ENGINES.index(engine)], device=device)
+    numbers = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(numbers, own)
+    names = [ENGINES[int(number)].name for number in numbers]
+    if len(set(names)) == 1:
+        return None
+    used = ", ".join(f"{rank}: {name}" for rank, name in enumerate(names))
+    return (
+        f"the processes train with different engines ({used}): the slowest holds up the others. "
+        f"The warnings of the processes with another engine, and `nnunet_octreenca doctor` on "
+        f"their machine, say why"
+    )
