@@ -43,6 +43,31 @@ def require_own_files(path: Path) -> None:
     Raises:
         InputError: it does, or it has no end.
     """
+    folder = path.parent.absolute()
+    for value in _named(path):
+        if not Path(os.path.normpath(folder / value)).is_relative_to(os.path.normpath(folder)):
+            raise InputError(
+                f"{path} names {value} for its voxels, which is not in its own folder; put that "
+                f"file beside the header and name it without a folder there"
+            )
+
+
+def named_files(path: Path) -> list[Path]:
+    """The files that a MetaImage or NRRD header names for its voxels; of patterns all that fit."""
+    found: list[Path] = []
+    for value in _named(path):
+        pattern, *numbers = value.split()
+        if "%" in value and numbers:
+            before, _, after = pattern.partition("%")
+            names = re.compile(re.escape(before) + r"\d+" + re.escape(after.lstrip("0123456789d")))
+            found += sorted(file for file in path.parent.iterdir() if names.fullmatch(file.name))
+        elif not value.startswith("LIST"):
+            found.append(path.parent / value)
+    return found
+
+
+def _named(path: Path) -> list[str]:
+    """What a header says behind ElementDataFile or "data file", unless its voxels are in it."""
     name = path.name.lower()
     if name.endswith((".mha", ".mhd")):
         text, key = _text(path, _METAIMAGE_END), "ElementDataFile"
@@ -53,16 +78,10 @@ def require_own_files(path: Path) -> None:
         text, key = _text(path, _NRRD_END), "data file"
         named = re.findall(r"(?im)^data ?file:[ \t]*(.*?)\s*$", text)
     else:
-        return
+        return []
     if any(value.startswith("LIST") for value in named):  # in the lines that follow
         named += _lines_after(path, key)
-    folder = path.parent.absolute()
-    for value in named:
-        if not Path(os.path.normpath(folder / value)).is_relative_to(os.path.normpath(folder)):
-            raise InputError(
-                f"{path} names {value} for its voxels, which is not in its own folder; put that "
-                f"file beside the header and name it without a folder there"
-            )
+    return named
 
 
 def _lines_after(path: Path, key: str) -> list[str]:
