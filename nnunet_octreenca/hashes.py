@@ -24,7 +24,8 @@ def file_hash(path: Path | str) -> str:
 def content_hash(paths: Iterable[Path]) -> str:
     """Of files and folders: of a single file `file_hash`, else of all names and contents.
 
-    The names are relative to the first path's folder, so that copies elsewhere have the same hash.
+    The names are relative to the folder, or to that of the first file, so that copies elsewhere
+    have the same hash.
     """
     paths = list(paths)
     if len(paths) == 1 and not paths[0].is_dir():
@@ -44,11 +45,6 @@ def stamp(paths: Iterable[Path]) -> str:
     return found.hexdigest()
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(file.stat().st_size for _, file in _all_files([path]))
-
-
 def labels_hash(labels: NDArray) -> str:
     """Of a label map's type, shape and values in the order of the axes, little-endian.
 
@@ -66,7 +62,7 @@ def labels_hash(labels: NDArray) -> str:
 
 
 def _all_files(paths: list[Path]) -> list[tuple[bytes, Path]]:
-    """Every file with its name relative to the first path's folder, sorted by it."""
+    """Every file with its name relative to the only folder, or to the first file's, sorted."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -74,7 +70,8 @@ def _all_files(paths: list[Path]) -> list[tuple[bytes, Path]]:
                 files += [Path(folder, name) for name in names]
         else:
             files.append(path)
-    base = paths[0].parent
+    alone = len(paths) == 1 and paths[0].is_dir()
+    base = paths[0] if alone else paths[0].parent
     named = [
         (os.fsencode(os.path.relpath(file, base)).replace(b"\\", b"/"), file) for file in files
     ]

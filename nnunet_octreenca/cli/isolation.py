@@ -106,8 +106,8 @@ class _Worker:
         self._run.failed.append(
             Failure(case.name, [str(file) for file in case.files], "CrashError", how, where)
         )
-        with suppress(OctreeNCAError), self._run.hold(case):
-            pass  # removes what the child was writing
+        with suppress(OctreeNCAError):
+            self._run.clean(case)
         raise CrashError(how) from error
 
     def end(self) -> None:

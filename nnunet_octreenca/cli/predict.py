@@ -196,7 +196,7 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
         raise InputError("-d needs the configuration, e.g. -c 3d_fullres")
     folder = arguments.m or model_folder(arguments.d, arguments.tr, arguments.p, arguments.c)
     model = load_model(
-        folder, folds=arguments.f, checkpoint=arguments.chk, device=_device(arguments.device)
+        folder, folds=arguments.f, checkpoint=arguments.chk, device=usable_device(arguments.device)
     )
     formats = tuple(arguments.formats) if arguments.formats else None
     return Run(
@@ -216,7 +216,12 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
     )
 
 
-def _device(name: str | None) -> Any:
+def usable_device(name: str | None) -> Any:
+    """A device by name, the fastest there is if None.
+
+    Raises:
+        EnvironmentMismatchError: it cannot be used.
+    """
     import torch
 
     if name is None:

@@ -242,6 +242,16 @@ class Run:
             )
         return Outcome(done=done, peak_bytes=peak_memory())
 
+    def clean(self, case: Case) -> None:
+        """Remove what a process that has just died was writing for a case.
+
+        Raises:
+            LockedError: another run is at it.
+        """
+        self.__dict__.pop("_leftovers", None)  # listed before that process began
+        with self.hold(case):
+            pass
+
     @contextmanager
     def hold(self, case: Case) -> Iterator[None]:
         """Keep other runs from a case, and remove what a killed one left of it.

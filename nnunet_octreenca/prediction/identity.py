@@ -12,9 +12,26 @@ from nnunet_octreenca import __version__
 from nnunet_octreenca.hashes import content_hash
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
+from nnunet_octreenca.integration.predictor import SEED_VARIABLE
 from nnunet_octreenca.ops import cpu_engine, cuda_engine
-from nnunet_octreenca.ops.native import cpu_kernels, precision
+from nnunet_octreenca.ops.native import (
+    ENGINE_VARIABLE,
+    KERNELS_VARIABLE,
+    MULTIPLY_VARIABLE,
+    STATE_VARIABLE,
+    cpu_kernels,
+    precision,
+)
 from nnunet_octreenca.prediction.options import Options
+
+VARIABLES = (
+    ENGINE_VARIABLE,
+    KERNELS_VARIABLE,
+    MULTIPLY_VARIABLE,
+    STATE_VARIABLE,
+    SEED_VARIABLE,
+)
+"""Of the environment, all that labels may depend on."""
 
 
 def model_hash(model: Model) -> str:
@@ -54,12 +71,8 @@ def versions(model: Model) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables that choose engines, precision and seed, those that are set."""
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name.lower().startswith(("octreenca_", "nnunet_octreenca_"))
-    }
+    """The variables of `VARIABLES` that are set."""
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import JsonObject, write_json
 from nnunet_octreenca.hashes import content_hash
 from nnunet_octreenca.prediction.folder import Run
@@ -30,6 +31,7 @@ def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
         "began": run.began.isoformat(timespec="seconds"),
         "seconds": round(run.seconds, 3),
         "arguments": dict(arguments),
+        "working_folder": str(Path.cwd()),
         "model": {
             "folder": str(model.folder),
             "folds": list(model.folds),
@@ -42,6 +44,7 @@ def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
                 for path in model.files
             },
         },
+        "options": asdict(options),
         "settings": dict(run.identity.settings),
         "environment": environment(),
         "device": device_name(model.device),
@@ -63,9 +66,17 @@ def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
 
 
 def write_report(path: Path, run: Run, arguments: Mapping[str, object]) -> None:
-    """Write the JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, report(run, arguments))
+    """Write the JSON file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    content = report(run, arguments)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}); give another --report") from error
 
 
 def summary(run: Run) -> list[str]:
