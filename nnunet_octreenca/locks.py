@@ -28,7 +28,8 @@ HEARTBEAT = 15.0
 LIMIT = 300.0
 """Seconds without a touch after which a holder on another machine may be gone."""
 _WATCHED = 2.5  # heartbeats for which such a lock is watched before it is broken
-_ATTEMPTS = 5  # at a lock that others create and remove at the same moment
+_ATTEMPTS = 50  # at a lock that others create, break and remove at the same moment
+_GUARD_POLL, _GUARD_LIMIT = 0.02, 60.0  # seconds; a stale lock is removed in a fraction of one
 
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -206,18 +207,23 @@ class FolderLock:
             if _state(self.path) is None:
                 return
             raise LockedError(self._sentence(holder))
-        if _state(self.path) != before:
-            return
-        # Only one process gets the file by renaming it; whoever gets a fresh one gives it back.
-        aside = self.path.with_name(f".{uuid.uuid4().hex[:12]}.stale")
+        # Only who made the guard removes a stale lock, so that none is replaced unseen meanwhile.
+        guard = self.path.with_name(f"{self.path.name}.breaking")
         try:
-            self.path.rename(aside)
+            guard.mkdir()
+        except FileExistsError:
+            time.sleep(_GUARD_POLL)
+            if (_age(guard) or 0) > _GUARD_LIMIT:  # its maker was killed between two lines
+                with suppress(OSError):
+                    guard.rmdir()
+            return
         except FileNotFoundError:
             return
-        if _read(aside) != holder:
-            with suppress(OSError):
-                os.link(aside, self.path)
-        aside.unlink(missing_ok=True)
+        try:
+            if _state(self.path) == before and _read(self.path) == holder:
+                self.path.unlink(missing_ok=True)
+        finally:
+            guard.rmdir()
 
     def _is_stale(self, holder: Holder | None) -> bool:
         if holder is not None and holder.machine == _machine():

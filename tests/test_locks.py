@@ -200,8 +200,8 @@ def test_a_lock_that_was_taken_stays_the_takers(tmp_path):
 
 
 def test_one_of_many_breaks_a_stale_lock(tmp_path):
-    """The breakers see the same stale lock; a fresh one is given back."""
-    for _ in range(20):
+    """The breakers see the same stale lock; none removes the fresh one of another."""
+    for _ in range(50):
         with FolderLock(tmp_path, "predict"):
             said = content(tmp_path)
         lock_of(tmp_path, **said)
@@ -224,18 +224,35 @@ def test_one_of_many_breaks_a_stale_lock(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-def test_a_fresh_lock_taken_by_mistake_is_given_back(tmp_path, monkeypatch):
+def test_a_lock_that_changes_hands_meanwhile_stays(tmp_path, monkeypatch):
+    """Between the look at a stale lock and its removal, another process took it over."""
     lock_of(tmp_path)
     lock = FolderLock(tmp_path, "predict")
-    monkeypatch.setattr(lock, "_is_stale", lambda holder: True)
-    # The file changes hands after it was looked at.
-    readings, read = [None], locks._read
-    monkeypatch.setattr(locks, "_read", lambda path: readings.pop() if readings else read(path))
+
+    def is_stale(holder):
+        lock_of(tmp_path, host="third", token="u")
+        return True
+
+    monkeypatch.setattr(lock, "_is_stale", is_stale)
     monkeypatch.setattr(locks, "_ATTEMPTS", 1)
     with pytest.raises(LockedError, match="several other processes"):
         lock.acquire()
-    assert content(tmp_path)["host"] == "other"
+    assert content(tmp_path)["host"] == "third"
     assert [file.name for file in tmp_path.iterdir()] == [LOCK_NAME]
+
+
+def test_a_breaker_that_was_killed_blocks_for_a_minute_only(tmp_path, monkeypatch):
+    lock_of(tmp_path)
+    os.utime(tmp_path / LOCK_NAME, (1, 1))
+    guard = tmp_path / f"{LOCK_NAME}.breaking"
+    guard.mkdir()
+    monkeypatch.setattr(locks, "_ATTEMPTS", 3)
+    with pytest.raises(LockedError, match="several other processes"):
+        FolderLock(tmp_path, "predict", heartbeat=0.01).acquire()
+    os.utime(guard, (1, 1))
+    with FolderLock(tmp_path, "predict", heartbeat=0.01) as lock:
+        assert lock.held()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
