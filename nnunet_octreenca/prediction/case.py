@@ -110,6 +110,7 @@ def segment_case(
     options: Options,
     *,
     identity: Identity,
+    require_lock: Callable[[], object],
     hash_inputs: bool = False,
     tell: Callable[[str], object] = print,
     progress: Progress | None = None,
@@ -122,6 +123,7 @@ def segment_case(
         destination: of the results.
         options: how it is segmented.
         identity: of the model and the options.
+        require_lock: raises where another run has taken the case, as after a long sleep.
         hash_inputs: read the files once more for their SHA-256.
         tell: takes the line about memory.
         progress: told of every band (inference.ensemble); first with ("total", rows).
@@ -167,6 +169,7 @@ def segment_case(
         input_sha256 = _input_hashes(case) if hash_inputs else {}
         labels_sha256 = labels_hash(labels)
         stages.begin("write")
+        require_lock()
         formats = earlier.begin(labels.shape, labels_sha256, tell)
         for name in formats:
             write(name, labels, folder / case.name, info, tell=tell)

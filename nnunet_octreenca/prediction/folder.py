@@ -225,7 +225,7 @@ class Run:
     def _segment(
         self, case: Case, tell: Callable[[str], object], progress: Progress | None
     ) -> Outcome:
-        with self.hold(case):
+        with self.hold(case) as lock:
             if self.destination.resume:
                 record = finished_record(case, self.destination, self.identity)
                 if record is not None:
@@ -236,6 +236,7 @@ class Run:
                 self.destination,
                 self.options,
                 identity=self.identity,
+                require_lock=lock.require_held,
                 hash_inputs=self.hash_inputs,
                 tell=tell,
                 progress=progress,
@@ -253,7 +254,7 @@ class Run:
             pass
 
     @contextmanager
-    def hold(self, case: Case) -> Iterator[None]:
+    def hold(self, case: Case) -> Iterator[FolderLock]:
         """Keep other runs from a case, and remove what a killed one left of it.
 
         Raises:
@@ -269,7 +270,7 @@ class Run:
         try:
             with lock:
                 self._leftovers.remove(possible_outputs(folder, case.name))
-                yield
+                yield lock
         finally:
             with suppress(OSError):  # unless it holds something
                 (folder / RECORDS).rmdir()

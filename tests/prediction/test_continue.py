@@ -352,3 +352,17 @@ def test_companions_count_as_the_image(tmp_path):
     assert went_on(tmp_path / "a.mhd", out, model) == []
     os.utime(data, (1, 1))
     assert went_on(tmp_path / "a.mhd", out, model) == ["a"]
+
+
+def test_a_case_that_another_run_took_meanwhile_is_not_written(rgb, images, tmp_path, monkeypatch):
+    """A process that slept for longer than the limit finds its lock taken."""
+    out, stock = tmp_path / "out", case_module.Segmentation.run
+
+    def run(self, progress=None):
+        (out / RECORDS / "a.lock").write_text("{}")
+        return stock(self, progress)
+
+    monkeypatch.setattr(case_module.Segmentation, "run", run)
+    with pytest.raises(LockedError, match="no longer locked by this process"):
+        predict(images / "a.png", out, rgb, mirror=False)
+    assert files_of(out) == {".octreenca/a.lock"}
