@@ -118,6 +118,25 @@ def test_another_image(ran, capsys):
     assert lines[-1] == "1 of 2 cases are the same"
 
 
+@pytest.mark.parametrize("error", [KeyError("codec"), MemoryError(), OSError(5, "I/O")], ids=repr)
+def test_what_cannot_be_repeated_differs(ran, monkeypatch, capsys, error):
+    from nnunet_octreenca.prediction import verify as module
+
+    stock, calls = module.segment_file, []
+
+    def segment_file(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return stock(*args, **kwargs)
+
+    monkeypatch.setattr(module, "segment_file", segment_file)
+    verify(ran, code=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"a: cannot be repeated ({type(error).__name__}") for line in lines)
+    assert "b: same labels" in lines
+
+
 def test_differing_voxels_are_counted(ran, capsys):
     """A report of other labels, whose result is there: as if a program had changed them."""
     path = ran / "out" / "a.png"
