@@ -28,6 +28,7 @@ HEARTBEAT = 15.0
 LIMIT = 300.0
 """Seconds without a touch after which a holder on another machine may be gone."""
 _WATCHED = 2.5  # heartbeats for which such a lock is watched before it is broken
+_EMPTY_LIMIT = 10.0  # seconds in which a lock that was created gets its content
 _ATTEMPTS = 50  # at a lock that others create, break and remove at the same moment
 _GUARD_POLL, _GUARD_LIMIT = 0.02, 60.0  # seconds; a stale lock is removed in a fraction of one
 
@@ -168,20 +169,48 @@ class FolderLock:
             uuid.uuid4().hex,
         )
         _held[holder.token] = self  # first: another thread takes an unknown one for stale
+        created = False
+        try:
+            created = self._write(json.dumps(asdict(holder), indent=4), holder.token)
+        except FileNotFoundError:  # its folder went
+            pass
+        finally:
+            if not created:
+                del _held[holder.token]
+        if created:
+            self._token, self._pid = holder.token, pid
+        return created
+
+    def _write(self, text: str, token: str) -> bool:
+        """Create the file unless there is one: with its content at once, for a kill may come."""
+        # The name that `atomic_write` would give, but another for every thread.
+        number = f"{os.getpid()}{threading.get_ident()}"
+        temporary = self.path.with_name(f".{self.path.name}.{number}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.link(temporary, self.path)
+            return True
+        except FileExistsError:
+            holder = _read(self.path)  # network disks may report a success as a failure
+            return holder is not None and holder.token == token
+        except FileNotFoundError:
+            raise
+        except OSError:  # a disk without links
+            return self._write_exclusively(text)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write_exclusively(self, text: str) -> bool:
         try:
             file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            try:
-                with os.fdopen(file, "w", encoding="utf-8") as written:
-                    json.dump(asdict(holder), written, indent=4)
-            except BaseException:
-                self.path.unlink(missing_ok=True)
-                raise
-        except BaseException as error:
-            del _held[holder.token]
-            if isinstance(error, (FileExistsError, FileNotFoundError)):  # or its folder went
-                return False
+        except FileExistsError:
+            return False
+        try:
+            with os.fdopen(file, "w", encoding="utf-8") as written:
+                written.write(text)
+        except BaseException:
+            self.path.unlink(missing_ok=True)
             raise
-        self._token, self._pid = holder.token, pid
         return True
 
     def _begin(self) -> None:
@@ -231,7 +260,7 @@ class FolderLock:
                 return holder.token not in _held
             return not _is_running(holder)
         age = _age(self.path)
-        if age is None or 0 <= age <= self.limit:
+        if age is None or 0 <= age <= (self.limit if holder else min(self.limit, _EMPTY_LIMIT)):
             return False
         return not self._seen_alive()
 
@@ -269,7 +298,7 @@ def is_locked(folder: Path | str, name: str = LOCK_NAME) -> bool:
             return holder.token in _held
         return _is_running(holder)
     age = _age(path)
-    return age is not None and age <= LIMIT
+    return age is not None and age <= (LIMIT if holder else _EMPTY_LIMIT)
 
 
 def _read(path: Path) -> Holder | None:

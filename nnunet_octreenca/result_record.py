@@ -83,6 +83,11 @@ def record_path(folder: Path, case_name: str) -> Path:
     return folder / RECORDS / f"{case_name}.json"
 
 
+def lock_name(case_name: str) -> str:
+    """Of the file in `RECORDS` that keeps other runs from a case."""
+    return f"{case_name}.lock"
+
+
 def write_case_record(folder: Path, record: CaseRecord) -> None:
     """Write a record, whole or not at all."""
     path = record_path(folder, record.case)

@@ -167,13 +167,54 @@ def test_an_old_lock_of_another_machine_is_watched(tmp_path, shift, alive):
             other.join()
 
 
+def test_a_lock_is_never_seen_without_its_content(tmp_path, monkeypatch):
+    """A holder killed between two steps would leave a lock of nobody."""
+    seen, link = [], os.link
+
+    def watched(source, target):
+        seen.append((target.exists(), json.loads(source.read_text())["purpose"]))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", watched)
+    with FolderLock(tmp_path, "predict"):
+        assert [file.name for file in tmp_path.iterdir()] == [LOCK_NAME]
+    assert seen == [(False, "predict")]
+
+
+def test_a_disk_without_links(tmp_path, monkeypatch):
+    def refuses(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    with FolderLock(tmp_path, "predict") as lock:
+        assert lock.held()
+        with pytest.raises(LockedError):
+            FolderLock(tmp_path, "predict").acquire()
+        assert [file.name for file in tmp_path.iterdir()] == [LOCK_NAME]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_disk_that_lost_its_answer(tmp_path, monkeypatch):
+    link = os.link
+
+    def lost(source, target):
+        link(source, target)
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", lost)
+    with FolderLock(tmp_path, "predict") as lock:
+        assert lock.held()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
 def test_what_cannot_be_read_holds_while_it_is_fresh(tmp_path, text):
     path = tmp_path / LOCK_NAME
     path.write_text(text)
     with pytest.raises(LockedError, match="another process, which has just begun"):
         FolderLock(tmp_path, "predict").acquire()
-    os.utime(path, (1, 1))
+    assert is_locked(tmp_path)
+    os.utime(path, (time.time() - 11,) * 2)
+    assert not is_locked(tmp_path)
     with FolderLock(tmp_path, "predict", heartbeat=0.02):
         pass
 

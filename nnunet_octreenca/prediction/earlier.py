@@ -16,6 +16,7 @@ from nnunet_octreenca.result_record import (
     FINISHED,
     WRITING,
     CaseRecord,
+    lock_name,
     overlay_path,
     read_case_record,
     record_path,
@@ -63,9 +64,10 @@ def expected_outputs(folder: Path, case_name: str, formats: Sequence[str]) -> di
 
 
 def possible_outputs(folder: Path, case_name: str) -> list[Path]:
-    """All that a run may write for a case, its record among it."""
+    """All that a run may write for a case, its record and its lock among it."""
     names = expected_outputs(folder, case_name, tuple(FORMATS))
-    return [*names.values(), record_path(folder, case_name)]
+    record = record_path(folder, case_name)
+    return [*names.values(), record, record.with_name(lock_name(case_name))]
 
 
 def finished_record(case: Case, destination: Destination, identity: Identity) -> CaseRecord | None:

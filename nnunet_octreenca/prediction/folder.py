@@ -27,7 +27,7 @@ from nnunet_octreenca.prediction.earlier import (
 from nnunet_octreenca.prediction.leftovers import Leftovers
 from nnunet_octreenca.prediction.options import Options, model_and_options
 from nnunet_octreenca.resources import peak_memory
-from nnunet_octreenca.result_record import RECORDS, CaseRecord
+from nnunet_octreenca.result_record import RECORDS, CaseRecord, lock_name
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class Run:
         lock = FolderLock(
             folder / RECORDS,
             "a prediction",
-            name=f"{case.name}.lock",
+            name=lock_name(case.name),
             subject=f"case {case.name} of {folder}",
         )
         try:

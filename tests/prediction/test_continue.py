@@ -316,6 +316,7 @@ def test_what_a_killed_run_was_writing_is_removed(rgb, images, tmp_path):
     (out / ".a.ome.zarr.7.old" / "zarr.json").write_text("{}")
     (out / "overlays" / ".b_overlay.png.7.tmp").touch()
     (out / RECORDS / ".a.json.7.tmp").touch()
+    (out / RECORDS / ".a.lock.7140.tmp").touch()
     (out / ".notes.txt.7.tmp").touch()  # of no case
     (out / ".a.png.tmp").touch()  # not ours
     assert went_on(images, out, rgb) == ["a", "b"]
