@@ -12,8 +12,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,6 +35,7 @@ _GUARD_POLL, _GUARD_LIMIT = 0.02, 60.0  # seconds; a stale lock is removed in a 
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 _held: dict[str, "FolderLock"] = {}  # locks of this process by their token
+_breaking = threading.Lock()  # of a stale lock, by one thread at a time
 
 
 @dataclass(frozen=True)
@@ -236,23 +237,11 @@ class FolderLock:
             if _state(self.path) is None:
                 return
             raise LockedError(self._sentence(holder))
-        # Only who made the guard removes a stale lock, so that none is replaced unseen meanwhile.
-        guard = self.path.with_name(f"{self.path.name}.breaking")
-        try:
-            guard.mkdir()
-        except FileExistsError:
-            time.sleep(_GUARD_POLL)
-            if (_age(guard) or 0) > _GUARD_LIMIT:  # its maker was killed between two lines
-                with suppress(OSError):
-                    guard.rmdir()
-            return
-        except FileNotFoundError:
-            return
-        try:
-            if _state(self.path) == before and _read(self.path) == holder:
+        with _alone_with(self.path) as alone:
+            if not alone:
+                time.sleep(_GUARD_POLL)
+            elif _state(self.path) == before and _read(self.path) == holder:
                 self.path.unlink(missing_ok=True)
-        finally:
-            guard.rmdir()
 
     def _is_stale(self, holder: Holder | None) -> bool:
         if holder is not None and holder.machine == _machine():
@@ -284,6 +273,64 @@ class FolderLock:
             f"{self.subject} is in use by {who}; wait until it has ended or choose another folder. "
             f"If that process is gone, delete {self.path}"
         )
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[bool]:
+    """Whether this thread alone may remove a stale lock, while this lasts.
+
+    Otherwise one process could remove what another has just put in its place. The system's own
+    lock goes with its process, however that ends; it says nothing of holders on some disks of
+    other machines, and so guards this moment only.
+    """
+    with _breaking:
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            mine = _system_lock(file)
+            if mine is None:
+                with _guard(path) as alone:
+                    yield alone
+            else:
+                yield mine
+        finally:
+            os.close(file)
+
+
+def _system_lock(file: int) -> bool | None:
+    """Whether this process now has the system's lock of a file; None where there are none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def _guard(path: Path) -> Iterator[bool]:
+    """The same by a folder, which outlives a process that is killed at this moment."""
+    guard = path.with_name(f"{path.name}.breaking")
+    try:
+        guard.mkdir()
+    except FileExistsError:
+        if (_age(guard) or 0) > _GUARD_LIMIT:
+            with suppress(OSError):
+                guard.rmdir()
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        guard.rmdir()
 
 
 def is_locked(folder: Path | str, name: str = LOCK_NAME) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -240,8 +240,12 @@ def test_a_lock_that_was_taken_stays_the_takers(tmp_path):
     assert content(tmp_path)["host"] == "other"
 
 
-def test_one_of_many_breaks_a_stale_lock(tmp_path):
+@pytest.mark.parametrize("guard", [False, True])
+def test_one_of_many_breaks_a_stale_lock(tmp_path, monkeypatch, guard):
     """The breakers see the same stale lock; none removes the fresh one of another."""
+    if guard:
+        monkeypatch.setattr(locks, "_system_lock", lambda file: None)
+        monkeypatch.setattr(locks, "_breaking", nullcontext())
     for _ in range(50):
         with FolderLock(tmp_path, "predict"):
             said = content(tmp_path)
@@ -288,10 +292,31 @@ def test_a_breaker_that_was_killed_blocks_for_a_minute_only(tmp_path, monkeypatc
     guard = tmp_path / f"{LOCK_NAME}.breaking"
     guard.mkdir()
     monkeypatch.setattr(locks, "_ATTEMPTS", 3)
+    monkeypatch.setattr(locks, "_system_lock", lambda file: None)
     with pytest.raises(LockedError, match="several other processes"):
         FolderLock(tmp_path, "predict", heartbeat=0.01).acquire()
     os.utime(guard, (1, 1))
     with FolderLock(tmp_path, "predict", heartbeat=0.01) as lock:
+        assert lock.held()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such locks there")
+def test_a_breaker_that_was_killed_blocks_nobody(tmp_path):
+    """The system gives its lock back with the process; another one's breaking is waited for."""
+    path = lock_of(tmp_path)
+    os.utime(path, (1, 1))
+    code = (
+        "import sys, time; from pathlib import Path; from nnunet_octreenca import locks\n"
+        "with locks._alone_with(Path(sys.argv[1])) as alone:\n"
+        "    print(alone, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as breaker:
+        assert breaker.stdout.readline().strip() == b"True"
+        with pytest.raises(LockedError, match="several other processes"):
+            FolderLock(tmp_path, "predict", heartbeat=0.002).acquire()
+        breaker.kill()
+    with FolderLock(tmp_path, "predict", heartbeat=0.002) as lock:
         assert lock.held()
     assert not list(tmp_path.iterdir())
 
