@@ -54,6 +54,23 @@ def pairing_name(path: Path) -> str:
     return name[:-4] if name.lower().endswith(".ome") else name
 
 
+def require_utf8(path: Path | str) -> None:
+    """Refuse a path that ITK cannot take: it ends the process at one that is not UTF-8.
+
+    Raises:
+        InputError: a byte of the path is none of UTF-8.
+
+    >>> require_utf8("b\u00e4r.nrrd")
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{os.fsencode(path)!r} is not a name in UTF-8, which this format's library cannot "
+            f"open; rename the file or its folder"
+        ) from error
+
+
 def write_json(path: Path | str, content: object) -> None:
     """Write JSON as nnU-Net does (indented by 4, keys in their order), whole or not at all."""
     with atomic_write(path) as temporary:

@@ -12,8 +12,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,11 +28,14 @@ HEARTBEAT = 15.0
 LIMIT = 300.0
 """Seconds without a touch after which a holder on another machine may be gone."""
 _WATCHED = 2.5  # heartbeats for which such a lock is watched before it is broken
-_ATTEMPTS = 5  # at a lock that others create and remove at the same moment
+_EMPTY_LIMIT = 10.0  # seconds in which a lock that was created gets its content
+_ATTEMPTS = 50  # at a lock that others create, break and remove at the same moment
+_GUARD_POLL, _GUARD_LIMIT = 0.02, 60.0  # seconds; a stale lock is removed in a fraction of one
 
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 _held: dict[str, "FolderLock"] = {}  # locks of this process by their token
+_breaking = threading.Lock()  # of a stale lock, by one thread at a time
 
 
 @dataclass(frozen=True)
@@ -167,20 +170,48 @@ class FolderLock:
             uuid.uuid4().hex,
         )
         _held[holder.token] = self  # first: another thread takes an unknown one for stale
+        created = False
+        try:
+            created = self._write(json.dumps(asdict(holder), indent=4), holder.token)
+        except FileNotFoundError:  # its folder went
+            pass
+        finally:
+            if not created:
+                del _held[holder.token]
+        if created:
+            self._token, self._pid = holder.token, pid
+        return created
+
+    def _write(self, text: str, token: str) -> bool:
+        """Create the file unless there is one: with its content at once, for a kill may come."""
+        # The name that `atomic_write` would give, but another for every thread.
+        number = f"{os.getpid()}{threading.get_ident()}"
+        temporary = self.path.with_name(f".{self.path.name}.{number}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.link(temporary, self.path)
+            return True
+        except FileExistsError:
+            holder = _read(self.path)  # network disks may report a success as a failure
+            return holder is not None and holder.token == token
+        except FileNotFoundError:
+            raise
+        except OSError:  # a disk without links
+            return self._write_exclusively(text)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write_exclusively(self, text: str) -> bool:
         try:
             file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            try:
-                with os.fdopen(file, "w", encoding="utf-8") as written:
-                    json.dump(asdict(holder), written, indent=4)
-            except BaseException:
-                self.path.unlink(missing_ok=True)
-                raise
-        except BaseException as error:
-            del _held[holder.token]
-            if isinstance(error, (FileExistsError, FileNotFoundError)):  # or its folder went
-                return False
+        except FileExistsError:
+            return False
+        try:
+            with os.fdopen(file, "w", encoding="utf-8") as written:
+                written.write(text)
+        except BaseException:
+            self.path.unlink(missing_ok=True)
             raise
-        self._token, self._pid = holder.token, pid
         return True
 
     def _begin(self) -> None:
@@ -206,18 +237,11 @@ class FolderLock:
             if _state(self.path) is None:
                 return
             raise LockedError(self._sentence(holder))
-        if _state(self.path) != before:
-            return
-        # Only one process gets the file by renaming it; whoever gets a fresh one gives it back.
-        aside = self.path.with_name(f".{uuid.uuid4().hex[:12]}.stale")
-        try:
-            self.path.rename(aside)
-        except FileNotFoundError:
-            return
-        if _read(aside) != holder:
-            with suppress(OSError):
-                os.link(aside, self.path)
-        aside.unlink(missing_ok=True)
+        with _alone_with(self.path) as alone:
+            if not alone:
+                time.sleep(_GUARD_POLL)
+            elif _state(self.path) == before and _read(self.path) == holder:
+                self.path.unlink(missing_ok=True)
 
     def _is_stale(self, holder: Holder | None) -> bool:
         if holder is not None and holder.machine == _machine():
@@ -225,7 +249,7 @@ class FolderLock:
                 return holder.token not in _held
             return not _is_running(holder)
         age = _age(self.path)
-        if age is None or 0 <= age <= self.limit:
+        if age is None or 0 <= age <= (self.limit if holder else min(self.limit, _EMPTY_LIMIT)):
             return False
         return not self._seen_alive()
 
@@ -251,6 +275,64 @@ class FolderLock:
         )
 
 
+@contextmanager
+def _alone_with(path: Path) -> Iterator[bool]:
+    """Whether this thread alone may remove a stale lock, while this lasts.
+
+    Otherwise one process could remove what another has just put in its place. The system's own
+    lock goes with its process, however that ends; it says nothing of holders on some disks of
+    other machines, and so guards this moment only.
+    """
+    with _breaking:
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            mine = _system_lock(file)
+            if mine is None:
+                with _guard(path) as alone:
+                    yield alone
+            else:
+                yield mine
+        finally:
+            os.close(file)
+
+
+def _system_lock(file: int) -> bool | None:
+    """Whether this process now has the system's lock of a file; None where there are none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def _guard(path: Path) -> Iterator[bool]:
+    """The same by a folder, which outlives a process that is killed at this moment."""
+    guard = path.with_name(f"{path.name}.breaking")
+    try:
+        guard.mkdir()
+    except FileExistsError:
+        if (_age(guard) or 0) > _GUARD_LIMIT:
+            with suppress(OSError):
+                guard.rmdir()
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        guard.rmdir()
+
+
 def is_locked(folder: Path | str, name: str = LOCK_NAME) -> bool:
     """Whether somebody, this process included, holds a lock there; stale ones do not count.
 
@@ -263,7 +345,7 @@ def is_locked(folder: Path | str, name: str = LOCK_NAME) -> bool:
             return holder.token in _held
         return _is_running(holder)
     age = _age(path)
-    return age is not None and age <= LIMIT
+    return age is not None and age <= (LIMIT if holder else _EMPTY_LIMIT)
 
 
 def _read(path: Path) -> Holder | None:

@@ -1,9 +1,19 @@
-"""The pictures of the folder `overlays` say which results an output folder holds."""
+"""What an output folder says about the results in it: which files they are and what made them.
+
+`.octreenca/CASE.json` says all about a case. The pictures in `overlays` name its files too: they
+are taken along where a hidden folder is not.
+"""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from nnunet_octreenca.files import write_json
+
+RECORDS = ".octreenca"
+WRITING, FINISHED = "writing", "finished"
+_FORM = 1  # raised where a record can no longer be read by older code
 
 FOLDER = "overlays"
 ENDING = "_overlay.png"
@@ -31,6 +41,75 @@ class ResultRecord:
         return text
 
 
+@dataclass(frozen=True)
+class CaseRecord:
+    """One case: written before its first result as `WRITING`, after its last as `FINISHED`.
+
+    Attributes:
+        case: its name.
+        state: `WRITING` or `FINISHED`.
+        kind: of the image, as in `ResultRecord`.
+        formats: that were written.
+        outputs: name below the output folder, with "/", to the SHA-256 of a file or folder; None
+            while it is being written.
+        others: names of results in other formats, of an earlier run.
+        files: names of the image's files.
+        stamp: of their names, sizes and times (`hashes.stamp`).
+        model: SHA-256 of the model's files (`hashes.content_hash`).
+        settings: name to value of all options that change the labels.
+        versions: of the programs, and which engine computed on what.
+        shape, labels: of the label map, and its SHA-256 (`hashes.labels_hash`).
+        ended: when, in UTC.
+    """
+
+    case: str
+    state: str
+    kind: str
+    formats: list[str]
+    outputs: dict[str, str | None]
+    others: list[str]
+    files: list[str]
+    stamp: str
+    model: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    shape: list[int]
+    labels: str
+    ended: str
+
+
+def record_path(folder: Path, case_name: str) -> Path:
+    """Where a case's record lies."""
+    return folder / RECORDS / f"{case_name}.json"
+
+
+def lock_name(case_name: str) -> str:
+    """Of the file in `RECORDS` that keeps other runs from a case."""
+    return f"{case_name}.lock"
+
+
+def write_case_record(folder: Path, record: CaseRecord) -> None:
+    """Write a record, whole or not at all."""
+    path = record_path(folder, record.case)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"form": _FORM, **asdict(record)})
+
+
+def read_case_record(path: Path) -> CaseRecord | None:
+    """A record; None where it is missing, damaged or of another form."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("form") != _FORM:
+            return None
+        record = CaseRecord(**content)
+        lists = (record.formats, record.others, record.files)
+        if all(isinstance(part, list) for part in lists) and isinstance(record.outputs, dict):
+            return record
+    except Exception:  # it may hold anything
+        pass
+    return None
+
+
 def overlay_path(folder: Path, case_name: str) -> Path:
     """Where a case's picture lies. Not beside the results: nnU-Net evaluates every `.png` there."""
     return folder / FOLDER / f"{case_name}{ENDING}"
@@ -44,17 +123,28 @@ def read_record(overlay: Path) -> ResultRecord | None:
         with Image.open(overlay, formats=("PNG",)) as image:
             content = json.loads(image.info[_KEY])
         return ResultRecord(content["kind"], tuple(content["outputs"]))
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+    except Exception:  # a damaged picture can raise anything
         return None
 
 
 def recorded_results(folder: Path) -> set[str]:
-    """Names of the results in a folder that its overlay pictures tell of."""
-    overlays = folder / FOLDER
+    """Names of the results in a folder that its records and overlay pictures tell of."""
+    overlays, records = folder / FOLDER, folder / RECORDS
     found: set[str] = set()
+    recorded: set[str] = set()
+    if records.is_dir():
+        for path in records.iterdir():
+            about = read_case_record(path) if path.suffix == ".json" else None
+            if about is not None:
+                recorded.add(f"{about.case}{ENDING}")
+                found.update(name.split("/")[0] for name in about.outputs)
+                found.update(about.others)
+        found.discard(FOLDER)
     if overlays.is_dir():
         for overlay in overlays.iterdir():
-            record = read_record(overlay) if overlay.name.endswith(ENDING) else None
+            if overlay.name in recorded or not overlay.name.endswith(ENDING):
+                continue
+            record = read_record(overlay)
             found.update(record.outputs if record else ())
     return found
 

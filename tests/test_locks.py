@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -167,13 +167,54 @@ def test_an_old_lock_of_another_machine_is_watched(tmp_path, shift, alive):
             other.join()
 
 
+def test_a_lock_is_never_seen_without_its_content(tmp_path, monkeypatch):
+    """A holder killed between two steps would leave a lock of nobody."""
+    seen, link = [], os.link
+
+    def watched(source, target):
+        seen.append((target.exists(), json.loads(source.read_text())["purpose"]))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", watched)
+    with FolderLock(tmp_path, "predict"):
+        assert [file.name for file in tmp_path.iterdir()] == [LOCK_NAME]
+    assert seen == [(False, "predict")]
+
+
+def test_a_disk_without_links(tmp_path, monkeypatch):
+    def refuses(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    with FolderLock(tmp_path, "predict") as lock:
+        assert lock.held()
+        with pytest.raises(LockedError):
+            FolderLock(tmp_path, "predict").acquire()
+        assert [file.name for file in tmp_path.iterdir()] == [LOCK_NAME]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_disk_that_lost_its_answer(tmp_path, monkeypatch):
+    link = os.link
+
+    def lost(source, target):
+        link(source, target)
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", lost)
+    with FolderLock(tmp_path, "predict") as lock:
+        assert lock.held()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
 def test_what_cannot_be_read_holds_while_it_is_fresh(tmp_path, text):
     path = tmp_path / LOCK_NAME
     path.write_text(text)
     with pytest.raises(LockedError, match="another process, which has just begun"):
         FolderLock(tmp_path, "predict").acquire()
-    os.utime(path, (1, 1))
+    assert is_locked(tmp_path)
+    os.utime(path, (time.time() - 11,) * 2)
+    assert not is_locked(tmp_path)
     with FolderLock(tmp_path, "predict", heartbeat=0.02):
         pass
 
@@ -199,9 +240,13 @@ def test_a_lock_that_was_taken_stays_the_takers(tmp_path):
     assert content(tmp_path)["host"] == "other"
 
 
-def test_one_of_many_breaks_a_stale_lock(tmp_path):
-    """The breakers see the same stale lock; a fresh one is given back."""
-    for _ in range(20):
+@pytest.mark.parametrize("guard", [False, True])
+def test_one_of_many_breaks_a_stale_lock(tmp_path, monkeypatch, guard):
+    """The breakers see the same stale lock; none removes the fresh one of another."""
+    if guard:
+        monkeypatch.setattr(locks, "_system_lock", lambda file: None)
+        monkeypatch.setattr(locks, "_breaking", nullcontext())
+    for _ in range(50):
         with FolderLock(tmp_path, "predict"):
             said = content(tmp_path)
         lock_of(tmp_path, **said)
@@ -224,18 +269,56 @@ def test_one_of_many_breaks_a_stale_lock(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-def test_a_fresh_lock_taken_by_mistake_is_given_back(tmp_path, monkeypatch):
+def test_a_lock_that_changes_hands_meanwhile_stays(tmp_path, monkeypatch):
+    """Between the look at a stale lock and its removal, another process took it over."""
     lock_of(tmp_path)
     lock = FolderLock(tmp_path, "predict")
-    monkeypatch.setattr(lock, "_is_stale", lambda holder: True)
-    # The file changes hands after it was looked at.
-    readings, read = [None], locks._read
-    monkeypatch.setattr(locks, "_read", lambda path: readings.pop() if readings else read(path))
+
+    def is_stale(holder):
+        lock_of(tmp_path, host="third", token="u")
+        return True
+
+    monkeypatch.setattr(lock, "_is_stale", is_stale)
     monkeypatch.setattr(locks, "_ATTEMPTS", 1)
     with pytest.raises(LockedError, match="several other processes"):
         lock.acquire()
-    assert content(tmp_path)["host"] == "other"
+    assert content(tmp_path)["host"] == "third"
     assert [file.name for file in tmp_path.iterdir()] == [LOCK_NAME]
+
+
+def test_a_breaker_that_was_killed_blocks_for_a_minute_only(tmp_path, monkeypatch):
+    lock_of(tmp_path)
+    os.utime(tmp_path / LOCK_NAME, (1, 1))
+    guard = tmp_path / f"{LOCK_NAME}.breaking"
+    guard.mkdir()
+    monkeypatch.setattr(locks, "_ATTEMPTS", 3)
+    monkeypatch.setattr(locks, "_system_lock", lambda file: None)
+    with pytest.raises(LockedError, match="several other processes"):
+        FolderLock(tmp_path, "predict", heartbeat=0.01).acquire()
+    os.utime(guard, (1, 1))
+    with FolderLock(tmp_path, "predict", heartbeat=0.01) as lock:
+        assert lock.held()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such locks there")
+def test_a_breaker_that_was_killed_blocks_nobody(tmp_path):
+    """The system gives its lock back with the process; another one's breaking is waited for."""
+    path = lock_of(tmp_path)
+    os.utime(path, (1, 1))
+    code = (
+        "import sys, time; from pathlib import Path; from nnunet_octreenca import locks\n"
+        "with locks._alone_with(Path(sys.argv[1])) as alone:\n"
+        "    print(alone, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as breaker:
+        assert breaker.stdout.readline().strip() == b"True"
+        with pytest.raises(LockedError, match="several other processes"):
+            FolderLock(tmp_path, "predict", heartbeat=0.002).acquire()
+        breaker.kill()
+    with FolderLock(tmp_path, "predict", heartbeat=0.002) as lock:
+        assert lock.held()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

@@ -15,11 +15,12 @@ from nnunet_octreenca.cli import (
     install,
     predict,
     register,
+    verify,
 )
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.error_reporting import debugging
 
-COMMANDS = (register, convert, extend_plans, predict, check, install, demo, doctor)
+COMMANDS = (register, convert, extend_plans, predict, verify, check, install, demo, doctor)
 
 EPILOG = """\
 typical use, with nnU-Net's own commands:

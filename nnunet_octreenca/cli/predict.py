@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.cli.termination import terminated
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OctreeNCAError
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 
 if TYPE_CHECKING:
     from nnunet_octreenca.images.cases import Case
@@ -32,6 +34,7 @@ exit codes: 0 all cases done, 1 an error or no case done, 2 wrong arguments, 3 s
   result is half written
 """
 SOME_FAILED = 3
+_NO_ARGUMENTS = ("run", "command")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--continue",
         dest="resume",
         action="store_true",
-        help="leave out cases that are finished, and write only results that are missing",
+        help="leave out cases finished with the same model, options and image; redo the others, "
+        "and leave those that another run is at",
     )
-    files.add_argument("--report", metavar="FILE", help="write a JSON report of the run")
+    files.add_argument(
+        "--report",
+        metavar="FILE",
+        help="write a JSON report of the run, with which `verify` repeats it",
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--disable_tta",
@@ -99,6 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--band", type=int, metavar="N", help="rows or planes read at a time")
     how.add_argument("-device", help="cuda, cpu or mps (default: cuda if there is one, else cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="processor threads")
+    how.add_argument(
+        "--isolate",
+        action="store_true",
+        help="segment in a child process, so that a library's crash costs one case only",
+    )
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -125,23 +138,33 @@ def _run(arguments: argparse.Namespace) -> int:
         f"{_counted(len(run.options.seeds_of(model)), 'seed')}, engine "
         f"{model.networks[0].engine().name}"
     )
+    given = {key: value for key, value in vars(arguments).items() if key not in _NO_ARGUMENTS}
+    report = Path(arguments.report) if arguments.report else None
+    if report is not None:  # now, rather than when all is computed, it shows that it can be written
+        write_report(report, run, given)
     try:
-        for case in cases:
-            _predict(run, case, quiet=arguments.quiet)
+        _predict_all(run, cases, arguments)
     finally:
         run.seconds = perf_counter() - began
-        if arguments.report:
-            given = vars(arguments).items()
-            write_report(
-                Path(arguments.report),
-                run,
-                {key: value for key, value in given if key not in ("run", "command")},
-            )
+        if report is not None:
+            write_report(report, run, given)
     for line in summary(run):
         print(line, file=sys.stderr if run.failed else sys.stdout)
     if not run.failed:
         return 0
     return SOME_FAILED if run.done or run.left_out else 1
+
+
+def _predict_all(run: "Run", cases: "list[Case]", arguments: argparse.Namespace) -> None:
+    from nnunet_octreenca.cli.isolation import isolated
+
+    if not arguments.isolate:
+        for case in run.rounds(cases):
+            _predict(run, case, arguments, run.segment)
+        return
+    with isolated(run, partial(_prepared, arguments)) as segment:
+        for case in run.rounds(cases):
+            _predict(run, case, arguments, segment)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -153,7 +176,7 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
 
     from nnunet_octreenca.inference.memory_plan import parse_memory
     from nnunet_octreenca.integration.model import load_model, model_folder
-    from nnunet_octreenca.prediction.case import Destination
+    from nnunet_octreenca.prediction.earlier import Destination
     from nnunet_octreenca.prediction.folder import Run
     from nnunet_octreenca.prediction.options import Options
     from nnunet_octreenca.resources import checked_threads, processors
@@ -173,7 +196,7 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
         raise InputError("-d needs the configuration, e.g. -c 3d_fullres")
     folder = arguments.m or model_folder(arguments.d, arguments.tr, arguments.p, arguments.c)
     model = load_model(
-        folder, folds=arguments.f, checkpoint=arguments.chk, device=_device(arguments.device)
+        folder, folds=arguments.f, checkpoint=arguments.chk, device=usable_device(arguments.device)
     )
     formats = tuple(arguments.formats) if arguments.formats else None
     return Run(
@@ -189,10 +212,16 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
             memory=memory,
             band_rows=arguments.band,
         ),
+        hash_inputs=bool(arguments.report),
     )
 
 
-def _device(name: str | None) -> Any:
+def usable_device(name: str | None) -> Any:
+    """A device by name, the fastest there is if None.
+
+    Raises:
+        EnvironmentMismatchError: it cannot be used.
+    """
     import torch
 
     if name is None:
@@ -208,11 +237,23 @@ def _device(name: str | None) -> Any:
     return device
 
 
-def _predict(run: "Run", case: "Case", *, quiet: bool) -> None:
+def _predict(
+    run: "Run",
+    case: "Case",
+    arguments: argparse.Namespace,
+    segment: Callable[..., object],
+) -> None:
+    """One case, which may fail with anything: the others are not its business."""
     from nnunet_octreenca.cli.progress_bar import progress_bar
 
+    before = len(run.failed)
     try:
-        with progress_bar(case.name, quiet) as (tell, progress):
-            run.segment(case, tell=tell, progress=progress)
-    except (OctreeNCAError, OSError, MemoryError):
-        print(f"ERROR: {case.name}: {run.failed[-1].sentence}", file=sys.stderr)
+        with progress_bar(case.name, arguments.quiet) as (tell, progress):
+            segment(case, tell=tell, progress=progress)
+    except Exception:
+        if len(run.failed) == before:  # the terminal's, not the case's
+            raise
+        failure = run.failed[-1]
+        if arguments.debug:
+            print(failure.traceback, file=sys.stderr)
+        print(f"ERROR: {case.name}: {failure.sentence}", file=sys.stderr)

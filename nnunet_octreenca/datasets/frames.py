@@ -21,7 +21,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
 )
 from nnunet_octreenca.datasets.splits import group_folds, held_out
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import JsonObject, pairing_name
+from nnunet_octreenca.files import JsonObject, pairing_name, require_utf8
 from nnunet_octreenca.images.orientation import notes_of_many, swaps_axes
 from nnunet_octreenca.images.slide_reader import orientation_of, read_whole
 
@@ -351,6 +351,8 @@ def _write_volume(
                 f"{frame.image} has {image.shape[1]} x {image.shape[0]} pixels, but the first "
                 f"frame of its clip {pairs[0][0].shape[1]} x {pairs[0][0].shape[0]}"
             )
+
+    require_utf8(clip.name)
 
     def writer(volume: NDArray[np.uint8]) -> Callable[[Path], object]:
         return lambda file: sitk.WriteImage(

@@ -18,6 +18,7 @@ from nnunet_octreenca.datasets.raw_dataset import (
     untracked,
 )
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import require_utf8
 
 MODALITIES = ("T2", "ADC")
 CHANNELS = {"t2": MODALITIES[:1], "both": MODALITIES}
@@ -146,6 +147,7 @@ def _convert_case(
 def _read(path: Path) -> Any:
     import SimpleITK as sitk
 
+    require_utf8(path)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_octreenca.dicom_file import dicom_files, is_dicom, kind_of_header, read_header
-from nnunet_octreenca.errors import InputError, OctreeNCAError
+from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.frames import FRAME_ENDINGS, frame_files, natural_order
 from nnunet_octreenca.images.open_image import ENDINGS, READABLE, is_zarr, kind_of
 from nnunet_octreenca.images.slide_reader import open_reader
@@ -232,7 +232,7 @@ def _is_image(dicom: Path) -> bool:
     """Whether a DICOM file holds an image; what is damaged may have been one."""
     try:
         return kind_of_header(read_header(dicom)) == "image"
-    except OctreeNCAError:
+    except Exception:
         return True
 
 
@@ -285,9 +285,14 @@ def _are_frames(files: Sequence[Path]) -> bool:
         return False
     if kind_of(files[0]) != "TIFF":
         return True
-    first = open_reader(files[0])
-    first.close()
-    return first.planes == 1
+    for file in files:  # the first that can be opened decides
+        try:
+            reader = open_reader(file)
+        except Exception:  # whatever a library raises, said where the case is opened
+            continue
+        reader.close()
+        return reader.planes == 1
+    return True
 
 
 def _require_one_kind(path: Path, files: Sequence[Path]) -> None:
@@ -348,8 +353,8 @@ def _hold_all_channels(files: Sequence[Path], channels: int) -> bool:
         if kind in ("picture", "slide", "TIFF"):
             try:
                 reader = open_reader(file, channels=channels)
-            except (OctreeNCAError, OSError):
-                continue  # said where the case is opened
+            except Exception:  # whatever a library raises, said where the case is opened
+                continue
             reader.close()
             if reader.channels == channels:
                 return True

@@ -3,6 +3,7 @@
 ITK reads damaged compressed data of a MetaImage or NRRD as whatever comes out.
 """
 
+import os
 import re
 import zlib
 from pathlib import Path
@@ -11,7 +12,9 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.header_checks import require_deflated
 
 _CHUNK = 1 << 20
-_HEADER = 1 << 16  # bytes within which a text header ends
+_HEADER = 1 << 20  # bytes within which a text header ends
+_METAIMAGE_END = rb"ElementDataFile[^\n]*\n"
+_NRRD_END = rb"\r?\n\r?\n"
 
 
 def require_whole(path: Path, promised: int) -> None:
@@ -32,11 +35,69 @@ def require_whole(path: Path, promised: int) -> None:
         _nrrd(path, promised)
 
 
+def require_own_files(path: Path) -> None:
+    """Refuse a header that names files outside of its own folder for its voxels.
+
+    Whoever sends an image could else have any file of this machine read as voxels.
+
+    Raises:
+        InputError: it does, or it has no end.
+    """
+    folder = path.parent.absolute()
+    for value in _named(path):
+        if not Path(os.path.normpath(folder / value)).is_relative_to(os.path.normpath(folder)):
+            raise InputError(
+                f"{path} names {value} for its voxels, which is not in its own folder; put that "
+                f"file beside the header and name it without a folder there"
+            )
+
+
+def named_files(path: Path) -> list[Path]:
+    """The files that a MetaImage or NRRD header names for its voxels; of patterns all that fit."""
+    found: list[Path] = []
+    for value in _named(path):
+        pattern, *numbers = value.split()
+        if "%" in value and numbers:
+            before, _, after = pattern.partition("%")
+            names = re.compile(re.escape(before) + r"\d+" + re.escape(after.lstrip("0123456789d")))
+            found += sorted(file for file in path.parent.iterdir() if names.fullmatch(file.name))
+        elif not value.startswith("LIST"):
+            found.append(path.parent / value)
+    return found
+
+
+def _named(path: Path) -> list[str]:
+    """What a header says behind ElementDataFile or "data file", unless its voxels are in it."""
+    name = path.name.lower()
+    if name.endswith((".mha", ".mhd")):
+        text, key = _text(path, _METAIMAGE_END), "ElementDataFile"
+        # ITK takes either sign: a name that is overlooked would not be checked.
+        named = re.findall(r"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)\s*$", text, re.MULTILINE)
+        named = [value for value in named if value != "LOCAL"]
+    elif name.endswith((".nrrd", ".nhdr")):
+        text, key = _text(path, _NRRD_END), "data file"
+        named = re.findall(r"(?im)^data ?file:[ \t]*(.*?)\s*$", text)
+    else:
+        return []
+    if any(value.startswith("LIST") for value in named):  # in the lines that follow
+        named += _lines_after(path, key)
+    return named
+
+
+def _lines_after(path: Path, key: str) -> list[str]:
+    """The lines of a text file behind the one that begins with `key`."""
+    with path.open("rb") as file:
+        lines = file.read(_HEADER).decode("latin-1").splitlines()
+    spelled = key.lower().replace(" ", "")
+    keys = [line.lower().replace(" ", "").startswith(spelled) for line in lines]
+    return [line.strip() for line in lines[keys.index(True) + 1 :] if line.strip()]
+
+
 def _metaimage(path: Path, promised: int) -> None:
-    text = _text(path, rb"ElementDataFile[^\n]*\n")
-    fields = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
+    text = _text(path, _METAIMAGE_END)
+    fields = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*(.*?)\s*$", text, re.MULTILINE))
     name = fields.get("ElementDataFile", "LIST")
-    data, offset = (path, len(text)) if name == "LOCAL" else (path.with_name(name), 0)
+    data, offset = (path, len(text)) if name == "LOCAL" else (path.parent / name, 0)
     skipped = fields.get("HeaderSize", "0")
     if name.startswith("LIST") or "%" in name or skipped != "0":  # a file a plane, or behind more
         return
@@ -50,7 +111,7 @@ def _metaimage(path: Path, promised: int) -> None:
 
 
 def _nrrd(path: Path, promised: int) -> None:
-    text = _text(path, rb"\r?\n\r?\n")
+    text = _text(path, _NRRD_END)
     fields = {
         key.lower().replace(" ", ""): value
         for key, value in re.findall(r"^([\w ]+):\s*(.*?)\s*$", text, re.MULTILINE)
@@ -59,7 +120,7 @@ def _nrrd(path: Path, promised: int) -> None:
     skipped = {"lineskip", "byteskip"} & set(fields)
     if skipped or (name and (name.startswith("LIST") or "%" in name)):
         return
-    data, offset = (path.with_name(name), 0) if name else (path, len(text))
+    data, offset = (path.parent / name, 0) if name else (path, len(text))
     _require_there(path, data)
     stored = data.stat().st_size - offset
     encoding = fields.get("encoding", "raw").lower()
@@ -94,6 +155,8 @@ def _text(path: Path, end: bytes) -> str:
     with path.open("rb") as file:
         head = file.read(_HEADER)
     found = re.search(end, head)
+    if found is None and len(head) == _HEADER:
+        raise InputError(f"{path} has a header that does not end within {_HEADER:,} bytes")
     return head[: found.end() if found else len(head)].decode("latin-1")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.dicom_file import is_dicom
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import require_utf8
 from nnunet_octreenca.images.dicom_pixels import read_voxels
 from nnunet_octreenca.images.dicom_series import read_stack
 from nnunet_octreenca.images.file_kinds import content_of
@@ -17,7 +18,7 @@ from nnunet_octreenca.images.finite import require_finite
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.nifti import read_nifti
 from nnunet_octreenca.images.source import Geometry, ImageInfo
-from nnunet_octreenca.images.volume_checks import require_whole
+from nnunet_octreenca.images.volume_checks import require_own_files, require_whole
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima")
 
@@ -129,10 +130,12 @@ def _read_file(path: Path) -> Any:
             f"{path} is not a DICOM file: it has neither its mark (DICM at byte 128) nor begins "
             f"with an element"
         )
+    require_utf8(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(kind)
     reader.SetFileName(str(path))
     try:
+        require_own_files(path)
         reader.ReadImageInformation()
         promised = _bytes(reader)
         require_whole(path, promised)

@@ -41,6 +41,7 @@ class Model:
         channels: files or colours of an image.
         natural: the data set's images are pictures, whose spacing is counted in pixels.
         trainer, plans, configuration: names, for reports.
+        files: that it was read from.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Model:
     trainer: str
     plans: str
     configuration: str
+    files: tuple[Path, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -164,6 +166,11 @@ def load_model(
         trainer=str(first.get("trainer_name", "unknown")),
         plans=manager.plans_name,
         configuration=name,
+        files=(
+            folder / "plans.json",
+            folder / "dataset.json",
+            *(folder / f"fold_{fold}" / checkpoint for fold in folds),
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.files import require_utf8
 from nnunet_octreenca.labels.coco import write_coco_rle
 from nnunet_octreenca.labels.dicom_seg import SegPlace, check_dicom_seg, write_dicom_seg
 from nnunet_octreenca.labels.geojson import MIN_AREA, write_geojson
@@ -160,6 +161,16 @@ def _mp4(labels: Labels, path: Path, info: LabelInfo) -> None:
     )
 
 
+def _check_itk(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
+    _check_upright(shape, path, info)
+    require_utf8(path)
+
+
+def _check_nifti(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
+    if info.nifti is None:
+        require_utf8(path)
+
+
 def _check_upright(shape: tuple[int, ...], path: Path, info: LabelInfo) -> None:
     if info.nifti is not None and info.nifti.sheared:
         raise OutputError(
@@ -223,10 +234,10 @@ FORMATS = {
     ),
     "coco.json": Format(".coco.json", ("picture", "video"), _coco, ("pycocotools",), "video"),
     "mp4": Format("_overlay.mp4", ("video",), _mp4, ("av",), "video"),
-    "nii.gz": Format(".nii.gz", ("volume",), _nifti),
-    "nii": Format(".nii", ("volume",), _nifti),
-    "nrrd": Format(".nrrd", ("volume",), _volume, check=_check_upright),
-    "mha": Format(".mha", ("volume",), _volume, check=_check_upright),
+    "nii.gz": Format(".nii.gz", ("volume",), _nifti, check=_check_nifti),
+    "nii": Format(".nii", ("volume",), _nifti, check=_check_nifti),
+    "nrrd": Format(".nrrd", ("volume",), _volume, check=_check_itk),
+    "mha": Format(".mha", ("volume",), _volume, check=_check_itk),
 }
 """Format name to what it is; "plain.png" is grey, as nnU-Net reads it."""
 
@@ -282,6 +293,7 @@ def check_labels(
 
     Raises:
         OutputError: a format cannot hold them.
+        InputError: the path is not UTF-8, and the format's library needs it to be.
     """
     for name in format_names:
         check = FORMATS[name].check

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.files import require_utf8
 from nnunet_octreenca.labels.output import atomic_output, check_axes
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -38,11 +39,13 @@ def write_volume(
 
     Raises:
         OutputError: the ending is another, the geometry is none, or the disk is full.
+        InputError: the path is not UTF-8, at which ITK would end the process.
     """
     import SimpleITK as sitk
 
     path = Path(path)
     check_axes(labels, path, (2, 3))
+    require_utf8(path)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise OutputError(f"{path} does not end in {', '.join(ENDINGS)}; choose one of them")

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.hashes import content_hash, labels_hash, stamp
 from nnunet_octreenca.images.cases import Case
+from nnunet_octreenca.images.companions import all_files, with_companions
 from nnunet_octreenca.images.open_image import kind_of, open_channels
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.ensemble import Progress
@@ -19,36 +21,19 @@ from nnunet_octreenca.labels.formats import (
     check_formats,
     check_labels,
     default_formats,
-    output_path,
     write,
 )
 from nnunet_octreenca.labels.overlay import label_shares, write_overlay
 from nnunet_octreenca.labels.thumbnail import labels_thumbnail
+from nnunet_octreenca.prediction.earlier import Destination, Earlier, Identity
 from nnunet_octreenca.prediction.options import Options
 from nnunet_octreenca.prediction.segmentation import Segmentation
 from nnunet_octreenca.prediction.watched_image import WatchedImage, rows_at_a_time
 from nnunet_octreenca.resources import free_disk
-from nnunet_octreenca.result_record import ResultRecord, overlay_path, read_record
+from nnunet_octreenca.result_record import ResultRecord, overlay_path
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where results go.
-
-    Attributes:
-        folder: for all results; made if it is not there.
-        formats: of `labels.formats`; None for the kind's usual ones.
-        overwrite: replace results.
-        resume: write the results that are missing, and leave the others.
-    """
-
-    folder: Path
-    formats: tuple[str, ...] | None = None
-    overwrite: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,9 +50,14 @@ class CaseResult:
         bands_of: rows or planes of a band.
         whole: the band was the image.
         planned_bytes, planned_device_bytes: memory of the process and of the GPU.
-        outputs: files and folders that were written, the overlay last.
+        outputs: files and folders of the result, the overlay last.
         shares: class name to its part of all cells, 0 to 1.
         seconds: per stage.
+        labels_sha256: of the label map (`hashes.labels_hash`).
+        outputs_sha256: of each of `outputs`, by its name in the folder (`hashes.content_hash`).
+        input_sha256: of each of `files`, by its path, with what is read beside it; empty where
+            nobody asked.
+        ended: when, in UTC.
     """
 
     case: str
@@ -83,6 +73,10 @@ class CaseResult:
     outputs: list[str]
     shares: dict[str, float]
     seconds: dict[str, float]
+    labels_sha256: str
+    outputs_sha256: dict[str, str]
+    input_sha256: dict[str, str]
+    ended: str
 
 
 class Stages:
@@ -109,54 +103,28 @@ def kind_of_case(case: Case, source: ImageSource) -> str:
     return "slide"
 
 
-def finished(case: Case, destination: Destination) -> bool:
-    """Whether all results of a case are there, and the overlay, which is written last."""
-    record = read_record(overlay_path(destination.folder, case.name))
-    if record is None:
-        return False
-    formats = destination.formats or default_formats(record.kind, case.files[0])
-    return all(path.exists() for path in _expected_outputs(destination.folder, case, formats))
-
-
-def _formats(destination: Destination, case: Case, kind: str) -> tuple[str, ...]:
-    formats = destination.formats or default_formats(kind, case.files[0])
-    check_formats(formats, kind)
-    return formats
-
-
-def _expected_outputs(folder: Path, case: Case, formats: Sequence[str]) -> list[Path]:
-    """All files and folders that a case will have, the overlay last."""
-    paths = [output_path(name, folder / case.name) for name in formats]
-    return [*paths, overlay_path(folder, case.name)]
-
-
-def _check_outputs(destination: Destination, paths: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Refuse to overwrite."""
-    for path in paths:
-        if any(path.resolve() == Path(name).resolve() for name in inputs):
-            raise OutputError(f"{path} is the image itself; give another folder with -o")
-        if path.exists() and not (destination.overwrite or destination.resume):
-            raise OutputError(
-                f"{path} exists already; --overwrite replaces it, --continue leaves finished cases"
-            )
-
-
 def segment_case(
     case: Case,
     model: Model,
     destination: Destination,
     options: Options,
     *,
+    identity: Identity,
+    require_lock: Callable[[], object],
+    hash_inputs: bool = False,
     tell: Callable[[str], object] = print,
     progress: Progress | None = None,
 ) -> CaseResult:
-    """Read, segment and write one case.
+    """Read, segment and write one case; who calls holds its lock.
 
     Args:
         case: its files.
         model: the networks.
         destination: of the results.
         options: how it is segmented.
+        identity: of the model and the options.
+        require_lock: raises where another run has taken the case, as after a long sleep.
+        hash_inputs: read the files once more for their SHA-256.
         tell: takes the line about memory.
         progress: told of every band (inference.ensemble); first with ("total", rows).
 
@@ -168,6 +136,7 @@ def segment_case(
     folder = destination.folder
     # Videos are decoded beside their results: there is room for large things.
     folder.mkdir(parents=True, exist_ok=True)
+    stamp_before = stamp(all_files(case.files))
     source = open_channels(
         case.files,
         channels=model.channels,
@@ -179,11 +148,12 @@ def segment_case(
         for note in source.info.notes:
             tell(note)
         kind = kind_of_case(case, source)
-        formats, stem = _formats(destination, case, kind), folder / case.name
-        outputs = _expected_outputs(folder, case, formats)
-        _check_outputs(destination, outputs, case.files)
+        formats = destination.formats or default_formats(kind, case.files[0])
+        check_formats(formats, kind)
+        earlier = Earlier.of(case, destination, identity, kind, formats, stamp_before)
+        earlier.require_replaceable(case.files)
         info = _label_info(case, model, kind, source)
-        check_labels(formats, source.shape, stem, info)
+        check_labels(earlier.formats, source.shape, folder / case.name, info)
         _check_disk(folder, source.shape)
         image = WatchedImage(source)
         stages.begin("survey")
@@ -193,22 +163,29 @@ def segment_case(
         tell(f"{case.name}: {shape}, {plan.sentence()}")
         stages.begin("segment")
         labels = segmentation.run(progress)
+        picture = image.picture()
+        stages.begin("hash")
+        _require_unchanged(case, stamp_before)
+        input_sha256 = _input_hashes(case) if hash_inputs else {}
+        labels_sha256 = labels_hash(labels)
         stages.begin("write")
-        for name, path in zip(formats, outputs, strict=False):
-            if destination.resume and path.exists():
-                tell(f"{case.name}: {path.name} is there already and is kept")
-            else:
-                write(name, labels, stem, info, tell=tell)
+        require_lock()
+        formats = earlier.begin(labels.shape, labels_sha256, tell)
+        for name in formats:
+            write(name, labels, folder / case.name, info, tell=tell)
         shares = label_shares(labels)
+        overlay = overlay_path(folder, case.name)
         write_overlay(
-            outputs[-1],
-            image.picture(),
+            overlay,
+            picture,
             labels_thumbnail(labels),
             names=model.names,
             caption=f"{case.name}, {shape}",
             shares=shares,
-            record=_record(kind, outputs),
+            record=ResultRecord(kind, tuple(earlier.names_beside_overlay())),
         )
+        stages.begin("hash")
+        record = earlier.finish()
         stages.begin("")
     finally:
         source.close()
@@ -223,19 +200,26 @@ def segment_case(
         whole=plan.whole,
         planned_bytes=plan.host,
         planned_device_bytes=plan.device,
-        outputs=list(map(str, outputs)),
+        outputs=[str(folder / name) for name in record.outputs],
         shares={model.names.get(label, str(label)): share for label, share in shares.items()},
         seconds={name: round(took, 3) for name, took in stages.seconds.items()},
+        labels_sha256=labels_sha256,
+        outputs_sha256={name: str(found) for name, found in record.outputs.items()},
+        input_sha256=input_sha256,
+        ended=record.ended,
     )
 
 
-def _record(kind: str, outputs: Sequence[Path]) -> ResultRecord:
-    """Of these results and of those in other formats that an earlier run wrote."""
-    *paths, overlay = outputs
-    before = read_record(overlay)
-    names = [path.name for path in paths]
-    names += [name for name in (before.outputs if before else ()) if name not in names]
-    return ResultRecord(kind, tuple(names))
+def _require_unchanged(case: Case, stamp_before: str) -> None:
+    if stamp(all_files(case.files)) != stamp_before:
+        raise InputError(
+            f"{case.files[0]} was changed while it was read, so that its labels may be of neither "
+            f"state; run it again"
+        )
+
+
+def _input_hashes(case: Case) -> dict[str, str]:
+    return {str(path): content_hash(with_companions(Path(path))) for path in case.files}
 
 
 def _check_disk(output: Path, shape: Sequence[int]) -> None:

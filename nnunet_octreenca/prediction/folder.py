@@ -1,19 +1,33 @@
 """All cases of a file or a folder, one after the other, and what became of each."""
 
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
-from nnunet_octreenca.errors import OctreeNCAError
+from nnunet_octreenca.errors import LockedError, OctreeNCAError
 from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.inference.ensemble import Progress
 from nnunet_octreenca.integration.model import Model
-from nnunet_octreenca.prediction.case import CaseResult, Destination, finished, segment_case
+from nnunet_octreenca.locks import FolderLock
+from nnunet_octreenca.prediction import identity
+from nnunet_octreenca.prediction.case import CaseResult, segment_case
+from nnunet_octreenca.prediction.earlier import (
+    Destination,
+    Identity,
+    finished_record,
+    possible_outputs,
+)
+from nnunet_octreenca.prediction.leftovers import Leftovers
 from nnunet_octreenca.prediction.options import Options, model_and_options
+from nnunet_octreenca.resources import peak_memory
+from nnunet_octreenca.result_record import RECORDS, CaseRecord, lock_name
 
 
 @dataclass(frozen=True)
@@ -25,12 +39,48 @@ class Failure:
         files: that it should have been read from.
         error: the type of the error.
         sentence: what was wrong and what to do.
+        traceback: where in the program, for whoever mends it.
     """
 
     case: str
     files: list[str]
     error: str
     sentence: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, case: Case, error: BaseException) -> "Failure":
+        """What an error has to say; those that are not ours are explained."""
+        kind = type(error).__name__
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate" in said:
+            said = f"memory ran out{f' ({said})' * bool(said)}; give less with --memory"
+        elif not isinstance(error, (OctreeNCAError, OSError)):
+            said = (
+                f"{kind}{f': {said}' * bool(said)} (an error that nobody foresaw: the file may be "
+                f"damaged, or this program at fault; --report FILE keeps its traceback)"
+            )
+        elif isinstance(error, OctreeNCAError):
+            said = str(error)
+        files = [str(path) for path in case.files]
+        return cls(case.name, files, kind, said or kind, "".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: one of these, or none if another run is at it.
+
+    Attributes:
+        done: it was segmented.
+        failed: it could not be.
+        before: it was finished before.
+        peak_bytes: of the process so far.
+    """
+
+    done: CaseResult | None = None
+    failed: Failure | None = None
+    before: CaseRecord | None = None
+    peak_bytes: int = 0
 
 
 @dataclass
@@ -44,8 +94,12 @@ class Run:
         done: the cases that were segmented.
         failed: those that could not be.
         left_out: names of those that were finished before.
+        before: what the records say of those.
         began: when, in UTC.
-        seconds: that the cases took so far.
+        seconds: that the run took, where it was measured.
+        hash_inputs: read every image once more for its SHA-256.
+        peak_bytes: of memory of the child process, where cases are segmented in one.
+        last_round: a case that another run is at is a failure; otherwise it is tried again.
     """
 
     model: Model
@@ -54,8 +108,33 @@ class Run:
     done: list[CaseResult] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    before: list[CaseRecord] = field(default_factory=list)
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     seconds: float = 0.0
+    hash_inputs: bool = False
+    peak_bytes: int = 0
+    last_round: bool = True
+    _busy: list[Case] = field(default_factory=list)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What makes results of the same image the same."""
+        return Identity(
+            identity.model_hash(self.model),
+            identity.settings(self.model, self.options),
+            identity.versions(self.model),
+        )
+
+    @cached_property
+    def _leftovers(self) -> Leftovers:
+        return Leftovers(self.destination.folder)
+
+    def rounds(self, cases: Sequence[Case]) -> Iterator[Case]:
+        """The cases; after them once more those that another run was at (`resume` only)."""
+        self.last_round = not self.destination.resume
+        yield from cases
+        busy, self._busy, self.last_round = self._busy, [], True
+        yield from busy
 
     def cases(self, source: Path | str, tell: Callable[[str], object] | None = None) -> list[Case]:
         """The cases of a file or a folder.
@@ -92,29 +171,109 @@ class Run:
             progress: told of every band.
 
         Returns:
-            What was done; None if it was left out.
+            What was done; None if it was left out, or is left for `rounds` to try again.
 
         Raises:
-            OctreeNCAError, OSError, MemoryError: the case failed; `failed` has it too.
+            Exception: whatever the case failed with; `failed` has it too. Ctrl-C and SIGTERM are
+                no failure of the case and pass.
         """
-        if self.destination.resume and finished(case, self.destination):
-            self.left_out.append(case.name)
-            tell(f"{case.name}: finished before, left out")
-            return None
-        began = perf_counter()
+        outcome, error = self.attempt(case, tell=tell, progress=progress)
+        self.take(case, outcome, tell)
+        if error is not None:
+            if not isinstance(error, Exception):
+                raise OctreeNCAError(self.failed[-1].sentence) from error
+            raise error
+        return outcome.done
+
+    def attempt(
+        self, case: Case, *, tell: Callable[[str], object], progress: Progress | None = None
+    ) -> tuple[Outcome, BaseException | None]:
+        """As `segment`, without counting: returns what became of the case, and its error.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: the run is to end.
+        """
         try:
-            result = segment_case(
-                case, self.model, self.destination, self.options, tell=tell, progress=progress
-            )
-        except (OctreeNCAError, OSError, MemoryError) as error:
-            sentence = str(error) or "memory ran out; give less with --memory"
-            files = [str(path) for path in case.files]
-            self.failed.append(Failure(case.name, files, type(error).__name__, sentence))
+            outcome = self._segment(case, tell, progress)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
+        except LockedError as error:
+            if not self.last_round:
+                return Outcome(), None
+            return Outcome(failed=Failure.of(case, error)), error
+        except BaseException as error:  # of libraries in Rust, panics are no Exception
+            return Outcome(failed=Failure.of(case, error)), error
+        return outcome, None
+
+    def take(
+        self, case: Case, outcome: Outcome, tell: Callable[[str], object] = lambda line: None
+    ) -> None:
+        """Count what became of a case."""
+        self.peak_bytes = max(self.peak_bytes, outcome.peak_bytes)
+        if outcome.done is not None:
+            self.done.append(outcome.done)
+        elif outcome.failed is not None:
+            self.failed.append(outcome.failed)
+        elif outcome.before is not None:
+            self.left_out.append(case.name)
+            self.before.append(outcome.before)
+            tell(f"{case.name}: finished before, left out")
+        else:
+            self._busy.append(case)
+            tell(f"{case.name}: another run is at it; tried again at the end")
+
+    def _segment(
+        self, case: Case, tell: Callable[[str], object], progress: Progress | None
+    ) -> Outcome:
+        with self.hold(case) as lock:
+            if self.destination.resume:
+                record = finished_record(case, self.destination, self.identity)
+                if record is not None:
+                    return Outcome(before=record)
+            done = segment_case(
+                case,
+                self.model,
+                self.destination,
+                self.options,
+                identity=self.identity,
+                require_lock=lock.require_held,
+                hash_inputs=self.hash_inputs,
+                tell=tell,
+                progress=progress,
+            )
+        return Outcome(done=done, peak_bytes=peak_memory())
+
+    def clean(self, case: Case) -> None:
+        """Remove what a process that has just died was writing for a case.
+
+        Raises:
+            LockedError: another run is at it.
+        """
+        self.__dict__.pop("_leftovers", None)  # listed before that process began
+        with self.hold(case):
+            pass
+
+    @contextmanager
+    def hold(self, case: Case) -> Iterator[FolderLock]:
+        """Keep other runs from a case, and remove what a killed one left of it.
+
+        Raises:
+            LockedError: another run is at it.
+        """
+        folder = self.destination.folder
+        lock = FolderLock(
+            folder / RECORDS,
+            "a prediction",
+            name=lock_name(case.name),
+            subject=f"case {case.name} of {folder}",
+        )
+        try:
+            with lock:
+                self._leftovers.remove(possible_outputs(folder, case.name))
+                yield lock
         finally:
-            self.seconds += perf_counter() - began
-        self.done.append(result)
-        return result
+            with suppress(OSError):  # unless it holds something
+                (folder / RECORDS).rmdir()
 
 
 def predict(
@@ -150,7 +309,8 @@ def predict(
             kind of image. A picture
             overlays/CASE_overlay.png is always written.
         overwrite: replace results; otherwise a case whose results exist fails.
-        resume: leave out cases that are finished, and write only results that are missing.
+        resume: leave out cases that are finished with the same model, options and image, and write
+            only results that are missing.
         mirror: average mirrored copies along the axes that the training allows.
         seeds: of the fire draws; the logits are averaged over them. None for the model's one.
         mpp: microns per pixel to read slides at; None for their finest level.
@@ -172,8 +332,7 @@ def predict(
     Raises:
         InputError: the source holds no case, an option cannot be used, or the folder is no model's.
         CheckpointError, PlansError: the model is damaged, or another network's.
-        OctreeNCAError, OSError, MemoryError: what a single case failed with; no result is half
-            written.
+        Exception: what a single case failed with; no result is half written.
 
     Examples:
         >>> run = predict("image.png", "results", "model", mirror=False, overwrite=True)
@@ -198,12 +357,15 @@ def predict(
     destination = Destination(Path(output), tuple(formats) if formats else None, overwrite, resume)
     run = Run(model, destination, options)
     cases = run.cases(source, tell)
-    for case in cases:
+    began = perf_counter()
+    for case in run.rounds(cases):
         try:
             run.segment(case, tell=tell or _silent, progress=progress)
-        except (OctreeNCAError, OSError, MemoryError):
+        except Exception:
             if len(cases) == 1:
                 raise
+        finally:
+            run.seconds = perf_counter() - began
     return run
 
 

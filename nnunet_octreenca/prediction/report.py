@@ -1,17 +1,20 @@
 """What a run did, as a JSON file and as the last lines on the terminal."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from nnunet_octreenca import __version__
+from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import JsonObject, write_json
-from nnunet_octreenca.integration.nnunet_version import nnunet_version
+from nnunet_octreenca.hashes import content_hash
 from nnunet_octreenca.prediction.folder import Run
+from nnunet_octreenca.prediction.identity import device_name, environment
 from nnunet_octreenca.resources import peak_memory
+
+FORM = 1
+"""Of the report; raised where older code would misread it."""
 
 
 def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
@@ -23,43 +26,57 @@ def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
     """
     model, options = run.model, run.options
     return {
-        "versions": {
-            "nnunet_octreenca": __version__,
-            "nnunetv2": nnunet_version(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        "form": FORM,
+        "versions": dict(run.identity.versions),
         "began": run.began.isoformat(timespec="seconds"),
         "seconds": round(run.seconds, 3),
         "arguments": dict(arguments),
+        "working_folder": str(Path.cwd()),
         "model": {
             "folder": str(model.folder),
             "folds": list(model.folds),
             "trainer": model.trainer,
             "plans": model.plans,
             "configuration": model.configuration,
+            "sha256": run.identity.model,
+            "files": {
+                path.relative_to(model.folder).as_posix(): content_hash([path])
+                for path in model.files
+            },
         },
-        "device": _device_name(model.device),
-        "engine": model.networks[0].engine().name,
+        "options": asdict(options),
+        "settings": dict(run.identity.settings),
+        "environment": environment(),
+        "device": device_name(model.device),
+        "device_type": model.device.type,
+        "engine": run.identity.versions["engine"],
         "threads": torch.get_num_threads(),
         "precision": "float16" if options.float16 else "float32",
         "seeds": list(options.seeds_of(model)),
         "mirror_axes": list(options.mirror_axes_of(model)),
-        "peak_bytes": peak_memory(),
+        "peak_bytes": _peak(run),
         "peak_device_bytes": (
             torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else 0
         ),
         "cases": [asdict(case) for case in run.done],
         "failed": [asdict(failure) for failure in run.failed],
         "left_out": run.left_out,
+        "finished_before": [asdict(record) for record in run.before],
     }
 
 
 def write_report(path: Path, run: Run, arguments: Mapping[str, object]) -> None:
-    """Write the JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, report(run, arguments))
+    """Write the JSON file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    content = report(run, arguments)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}); give another --report") from error
 
 
 def summary(run: Run) -> list[str]:
@@ -69,11 +86,10 @@ def summary(run: Run) -> list[str]:
         parts.append(f"{len(run.left_out)} finished before")
     if run.failed:
         parts.append(f"{len(run.failed)} failed")
-    head = f"{', '.join(parts)}, {run.seconds:.1f} s, peak {peak_memory() / 1e9:.2f} GB"
+    head = f"{', '.join(parts)}, {run.seconds:.1f} s, peak {_peak(run) / 1e9:.2f} GB"
     return [head, *(f"  {failure.case}: {failure.sentence}" for failure in run.failed)]
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()})"
+def _peak(run: Run) -> int:
+    """Bytes of this process, or of the child that segmented, whichever took more."""
+    return max(run.peak_bytes, peak_memory())

@@ -103,13 +103,13 @@ def test_a_picture_one_pass(models, tmp_path):
     out = predict(models.rgb, tmp_path / "a.png", tmp_path / "out", *flags)
     expected = expected_logits(models.rgb, pixels, folds=["0"]).argmax(0)
     assert np.array_equal(labels_of(out / "a.png"), expected)
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "overlays"]
+    assert sorted(path.name for path in out.iterdir()) == [".octreenca", "a.png", "overlays"]
     report = json.loads((tmp_path / "run.json").read_text())
     (case,) = report["cases"]
     assert case["passes"] == 1
     assert case["bands_of"] == 16
     assert case["shape"] == [61, 45]
-    assert set(case["seconds"]) == {"open", "survey", "segment", "write"}
+    assert set(case["seconds"]) == {"open", "survey", "segment", "hash", "write"}
     assert case["shares"]["first"] == pytest.approx((expected == 1).mean())
     assert report["seeds"] == [0]
     assert report["mirror_axes"] == []
@@ -201,7 +201,7 @@ def test_a_folder_goes_on_after_a_bad_case(models, tmp_path, capsys):
     report = tmp_path / "run.json"
     flags = ("--disable_tta", "-f", "0", "--report", str(report))
     out = predict(models.rgb, images, tmp_path / "out", *flags, code=3)
-    names = {"a.png", "c.png", "overlays"}
+    names = {"a.png", "c.png", "overlays", ".octreenca"}
     assert {path.name for path in out.iterdir()} == names
     said = capsys.readouterr().err
     assert "2 done, 1 failed" in said
@@ -283,7 +283,7 @@ def test_an_end_while_writing_leaves_whole_files_only(models, tmp_path, monkeypa
     monkeypatch.setattr(case, name, ends)
     flags = ("--disable_tta", "-f", "0")
     out = predict(models.rgb, tmp_path / "a.png", tmp_path / "out", *flags, code=130)
-    assert [path.name for path in out.iterdir()] == ["a.png"]
+    assert sorted(path.name for path in out.iterdir()) == [".octreenca", "a.png"]
     assert labels_of(out / "a.png").shape == (61, 45)
     # It does not count as finished.
     monkeypatch.undo()

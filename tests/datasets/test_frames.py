@@ -1,6 +1,7 @@
 """Folders of frames with masks."""
 
 import json
+import sys
 from pathlib import Path
 from unicodedata import normalize
 
@@ -185,3 +186,14 @@ def test_two_masks_of_one_name_are_refused(tmp_path):
             find_frames(tmp_path)
         (tmp_path / "masks" / other).unlink()
     assert len(find_frames(tmp_path)) == 1
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no such names there")
+def test_a_video_whose_name_ends_itk(tmp_path):
+    """ITK would end the process at a name that is not UTF-8."""
+    for n in range(3):
+        write(tmp_path / "source", f"r\udcff/t{n}", n)
+    with pytest.raises(InputError, match="is not a name in UTF-8"):
+        convert_frames(
+            tmp_path / "source", tmp_path / "out", VESSEL, layout=FrameLayout(3, None, 3)
+        )

@@ -361,3 +361,35 @@ def test_a_link_to_nowhere_is_not_dropped(folder):
     path = folder("a.nii.gz", "notes.txt")
     (path / "b.nii.gz").symlink_to(path / "unmounted" / "b.nii.gz")
     assert list(found(path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [KeyError("tag"), RuntimeError("codec"), OSError(5, "I/O")])
+def test_a_file_that_cannot_be_looked_into_is_still_a_case(tmp_path, monkeypatch, error):
+    """Its error belongs to it, and is said where it is opened; the listing goes on."""
+    from nnunet_octreenca.images import cases
+
+    stock = cases.open_reader
+
+    def open_reader(path, **options):
+        if path.name.startswith("a"):
+            raise error
+        return stock(path, **options)
+
+    monkeypatch.setattr(cases, "open_reader", open_reader)
+    for name in ("a_0001.png", "b_0002.png"):
+        Image.fromarray(PIXELS).save(tmp_path / name)
+    assert found(tmp_path, 3) == {"a_0001": ["a_0001.png"], "b_0002": ["b_0002.png"]}
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    for name in "abc":
+        planes = np.zeros((5, 8, 8), np.uint8)
+        tifffile.imwrite(volumes / f"{name}.tif", planes, photometric="minisblack")
+    assert set(found(volumes, 1, frames=True)) == {"a", "b", "c"}, "no video of frames"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"form": 1}', '{"form": 1, "outputs": 3}', ""])
+def test_a_damaged_record_hides_nothing(tmp_path, content):
+    (tmp_path / ".octreenca").mkdir()
+    (tmp_path / ".octreenca" / "a.json").write_text(content)
+    (tmp_path / "a.png").touch()
+    assert found(tmp_path, 3) == {"a": ["a.png"]}

@@ -265,3 +265,62 @@ def test_a_real_volume(data_folder):
     image = sitk.ReadImage(str(path))
     check_bands(source, sitk.GetArrayFromImage(image)[None])
     assert source.geometry.direction == image.GetDirection()
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.nhdr", "data file: {}\n"),
+        ("a.nhdr", "Data File: {}"),
+        ("a.nrrd", "datafile: {}\n\n"),
+        ("a.nhdr", "data file: {}%d.raw 1 11 1\n"),
+        ("a.nhdr", "data file: LIST\nplane.raw\n{}\n"),
+        ("a.mhd", "ElementDataFile = {}\n"),
+        ("a.mhd", "ElementDataFile: {}"),
+        ("a.mha", " ElementDataFile={}\n"),
+        ("a.mhd", "ElementDataFile = {}%d.raw 1 11 1\n"),
+        ("a.mhd", "ElementDataFile = LIST\nplane.raw\n{}\n"),
+    ],
+)
+@pytest.mark.parametrize("outside", ["{secret}", "../secret.raw", "deeper/../../secret.raw"])
+def test_a_header_that_names_a_file_elsewhere(tmp_path, name, header, outside):
+    """A stranger's image would have any file of the machine read as voxels."""
+    VOXELS.tofile(tmp_path / "secret.raw")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    named = header.format(outside.format(secret=tmp_path / "secret.raw"))
+    begin = (
+        "ObjectType = Image\nNDims = 3\nDimSize = 17 13 11\nElementType = MET_SHORT\n"
+        if "ElementDataFile" in header
+        else "NRRD0004\ntype: short\ndimension: 3\nsizes: 17 13 11\nencoding: raw\nendian: little\n"
+    )
+    (folder / name).write_text(begin + named)
+    with pytest.raises(InputError, match=r"secret\.raw.* for its voxels, which is not in its own"):
+        VolumeSource(folder / name)
+
+
+@pytest.mark.parametrize("named", ["data/a.raw", "{folder}/data/a.raw", "./data/../data/a.raw"])
+def test_a_header_that_names_a_file_in_its_own_folder(tmp_path, named):
+    (tmp_path / "data").mkdir()
+    VOXELS.tofile(tmp_path / "data" / "a.raw")
+    (tmp_path / "a.nhdr").write_text(
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 17 13 11\nencoding: raw\nendian: little\n"
+        f"data file: {named.format(folder=tmp_path)}\n"
+    )
+    check_bands(VolumeSource(tmp_path / "a.nhdr"), VOXELS[None], heights=(4,))
+
+
+def test_a_header_without_end(tmp_path):
+    (tmp_path / "a.nhdr").write_bytes(b"NRRD0004\n" + b"# 34567\n" * (1 << 17))
+    with pytest.raises(InputError, match="does not end within 1,048,576 bytes"):
+        VolumeSource(tmp_path / "a.nhdr")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the file system takes no such names")
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_a_name_that_ends_itk(tmp_path, ending):
+    """ITK would end the process, and with it all cases of a folder."""
+    write(tmp_path / f"a.{ending}")
+    path = (tmp_path / f"a.{ending}").rename(tmp_path / f"r\udcff.{ending}")
+    with pytest.raises(InputError, match=r"r\\xff\..* is not a name in UTF-8"):
+        VolumeSource(path)

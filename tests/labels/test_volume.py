@@ -3,7 +3,8 @@ import pytest
 import SimpleITK as sitk
 from helpers.label_maps import blobs, noise
 
-from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.labels.formats import LabelInfo, check_labels
 from nnunet_octreenca.labels.volume import ENDINGS, write_volume
 
 SPACING = (0.7, 0.81, 2.5)
@@ -87,3 +88,13 @@ def test_a_file_that_ends_early_is_noticed(tmp_path, monkeypatch, ending, missin
     with pytest.raises(OutputError, match="shorter than its labels"):
         write_volume(noise(5, 30, 30), tmp_path / f"case{ending}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha", "nii.gz"])
+def test_a_name_that_ends_itk_is_refused_before_anything_is_computed(tmp_path, ending):
+    labels = np.zeros((2, 3, 4), np.uint8)
+    with pytest.raises(InputError, match="is not a name in UTF-8"):
+        write_volume(labels, tmp_path / f"r\udcff.{ending}")
+    info = LabelInfo({}, "volume")
+    with pytest.raises(InputError, match="is not a name in UTF-8"):
+        check_labels([ending], labels.shape, tmp_path / "r\udcff", info)

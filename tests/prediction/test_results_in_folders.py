@@ -88,10 +88,10 @@ def test_continue_overwrites_nothing(rgb, tmp_path):
     picture(tmp_path / "a.jpg")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(b"by hand")
-    told = []
-    predict(tmp_path / "a.jpg", tmp_path / "out", rgb, resume=True, mirror=False, tell=told.append)
+    with pytest.raises(OutputError, match=r"a\.png exists already, and no record says"):
+        predict(tmp_path / "a.jpg", tmp_path / "out", rgb, resume=True, mirror=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     assert (tmp_path / "out" / "a.png").read_bytes() == b"by hand"
-    assert "a: a.png is there already and is kept" in told
 
 
 @pytest.mark.parametrize("out", ["in", "in/out", "in/results/1"])
@@ -129,7 +129,7 @@ def test_results_do_not_leave_the_output_folder(rgb, tmp_path, monkeypatch):
     picture(tmp_path / "in" / "p.jpg")
     predict(".", "../other", rgb, mirror=False)
     found = {path.name for path in (tmp_path / "other").rglob("*")}
-    assert found == {"p.png", "overlays", "p_overlay.png"}
+    assert found == {"p.png", "overlays", "p_overlay.png", ".octreenca", "p.json"}
 
 
 def test_nnunet_evaluates_the_output_folder(folder_of_rgb, rgb, tmp_path):
@@ -172,7 +172,7 @@ def test_names_that_the_console_lacks(folder_of_rgb, tmp_path, monkeypatch, enco
     assert code == 3, "the damaged one"
     endings = ("png", "ome.tif", "geojson", "coco.json")
     expected = {f"{name}.{ending}" for name in NAMES for ending in endings}
-    assert {path.name for path in out.iterdir()} == expected | {"overlays"}
+    assert {path.name for path in out.iterdir()} == expected | {"overlays", ".octreenca"}
     assert {case["case"] for case in json.loads(report.read_text())["cases"]} == set(NAMES)
     for name in NAMES:
         coco = json.loads((out / f"{name}.coco.json").read_text())

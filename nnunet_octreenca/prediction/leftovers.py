@@ -1,0 +1,44 @@
+"""What a killed run left in an output folder: files that were being written."""
+
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from nnunet_octreenca.result_record import FOLDER, RECORDS
+
+# As `files.atomic_write` and `labels.output.atomic_folder` name them, with the writer's process.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.(?P<what>tmp|old)(\.[a-z.]+)?", re.DOTALL)
+
+
+class Leftovers:
+    """The temporary files of an output folder, listed once for all cases of a run.
+
+    Args:
+        folder: of the results.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._found: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
+        for place in (folder, folder / FOLDER, folder / RECORDS):
+            if place.is_dir():
+                for path in place.iterdir():
+                    match = _TEMPORARY.fullmatch(path.name)
+                    if match is not None:
+                        self._found[place / match["name"]].append((path, match["what"]))
+
+    def remove(self, targets: Iterable[Path]) -> None:
+        """Remove what was being written for some results; who calls holds their case's lock.
+
+        A result that was moved aside while its replacement was being put in its place comes back.
+        """
+        for target in targets:
+            for path, what in self._found.pop(target, []):
+                if what == "old" and not os.path.lexists(target) and path.exists():
+                    path.rename(target)
+                elif path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
