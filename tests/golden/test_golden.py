@@ -39,6 +39,7 @@ def differing(found: np.ndarray, expected: np.ndarray, exact: bool = EXACT) -> s
     return None if largest <= TOLERANCE else f"by {largest:.1e} of the largest value"
 
 
+@pytest.mark.smoke
 def test_the_same_results(recorded, results):
     assert sorted(results) == sorted(recorded)
     changed = {name: differing(results[name], recorded[name]) for name in recorded}
