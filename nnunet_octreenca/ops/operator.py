@@ -235,11 +235,12 @@ def nca_steps_channels_last(
     Raises: what `nca_steps` raises, in terms of (N, C, *spatial).
     """
     weights.check()
-    dimension = weights.dimension
-    if state.ndim != dimension + 2 or state.shape[-1] != weights.channels:
+    # Not `weights.dimension`: PyTorch 2.5 cannot compile a named tuple's properties.
+    dimension, channels = weights.perceive_weight.ndim - 1, weights.perceive_weight.shape[0]
+    if state.ndim != dimension + 2 or state.shape[-1] != channels:
         shape = (*state.shape[:1], *state.shape[-1:], *state.shape[1:-1]) if state.ndim > 1 else ()
         raise ValueError(
-            f"state {tuple(shape)} must be (N, {weights.channels}, "
+            f"state {tuple(shape)} must be (N, {channels}, "
             f"{'y, x' if dimension == 2 else 'z, y, x'}) for these weights"
         )
     if steps < 0:
