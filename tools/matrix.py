@@ -18,6 +18,7 @@ Exit code: 0 if all that ran passed, 1 if something failed, 2 if nothing ran.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,14 +57,29 @@ class Combination:
     lowest: bool = False
 
 
+def oldest(name: str) -> str:
+    """A requirement of the oldest releases that pyproject.toml allows: "torch==2.6.*".
+
+    Raises:
+        LookupError: pyproject.toml has no lower bound for it.
+    """
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf'^  "{name}>=([\d.]+)"', project, re.M)
+    if found is None:
+        raise LookupError(f"pyproject.toml has no lower bound for {name}")
+    return f"{name}=={found[1]}.*"
+
+
 # Below Python 3.12 not every library's oldest release has to be compiled.
 COMBINATIONS = (
     *(Combination(f"newest-{python}", python) for python in PYTHONS),
     Combination("lowest-3.10", "3.10", lowest=True),
     Combination("lowest-3.11", "3.11", lowest=True),
-    Combination("old-torch-new-numpy", "3.11", ("torch==2.5.*", "numpy>=2")),
-    Combination("new-torch-old-numpy", "3.11", ("numpy==1.26.*",)),
-    Combination("old-core-3.12", "3.12", ("torch==2.5.*", "nnunetv2==2.8.0", "numpy==1.26.*")),
+    Combination("old-torch-new-numpy", "3.11", (oldest("torch"), "numpy>=2")),
+    Combination("new-torch-old-numpy", "3.11", (oldest("numpy"),)),
+    Combination(
+        "old-core-3.12", "3.12", (oldest("torch"), f"{oldest('nnunetv2')[:-2]}.0", oldest("numpy"))
+    ),
 )
 
 

@@ -136,6 +136,14 @@ def test_every_python_of_the_package_is_in_the_matrix():
     assert any(c.lowest for c in matrix.COMBINATIONS)
 
 
+def test_oldest_releases_are_those_of_pyproject():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    bound = matrix.oldest("torch").removeprefix("torch==").removesuffix(".*")
+    assert f'"torch>={bound}"' in project
+    with pytest.raises(LookupError, match="no lower bound for setuptools"):
+        matrix.oldest("setuptools")
+
+
 def test_sources_and_what_the_tests_need_are_there():
     for name in (*matrix.SOURCES, *matrix.NEEDED_BY_TESTS):
         assert (ROOT / name).exists()
