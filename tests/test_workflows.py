@@ -100,6 +100,7 @@ def test_a_step_of_pytest_selects_by_markers_that_are_declared(step):
     parser = argparse.ArgumentParser()
     parser.add_argument("-m", default="")
     parser.add_argument("--durations", type=int)
+    parser.add_argument("-n", type=int)
     parser.add_argument("--nightly", action="store_true")
     chosen = set(re.findall(r"\w+", parser.parse_args(words[1:]).m)) - {"not", "and", "or"}
     assert chosen <= markers()
