@@ -10,12 +10,14 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nnunet_octreenca
 from nnunet_octreenca.cli.main import build_parser
 from nnunet_octreenca.planning.settings import RANGES, Settings
 
+RESULTS = Path(__file__).parents[1] / "results"
 PLACEHOLDER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
 
@@ -151,4 +153,24 @@ def python_api() -> str:
     return "\n".join(lines)
 
 
-GENERATED = {"commands": commands, "settings": settings, "python_api": python_api}
+def versions() -> str:
+    """The combinations of versions that were tested, from docs/results/matrix.json."""
+    rows = json.loads((RESULTS / "matrix.json").read_text(encoding="utf-8"))
+    libraries = ("torch", "nnunetv2", "numpy", "pillow", "simpleitk", "zarr")
+    lines = [
+        f"| combination | Python | {' | '.join(libraries)} | tests | |",
+        "|---" * (len(libraries) + 4) + "|",
+    ]
+    for row in rows:
+        found = " | ".join(row["versions"].get(name, "-") for name in libraries)
+        tests = f"{row['passed']} passed, {row['failed']} failed, {row['skipped']} skipped"
+        lines.append(f"| {row['name']} | {row['python']} | {found} | {tests} | {row['state']} |")
+    return "\n".join(lines)
+
+
+GENERATED = {
+    "commands": commands,
+    "settings": settings,
+    "python_api": python_api,
+    "versions": versions,
+}

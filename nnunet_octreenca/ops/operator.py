@@ -3,8 +3,9 @@
 The operators work on channels-last states, (N, *spatial, C), which is what every engine
 computes on and what the network carries from level to level; `nca_steps` takes PyTorch's
 (N, C, *spatial). `ops.engine` chooses who computes. An operator's arguments are tensors and
-numbers, and each of its functions must name them all: torch.library derives the schema from the
-signature. So the four signatures below repeat one another, and an engine travels as its name.
+numbers, and each of its functions must name them all. So the four signatures below repeat one
+another, and an engine travels as its name. The schemas are written out because PyTorch 2.5 cannot
+derive them from `collections.abc.Sequence`.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,19 @@ from nnunet_octreenca.ops.engine import engine_for, engine_named
 from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
 from nnunet_octreenca.ops.weights import StepWeights
 
+_WEIGHTS = ", ".join(f"Tensor {name}" for name in StepWeights._fields)
+_FORWARD = (
+    f"(Tensor state, {_WEIGHTS}, SymInt steps, float fire_rate, SymInt seed, SymInt level, "
+    f"SymInt[] origin, bool keep_trajectory, str engine) -> (Tensor, Tensor)"
+)
+_BACKWARD = (
+    f"(Tensor grad_out, Tensor out, Tensor trajectory, {_WEIGHTS}, float fire_rate, SymInt seed, "
+    f"SymInt level, SymInt[] origin, str engine) -> "
+    f"(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
-@torch.library.custom_op("nnunet_octreenca::nca_steps", mutates_args=())
+
+@torch.library.custom_op("nnunet_octreenca::nca_steps", mutates_args=(), schema=_FORWARD)
 def _nca_steps(
     state: Tensor,
     perceive_weight: Tensor,
@@ -60,7 +72,7 @@ def _(
     return state.new_empty(state.shape), state.new_empty(kept)
 
 
-@torch.library.custom_op("nnunet_octreenca::nca_steps_backward", mutates_args=())
+@torch.library.custom_op("nnunet_octreenca::nca_steps_backward", mutates_args=(), schema=_BACKWARD)
 def _nca_steps_backward(
     grad_out: Tensor,
     out: Tensor,
@@ -224,11 +236,12 @@ def nca_steps_channels_last(
     Raises: what `nca_steps` raises, in terms of (N, C, *spatial).
     """
     weights.check()
-    dimension = weights.dimension
-    if state.ndim != dimension + 2 or state.shape[-1] != weights.channels:
+    # Not `weights.dimension`: PyTorch 2.5 cannot compile a named tuple's properties.
+    dimension, channels = weights.perceive_weight.ndim - 1, weights.perceive_weight.shape[0]
+    if state.ndim != dimension + 2 or state.shape[-1] != channels:
         shape = (*state.shape[:1], *state.shape[-1:], *state.shape[1:-1]) if state.ndim > 1 else ()
         raise ValueError(
-            f"state {tuple(shape)} must be (N, {weights.channels}, "
+            f"state {tuple(shape)} must be (N, {channels}, "
             f"{'y, x' if dimension == 2 else 'z, y, x'}) for these weights"
         )
     weights.check_like(state)

@@ -79,7 +79,8 @@ class StepWeights(NamedTuple):
         Raises:
             ValueError: they do not fit one another; the message names them.
         """
-        channels, hidden = self.channels, self.hidden_weight.shape[0]
+        # Not `self.channels`: PyTorch 2.5 cannot compile a named tuple's properties.
+        channels, hidden = self.perceive_weight.shape[0], self.hidden_weight.shape[0]
         kernel = tuple(self.perceive_weight.shape[1:])
         wrong = (
             (kernel not in ((3, 3), (3, 3, 3)), f"kernel {kernel} must be (3, 3) or (3, 3, 3)"),

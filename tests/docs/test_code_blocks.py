@@ -77,7 +77,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         build_parser().parse_args(words[1:])
     elif program.startswith("nnUNetv2_"):
         parse_nnunet(words, monkeypatch)
-    elif program == "python" and words[1].startswith("benchmarks/"):
+    elif program == "python" and words[1].startswith(("benchmarks/", "tools/")):
         parse_benchmark(words[1:])
     elif program == "python":
         assert words[1] in ("-c", "-m")

@@ -9,6 +9,7 @@ import pytest
 from helpers.doc_blocks import ROOT, pages
 
 PICTURES = ROOT / "docs" / "pictures"
+TRAINED = ("descent", "failures")  # by scripts that train a network first
 SCRIPTS = sorted(path.stem for path in PICTURES.glob("*.py") if path.stem != "style")
 
 
@@ -20,7 +21,8 @@ def draw(tmp_path, monkeypatch):
         script = PICTURES / f"{name}.py"
         monkeypatch.syspath_prepend(PICTURES)
         monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), *flags])
-        monkeypatch.delitem(sys.modules, "style", raising=False)  # it sets matplotlib up
+        for module in ("style", "descent"):  # the one sets matplotlib up, the other uses it
+            monkeypatch.delitem(sys.modules, module, raising=False)
         with mpl.rc_context():
             runpy.run_path(str(script), run_name="__main__")
         return (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
@@ -34,7 +36,7 @@ def test_every_picture_has_its_script_and_its_place():
     assert shown == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "descent"])
+@pytest.mark.parametrize("name", [n for n in SCRIPTS if n not in TRAINED])
 def test_picture_is_what_its_script_draws(name, draw):
     drawn = draw(name)
     committed = (PICTURES / f"{name}.svg").read_text(encoding="utf-8")
@@ -48,3 +50,12 @@ def test_the_descent_is_the_networks(draw):
     drawn = draw("descent", "--iterations", "2")
     committed = (PICTURES / "descent.svg").read_text(encoding="utf-8")
     assert drawn.count("<image") == committed.count("<image") == 6
+
+
+def test_the_failures_are_a_networks(draw):
+    """Five panels, each an image with what was found and what is there, whatever the training."""
+    drawn = draw("failures", "--iterations", "2")
+    committed = (PICTURES / "failures.svg").read_text(encoding="utf-8")
+    assert drawn.count("<image") == committed.count("<image") == 5
+    for picture in (drawn, committed):
+        assert 5 < picture.count('id="QuadContourSet') <= 10

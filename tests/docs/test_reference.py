@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import doctest
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -165,3 +166,38 @@ def test_pages_are_where_the_navigation_says():
 def test_no_page_names_a_folder_of_the_machine():
     for path in [*pages(), *(Path(ROOT / name) for name in ("CITATION.cff", "SECURITY.md"))]:
         assert not re.search(r"(?<![\w.])/(work|root|home)/", path.read_text("utf-8")), path
+
+
+def test_promises_name_tests_that_exist():
+    """Every test that the page on reliability names is a function of the file it names."""
+    page = read("explanation/reliability.md")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 50
+    missing = []
+    for path, function in named:
+        file = ROOT / path
+        defined = file.exists() and re.search(rf"^def {function}\(", file.read_text("utf-8"), re.M)
+        if not defined:
+            missing.append(f"{path}::{function}")
+    assert not missing, "reliability.md names tests that are not there"
+
+
+def test_every_promise_has_a_test():
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", read("explanation/reliability.md"), re.M)
+    promises = [row for row in rows if row[0] not in ("promise", "---")]
+    assert len(promises) > 40
+    assert all("::test_" in row[1] for row in promises)
+
+
+def test_table_of_versions(hook):
+    """One row per combination that was run, with what came of it."""
+    rows = json.loads(read("results/matrix.json"))
+    text = hook.versions()
+    for row in rows:
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {row['name']} |"))
+        assert line.endswith(f"| {row['state']} |")
+        assert f"{row['passed']} passed, {row['failed']} failed" in line
+        if row["state"] == "passed":
+            assert row["passed"] > 20
+            assert row["failed"] == 0
+            assert row["versions"]["torch"] in line

@@ -40,6 +40,7 @@ def threads():
 each_kernel = pytest.mark.parametrize("kernels", KERNELS)
 
 
+@pytest.mark.smoke
 @each_kernel
 @each_case
 def test_both_passes_equal_the_oracle(

@@ -9,7 +9,7 @@ import torch
 from helpers.oracle import pad
 from torch.nn import functional
 
-from nnunet_octreenca.ops import StepWeights, fire_mask, nca_steps
+from nnunet_octreenca.ops import StepWeights, fire_mask, nca_steps, operator
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, cpu_module, cpu_module_problem
 
 OPERATOR = torch.ops.nnunet_octreenca.nca_steps
@@ -409,3 +409,12 @@ def test_weights_that_do_not_fit_are_named(field, shape, named):
 def test_weights_tell_their_sizes():
     _, weights = make((2, 2, 2), channels=7, n_in=3, hidden=5)
     assert (weights.dimension, weights.channels, weights.input_channels) == (3, 7, 3)
+
+
+@pytest.mark.skipif(torch.__version__.startswith("2.5."), reason="PyTorch 2.5 cannot derive them")
+@pytest.mark.parametrize("name", ["_nca_steps", "_nca_steps_backward"])
+def test_schemas_written_out_are_those_of_the_signatures(name):
+    function = getattr(operator, name)
+    given = str(function._opoverload._schema)
+    derived = torch.library.infer_schema(function._init_fn, mutates_args=())
+    assert given.partition("(")[2] == derived.partition("(")[2]
