@@ -17,6 +17,7 @@ from nnunet_octreenca.preprocessing.resample import Resampler, resampled_shape
 # What nnU-Net's readers say of the distance between the planes of an image that has one.
 _NO_SPACING = 999.0
 _MOST_CELLS = 1 << 60  # beyond which numbers of bytes overflow
+_LARGEST_SLICE = 1 << 32  # that the C++ engine computes with: cells of a plane, or of a row
 
 
 class _Swapped:
@@ -110,7 +111,7 @@ class CaseGeometry:
             target = spacing
         inner = resampled[3 - preprocessing.dimension :]
         padded = tuple(map(max, zip(inner, preprocessing.context, strict=True)))
-        if prod(padded) > _MOST_CELLS:
+        if prod(padded) > _MOST_CELLS or prod(padded[1:]) > _LARGEST_SLICE:
             raise InputError(
                 f"an image of {shape} cells of {spacing} mm has {' x '.join(map(str, padded))} "
                 f"cells at the model's {target} mm; check the file's spacing"
