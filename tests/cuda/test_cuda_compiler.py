@@ -259,7 +259,8 @@ def test_a_compiler_that_hangs_is_not_waited_for(monkeypatch):
             answer.wait()
             return b"", ""
 
-    monkeypatch.setattr(cuda_compiler, "nvrtc", Hanging)
+    hanging = cuda_compiler.FoundNvrtc(Hanging(), "13.0 hanging 0")
+    monkeypatch.setattr(cuda_compiler, "find_nvrtc", lambda number: hanging)
     begun = time.monotonic()
     with pytest.raises(CudaError, match=r"NVRTC 13\.0 hangs: it has compiled tiny\.cu for sm_90"):
         compile_uncached("tiny.cu", TINY, 90)
