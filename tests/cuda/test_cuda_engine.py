@@ -510,8 +510,9 @@ def test_tiles_for_two_blocks_leave_the_systems_memory(architecture):
         assert (layout.shared == room) == (room == 1 or 2 * (room + system) <= whole)
 
 
-def test_the_fast_mode_says_where_it_cannot_run(network_on_host, monkeypatch):
-    monkeypatch.setattr(network_on_host, "architecture", 70)
+def test_the_fast_mode_says_where_it_cannot_run(network_on_host, monkeypatch, tmp_path):
+    volta = HostDevice(tmp_path, 70)  # on which nothing was loaded before
+    monkeypatch.setattr(cuda_device, "device_of", lambda tensor: volta)
     network, image = make_network((9, 8))
     told = r"float16 \(the fast mode\) need .* 7\.5 or later, and this one has 7\.0: use float32"
     with pytest.raises(EnvironmentMismatchError, match=told):

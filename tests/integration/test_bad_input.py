@@ -85,7 +85,7 @@ def test_damaged_plans(capsys, dataset):
         (["--set", "epochs=5"], ["has unknown keys: epochs"]),
         (["--set", "num_epochs"], ["KEY=VALUE"]),
         (["-gpu_memory_target", "0"], ["-gpu_memory_target (0.0)"]),
-        (["-gpu_memory_target", "0.000001"], ["larger -gpu_memory_target"]),
+        (["-gpu_memory_target", "0.0000001"], ["larger -gpu_memory_target"]),
         (["--batch_size", "0"], ["--batch_size (0)"]),
         (["--preset", "dermatology"], ["there is no preset 'dermatology'", "radiology"]),
         (["-overwrite_plans_name", "a__b"], ["must not hold '__'"]),

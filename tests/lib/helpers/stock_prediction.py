@@ -4,11 +4,13 @@ import multiprocessing
 import pickle
 import queue
 import threading
+from contextlib import nullcontext
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
 from nnunetv2.inference import data_iterators, predict_from_raw_data
 
+from nnunet_octreenca.integration import predictor
 from nnunet_octreenca.integration.register import TRAINER_SHIMS
 
 
@@ -48,4 +50,6 @@ def workers_here(monkeypatch):
     monkeypatch.setattr(
         predict_from_raw_data, "preprocessing_iterator_fromfiles", preprocessed_here
     )
+    # Pools of processes are watched; these are of threads.
+    monkeypatch.setattr(predictor, "watched_pools", lambda **modules: nullcontext())
     PicklingPool.sent = []
