@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OutputError
-from nnunet_octreenca.files import JsonMapping, JsonObject, read_json, write_json
-
-_T = TypeVar("_T")
+from nnunet_octreenca.files import JsonMapping, JsonObject, read_json, remove_leftovers, write_json
 
 _NAME = re.compile(r"Dataset\d{3}_.+")
 # Lies in an incomplete data set, and says which request began it.
-_BEGUN = "conversion.json"
+BEGUN = "conversion.json"
 SPLITS = "splits_final.json"
 
 Item = TypeVar("Item")
 Track = Callable[[Iterable[Item], str], Iterable[Item]]
 
 
-def untracked(items: Iterable[_T], description: str) -> Iterator[_T]:
+def untracked(items: Iterable[Item], description: str) -> Iterator[Item]:
     """The default of `track`: no progress is shown."""
     yield from items
 
@@ -139,10 +137,13 @@ class RawDataset:
         self._splits = [self.folder / SPLITS]
         if preprocessed is not None:
             self._splits.append(preprocessed / SPLITS)
+        for path in (self.folder / BEGUN, *self._splits):  # a kill may come before the first file
+            for left in path.parent.glob(f".{path.name}.*.tmp"):
+                left.unlink(missing_ok=True)
         if overwrite:
             self._remove()
-        elif (self.folder / _BEGUN).is_file():
-            begun = read_json(self.folder / _BEGUN, f"remove {self.folder}")
+        elif (self.folder / BEGUN).is_file():
+            begun = read_json(self.folder / BEGUN, f"remove {self.folder}")
             if begun != request and len(list(self.folder.iterdir())) > 1:
                 raise OutputError(
                     f"{self.folder} was started with other arguments and is incomplete; re-run "
@@ -161,12 +162,13 @@ class RawDataset:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".writing.*"):
             _discard(left)
-        write_json(self.folder / _BEGUN, request)
+        remove_leftovers(self.folder)
+        write_json(self.folder / BEGUN, request)
 
     def _remove(self) -> None:
         if not self.folder.exists():
             return
-        ours = (self.folder / _BEGUN).is_file()
+        ours = (self.folder / BEGUN).is_file()
         if (self.folder / "dataset.json").is_file():
             # The Medical Segmentation Decathlon's, which are sources, have no such key.
             ours |= "file_ending" in read_json(self.folder / "dataset.json", "name another folder")
@@ -220,7 +222,7 @@ class RawDataset:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, splits)
         write_json(self.folder / "dataset.json", dict(content))
-        (self.folder / _BEGUN).unlink()
+        (self.folder / BEGUN).unlink()
 
     @property
     def splits_note(self) -> str:

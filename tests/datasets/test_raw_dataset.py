@@ -1,11 +1,19 @@
 """A data set being written: resumed, replaced, never half."""
 
 import json
+import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from nnunet_octreenca.datasets.raw_dataset import RawDataset, describe, target_folder
+from nnunet_octreenca.cli.main import main
+from nnunet_octreenca.datasets.raw_dataset import BEGUN, RawDataset, describe, target_folder
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OutputError
 
 SPLITS = [{"train": ["a"], "val": ["b"]}]
@@ -79,6 +87,81 @@ def test_an_interrupted_run_goes_on(folders):
     run()
     assert len(written) == 3  # a once, b twice
     assert {p.name for p in folder.iterdir()} == {"imagesTr", "dataset.json", "splits_final.json"}
+
+
+# Imports once and forks a conversion for every line, so that a kill hits the conversion.
+_RUNS = """
+import os, signal, sys, time
+from pathlib import Path
+from nnunet_octreenca.cli.main import main
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os._exit(main(sys.argv[1:]))
+    end = time.monotonic() + float(line)
+    ended = 0
+    while not ended:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.0005)
+    print("exit code", os.waitstatus_to_exitcode(status), flush=True)
+"""
+KILLS = 12
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_conversion_killed_again_and_again(folders):
+    """Re-run with the same words, it ends with the files of an undisturbed one and no other."""
+    for kind in ("images", "masks"):
+        (folders / "source" / kind / "video").mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number).integers(0, 3, (90, 80), np.uint8)
+            Image.fromarray(pixels).save(folders / "source" / kind / "video" / f"f{number:02}.png")
+
+    def words(folder: Path) -> list[str]:
+        classes = ["--class", "one=1", "--class", "two=2", "--dimension", "2"]
+        return ["convert", "frames", "-i", str(folders / "source"), "-o", str(folder), *classes]
+
+    begun = time.monotonic()
+    assert main(words(folders / "Dataset001_Undisturbed")) == 0
+    whole = time.monotonic() - begun
+    moments = random.Random(0)
+    out = folders / "Dataset002_Killed"
+    command = [sys.executable, "-W", "ignore", "-c", _RUNS, *words(out)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    codes = []
+    with subprocess.Popen(command, **pipes) as runs:
+        while codes[-1:] != [0] and len(codes) < KILLS:
+            codes.append(_run(runs, moments.uniform(0, whole / 4)))
+        if codes[-1] != 0:
+            codes.append(_run(runs, 60))
+        runs.stdin.close()
+    assert codes.count(-9) >= 2, f"the runs ended before they were killed: {codes}"
+    assert codes[-1] == 0
+    found, expected = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+        for folder in (out, folders / "Dataset001_Undisturbed")
+    )
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in expected if name.suffix == ".png")
+
+
+def _run(runs, seconds: float) -> int:
+    """Let a conversion work for some seconds at most; its exit code."""
+    print(seconds, file=runs.stdin, flush=True)
+    while not (line := runs.stdout.readline()).startswith("exit code"):
+        assert line, "the process that forks has ended"
+    return int(line.split()[-1])
+
+
+def test_killed_before_the_first_file(folders):
+    """What was being written then is no data set: it must not refuse the next run."""
+    folder = folders / "raw" / "Dataset001_A"
+    folder.mkdir()
+    (folder / f".{BEGUN}.12345.tmp").write_text("{")
+    finish(RawDataset(folder, folders / "source", {}))
+    assert {p.name for p in folder.iterdir()} == {"dataset.json", "splits_final.json"}
 
 
 def test_a_full_disk_is_named_and_nothing_half_is_left(folders):
