@@ -43,6 +43,18 @@ def available_memory(root: Path = ROOT) -> tuple[int, str]:
     return min(limits)
 
 
+def allocatable_memory(root: Path = ROOT) -> tuple[int, str]:
+    """As `available_memory`, but what the machine can swap out counts as available too.
+
+    Beyond that the system ends a process without a word.
+    """
+    free, source = available_memory(root)
+    machine = int(psutil.virtual_memory().available)
+    if free < machine:
+        return free, source
+    return free + int(psutil.swap_memory().free), source
+
+
 def resident_memory() -> int:
     """Bytes of memory that this process holds now."""
     return int(psutil.Process().memory_info().rss)

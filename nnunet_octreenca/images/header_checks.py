@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.resources import total_memory
+from nnunet_octreenca.resources import allocatable_memory, total_memory
 
 # Deflate cannot do better than one bit for 258 / 2 bytes, 1032 : 1; a header that promises more
 # than that of a compressed file is wrong.
@@ -18,13 +18,20 @@ def require_memory(path: Path, wanted: int) -> None:
         wanted: bytes that reading it would allocate at once.
 
     Raises:
-        InputError: the machine has less.
+        InputError: the machine has less, or less is left.
     """
     limit = total_memory()
     if wanted > limit:
         raise InputError(
             f"{path} needs {wanted / 1e9:,.1f} GB in memory and this machine has "
             f"{limit / 1e9:,.1f} GB; check that the file's header is right"
+        )
+    left, source = allocatable_memory()
+    if wanted > left:
+        raise InputError(
+            f"{path} needs {wanted / 1e9:,.1f} GB in memory and {left / 1e9:,.1f} GB are left "
+            f"({source}); close other programs, raise the limit, or use a format that is read in "
+            f"parts (tiled TIFF, OME-Zarr)"
         )
 
 
