@@ -184,8 +184,8 @@ class TestStockCommands:
         read = sitk.ReadImage(str(source / "case_0000.nii.gz"))
         assert np.isfinite(sitk.GetArrayFromImage(read)).all()
         done = self.predict(trained, source, out)
-        assert "case_0000.nii.gz: 1 voxel is NaN or infinite" in sentence(done.stderr)
-        assert "x 5, y 4, z 3" in sentence(done.stderr)
+        assert "case_0000.nii.gz: 1 voxel is NaN or infinite" in done.stderr
+        assert "x 5, y 4, z 3" in done.stderr
 
     def test_checkpoint_of_another_trainer(self, trained):
         import torch
