@@ -22,6 +22,9 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
+MOST_THREADS = 1024
+
+
 def physical_memory() -> int:
     """Bytes of memory in the machine."""
     return int(psutil.virtual_memory().total)
@@ -87,14 +90,16 @@ def processors(root: Path = ROOT) -> int:
 
 
 def checked_threads(threads: int, root: Path = ROOT) -> int:
-    """Return a number of threads that a user asked for.
+    """A number of threads that a user asked for; no more than the machine has processors.
+
+    Labels do not depend on it, so that a command written for a larger machine runs on a smaller one.
 
     Raises:
-        InputError: below 1, or more than the machine has processors.
+        InputError: below 1, or more than any machine has processors.
     """
     machine, allowed = max(os.cpu_count() or 1, processors(root)), processors(root)
-    if 1 <= threads <= machine:
-        return threads
+    if 1 <= threads <= MOST_THREADS:
+        return min(threads, machine)
     own = "" if allowed == machine else f", of which this process may use {allowed}"
     raise InputError(
         f"{threads} threads cannot be used: this machine has {machine} processor(s){own}; give "

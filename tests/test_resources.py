@@ -173,7 +173,7 @@ def test_a_quota_of_processor_time(machine, tmp_path, files, expected):
     assert processors(tmp_path) == expected
 
 
-@pytest.mark.parametrize("threads", [-1, 0, 9, 1_000_000])
+@pytest.mark.parametrize("threads", [-1, 0, 1025, 1_000_000])
 def test_numbers_of_threads_that_are_refused(machine, tmp_path, threads):
     with pytest.raises(InputError, match=rf"^{threads} threads .* 8 processor.*; give 1 to 8$"):
         checked_threads(threads, tmp_path)
@@ -183,7 +183,8 @@ def test_numbers_of_threads_that_are_refused(machine, tmp_path, threads):
 
 
 def test_numbers_of_threads_that_are_taken(machine, tmp_path):
-    assert [checked_threads(threads, tmp_path) for threads in (1, 8)] == [1, 8]
+    taken = [checked_threads(threads, tmp_path) for threads in (1, 8, 9, 1024)]
+    assert taken == [1, 8, 8, 8]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

@@ -187,7 +187,10 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
     if arguments.mpp is not None and not arguments.mpp > 0:
         raise InputError(f"--mpp {arguments.mpp} must be above 0")
     if arguments.threads is not None:
-        torch.set_num_threads(checked_threads(arguments.threads))
+        threads = checked_threads(arguments.threads)
+        if threads < arguments.threads:
+            print(f"{threads} threads: this machine has no more processors")
+        torch.set_num_threads(threads)
     elif torch.get_num_threads() > processors():  # PyTorch knows no quota
         torch.set_num_threads(processors())
     if (arguments.m is None) == (arguments.d is None):
