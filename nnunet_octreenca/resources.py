@@ -92,7 +92,7 @@ def processors(root: Path = ROOT) -> int:
 def checked_threads(threads: int, root: Path = ROOT) -> int:
     """A number of threads that a user asked for; no more than the machine has processors.
 
-    Labels do not depend on it, so that a command written for a larger machine runs on a smaller one.
+    Labels do not depend on it: a command written for a larger machine runs on a smaller one.
 
     Raises:
         InputError: below 1, or more than any machine has processors.
