@@ -166,3 +166,12 @@ def test_plans_without_the_configuration(folder):
     (folder / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(InputError, match=r"plans\.json has no configuration '2d'"):
         load_model(folder)
+
+
+def test_untrained_models_have_the_steps_asked_for(tmp_path):
+    """Their plans.json too, which other commands read."""
+    folder = model_folder(tmp_path / "model", steps=2)
+    plans = json.loads((folder / "plans.json").read_text())
+    steps = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["steps"]
+    assert set(steps) == {2}
+    assert {tuple(network.steps) for network in load_model(folder).networks} == {tuple(steps)}
