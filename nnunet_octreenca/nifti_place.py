@@ -1,7 +1,8 @@
 """Where a NIfTI file says that its voxels lie: read with the image, written with its labels."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from nnunet_octreenca.files import JsonObject
 
 # What labels written onto the image's grid must have in common with it.
 PLACE = (
@@ -22,6 +23,6 @@ class NiftiPlace:
     """
 
     version: int
-    fields: dict[str, Any]
+    fields: JsonObject
     pixdim: tuple[float, ...]
     sheared: bool

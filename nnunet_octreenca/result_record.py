@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_octreenca.files import write_json
+from nnunet_octreenca.files import JsonObject, write_json
 
 RECORDS = ".octreenca"
 WRITING, FINISHED = "writing", "finished"
@@ -71,7 +71,7 @@ class CaseRecord:
     files: list[str]
     stamp: str
     model: str
-    settings: dict[str, Any]
+    settings: JsonObject
     versions: dict[str, str]
     shape: list[int]
     labels: str

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.images.downsample import Downsampled
 from nnunet_octreenca.images.header_checks import require_memory
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, Level, choose_level
@@ -104,13 +105,13 @@ def open_omezarr(
     return Downsampled(source, factor, mpp, levels[0].shape)
 
 
-def _attributes(group: "Group") -> Mapping[str, Any]:
+def _attributes(group: "Group") -> JsonMapping:
     attributes = group.attrs
-    own: Mapping[str, Any] = attributes.get("ome", attributes)  # type: ignore[assignment]
+    own: JsonMapping = attributes.get("ome", attributes)  # type: ignore[assignment]
     return own  # NGFF 0.5 has a key of its own
 
 
-def _scale(dataset: Mapping[str, Any], multiscales: Mapping[str, Any], axes: int) -> list[float]:
+def _scale(dataset: JsonMapping, multiscales: JsonMapping, axes: int) -> list[float]:
     """The level's own scale times the one that holds for all levels."""
     scale = [1.0] * axes
     for part in (dataset, multiscales):

@@ -15,7 +15,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 
 from nnunet_octreenca.errors import TrainingError
-from nnunet_octreenca.files import atomic_write, remove_leftovers
+from nnunet_octreenca.files import JsonObject, atomic_write, remove_leftovers
 from nnunet_octreenca.locks import FolderLock
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -76,7 +76,7 @@ class FoldFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path | str) -> None:
+def write_checkpoint(checkpoint: JsonObject, path: Path | str) -> None:
     """Write a checkpoint; whatever happens, the file is the old one or the new one.
 
     Raises:

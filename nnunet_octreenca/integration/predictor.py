@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.inference import predict_logits
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration import export_worker
@@ -95,8 +96,8 @@ def _check_folder(folder: str, ending: str) -> None:
         )
 
 
-def _check_channels(cases: list[list[str]], dataset_json: dict[str, Any]) -> None:
-    names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+def _check_channels(cases: list[list[str]], dataset_json: JsonObject) -> None:
+    names: JsonObject = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     ending = dataset_json["file_ending"]
     if ending.lower() in _MULTICHANNEL_ENDINGS:
         return  # one file holds all channels; the network looks at them

@@ -17,6 +17,7 @@ from nnunetv2.training.dataloading import nnunet_dataset
 from torch import Tensor, nn
 
 from nnunet_octreenca.errors import PlansError, TrainingError
+from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.integration import predictor
 from nnunet_octreenca.integration.slide_validation import validate_slides
@@ -109,7 +110,7 @@ class SlideLoader:
     def __iter__(self) -> "SlideLoader":
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> JsonObject:
         """`data` a WindowBatch, `target` (N, 1, rows, columns) int16, `keys` the slides."""
         # From the generator that is seeded for every batch.
         generator = np.random.default_rng(np.random.randint(1 << 31))

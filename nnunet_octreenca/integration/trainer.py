@@ -20,6 +20,7 @@ from torch import distributed as dist
 
 from nnunet_octreenca import __version__
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
+from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.integration import error_reporting, predictor, safe_loading
 from nnunet_octreenca.integration.batches import loaders_only, run_loaders
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
@@ -450,7 +451,7 @@ class OctreeNCATrainer(nnUNetTrainer):
                 f"continue from another checkpoint with --c"
             ) from error
 
-    def _resume(self, checkpoint: dict[str, Any]) -> None:
+    def _resume(self, checkpoint: JsonObject) -> None:
         assert self.average is not None
         self.average.load_state_dict(checkpoint[AVERAGE])
         self.my_init_kwargs = checkpoint["init_args"]

@@ -19,6 +19,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from nnunetv2.inference import data_iterators
 
 from nnunet_octreenca.errors import WorkerError
+from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.waiting import Patience, advice
 
 _POLL = 0.2  # seconds between looks at the processes
@@ -219,7 +220,7 @@ def _watch(what: str, module: Any, opened: list[WatchedPool]) -> Callable[[], No
 
 
 @contextmanager
-def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]]]:
+def patient(cases: Iterable[JsonObject]) -> Iterator[Iterable[JsonObject]]:
     """Cases from nnU-Net's preprocessing processes, not waited for in vain.
 
     nnU-Net's iterator sleeps a little, again and again, until the next case is there.
@@ -246,7 +247,7 @@ def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]
                 f"{patience.waited:.0f} s. {advice()}"
             )
 
-    def followed() -> Iterator[dict[str, Any]]:
+    def followed() -> Iterator[JsonObject]:
         following = iter(cases)
         while True:
             patience.restart()
@@ -271,7 +272,7 @@ def patient(cases: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]
         data_iterators.sleep = before
 
 
-def _preprocessing(cases: Iterable[dict[str, Any]]) -> tuple[list[Any], int]:
+def _preprocessing(cases: Iterable[JsonObject]) -> tuple[list[Any], int]:
     """The processes behind nnU-Net's iterator, and which of them it waits for; none if unknown."""
     known = inspect.getgeneratorlocals(cases) if inspect.isgenerator(cases) else {}
     processes, number = known.get("processes", []), known.get("worker_ctr", 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.planning.known_names import CUSTOM, READERS
 from nnunet_octreenca.planning.value_rules import (
     broken,
@@ -44,7 +45,7 @@ class DatasetDescription:
 
     @classmethod
     def from_json(
-        cls, content: Mapping[str, Any], path: Path | str, *, custom_names: bool = False
+        cls, content: JsonMapping, path: Path | str, *, custom_names: bool = False
     ) -> "DatasetDescription":
         """Read dataset.json.
 
@@ -86,8 +87,8 @@ class DatasetDescription:
 
 
 def read_description(
-    content: Mapping[str, Any], path: Path | str, *, custom_names: bool = False
-) -> dict[str, Any]:
+    content: JsonMapping, path: Path | str, *, custom_names: bool = False
+) -> JsonObject:
     """A data set's description as nnU-Net v2 has it.
 
     Args:
@@ -118,7 +119,7 @@ def read_description(
 
 
 def description_faults(
-    content: Mapping[str, Any], path: Path | str, *, custom_names: bool = False
+    content: JsonMapping, path: Path | str, *, custom_names: bool = False
 ) -> Iterator[str]:
     """What is wrong with dataset.json, one sentence a fault.
 
@@ -169,7 +170,7 @@ def _label_faults(found: Any, order: Any, path: Path | str) -> Iterator[str]:
     yield from _region_faults(labels, order, path)
 
 
-def _region_faults(labels: dict[str, Any], order: Any, path: Path | str) -> Iterator[str]:
+def _region_faults(labels: JsonObject, order: Any, path: Path | str) -> Iterator[str]:
     kept = {name: value for name, value in labels.items() if name != "ignore"}
     regions = any(isinstance(value, list) and len(value) > 1 for value in kept.values())
     if order is not None and not isinstance(order, list):
@@ -204,7 +205,7 @@ def _region_faults(labels: dict[str, Any], order: Any, path: Path | str) -> Iter
         )
 
 
-def _channel_faults(content: Mapping[str, Any], path: Path | str) -> Iterator[str]:
+def _channel_faults(content: JsonMapping, path: Path | str) -> Iterator[str]:
     channels = _channels(content)
     if not isinstance(channels, dict) or not channels:
         yield f"{path} names no channels; add channel_names, as training had them"
@@ -223,7 +224,7 @@ def _channel_faults(content: Mapping[str, Any], path: Path | str) -> Iterator[st
             )
 
 
-def _channels(content: Mapping[str, Any]) -> Any:
+def _channels(content: JsonMapping) -> Any:
     channels = content.get("channel_names", content.get("modality"))
     if isinstance(channels, list):
         return {str(number): name for number, name in enumerate(channels)}
@@ -234,21 +235,21 @@ def _is_printable(name: str) -> bool:
     return 0 < len(name) <= _MAX_NAME and not _UNPRINTABLE.search(name)
 
 
-def _named(found: Mapping[str, Any]) -> dict[Any, Any]:
+def _named(found: JsonMapping) -> dict[Any, Any]:
     """Name to number, which version 1 has the other way round."""
     if _is_first_version(found):
         return {name: number for number, name in found.items()}
     return dict(found)
 
 
-def _labels(found: Mapping[str, Any]) -> dict[str, Any]:
+def _labels(found: JsonMapping) -> JsonObject:
     return {
         name: [_number(part) for part in value] if isinstance(value, list) else _number(value)
         for name, value in _named(found).items()
     }
 
 
-def _background_first_named(labels: dict[str, Any]) -> dict[str, Any]:
+def _background_first_named(labels: JsonObject) -> JsonObject:
     """nnU-Net asks for the background by this name."""
     zero = next(name for name, value in labels.items() if value == 0)
     if zero == "background":
@@ -256,7 +257,7 @@ def _background_first_named(labels: dict[str, Any]) -> dict[str, Any]:
     return {"background" if name == zero else name: value for name, value in labels.items()}
 
 
-def _is_first_version(labels: Mapping[str, Any]) -> bool:
+def _is_first_version(labels: JsonMapping) -> bool:
     """Whether labels go from number to name: {"0": "background", "1": "tumour"}."""
     return all(key.strip().isdecimal() for key in labels) and all(
         isinstance(value, str) and not value.strip().isdecimal() for value in labels.values()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.planning import known_names
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
 from nnunet_octreenca.planning.value_rules import (
@@ -69,7 +70,7 @@ class Network:
         )
 
 
-def read_network(arguments: Mapping[str, Any]) -> Network:
+def read_network(arguments: JsonMapping) -> Network:
     """The network of `arch_kwargs` in which `network_faults` finds nothing."""
     channels = arguments.get("channels", 16)
     hidden = arguments.get("hidden")
@@ -111,7 +112,7 @@ def network_faults(architecture: Any, place: str = "architecture") -> Iterator[s
 
 
 def _import_faults(
-    network: Any, imported: Any, arguments: Mapping[str, Any], place: str
+    network: Any, imported: Any, arguments: JsonMapping, place: str
 ) -> Iterator[str]:
     if not isinstance(imported, (list, tuple)):
         yield f"{place} is {short(imported)}, but must be a list"
@@ -127,7 +128,7 @@ def _import_faults(
                 )
 
 
-def _octreenca_faults(arguments: Mapping[str, Any], place: str) -> Iterator[str]:
+def _octreenca_faults(arguments: JsonMapping, place: str) -> Iterator[str]:
     unknown = sorted(map(str, set(arguments) - set(_NETWORK) - {"factors"}))
     if unknown:
         yield (

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.planning.configuration import (
     BATCH_SIZE,
     NETWORK_CLASS,
@@ -16,7 +17,7 @@ PLANS_NAME = "nnUNetOctreeNCAPlans"
 
 
 def extend_plans(
-    plans: Mapping[str, Any],
+    plans: JsonMapping,
     *,
     input_channels: int,
     num_classes: int,
@@ -25,9 +26,9 @@ def extend_plans(
     gpu_memory_target_in_gb: float = 8.0,
     plans_name: str = PLANS_NAME,
     batch_size: int = BATCH_SIZE,
-    settings: Mapping[str, Any] | None = None,
-    preset: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    settings: JsonMapping | None = None,
+    preset: JsonMapping | None = None,
+) -> JsonObject:
     """OctreeNCA's plans from an existing plans file, for each of its configurations.
 
     `data_identifier`, spacing, normalization and resampling stay as they were, so that data
@@ -108,15 +109,15 @@ def extend_plans(
 
 
 def _from_preset(
-    preset: Mapping[str, Any], has_regions: bool, settings: Mapping[str, Any] | None
-) -> dict[str, Any]:
+    preset: JsonMapping, has_regions: bool, settings: JsonMapping | None
+) -> JsonObject:
     chosen = deepcopy(dict(preset))
     chosen["architecture"]["arch_kwargs"]["constant_background"] = not has_regions
     chosen[BLOCK] = Settings.from_plans({**chosen[BLOCK], **(settings or {})}).to_plans()
     return chosen
 
 
-def _inherited(configurations: Mapping[str, Any], name: str, key: str) -> Any:
+def _inherited(configurations: JsonMapping, name: str, key: str) -> Any:
     """A configuration's value, its ancestors' where it has none."""
     visited: list[str] = []
     current: str | None = name
@@ -134,7 +135,7 @@ def _inherited(configurations: Mapping[str, Any], name: str, key: str) -> Any:
 
 
 def octreenca_settings(
-    configuration: Mapping[str, Any], *, configuration_name: str, plans_name: str
+    configuration: JsonMapping, *, configuration_name: str, plans_name: str
 ) -> Settings:
     """The settings of a configuration of OctreeNCA's.
 
@@ -155,7 +156,7 @@ def octreenca_settings(
     return Settings.from_plans(configuration.get(BLOCK, {}))
 
 
-def other_network(configuration: Mapping[str, Any]) -> str | None:
+def other_network(configuration: JsonMapping) -> str | None:
     """The class that a configuration describes, without its module; None if it is OctreeNCA."""
     architecture = configuration.get("architecture")
     found = architecture.get("network_class_name") if isinstance(architecture, Mapping) else None

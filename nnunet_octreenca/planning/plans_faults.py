@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.planning import known_names
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
 from nnunet_octreenca.planning.dataset_description import DatasetDescription
@@ -56,7 +57,7 @@ _OPTION = Rule(
 
 
 def plans_faults(
-    content: Mapping[str, Any],
+    content: JsonMapping,
     dataset: DatasetDescription | None = None,
     *,
     custom_names: bool = False,
@@ -118,7 +119,7 @@ def _names(custom: bool) -> dict[str, Rule]:
     }
 
 
-def _statistics(content: Mapping[str, Any]) -> Any:
+def _statistics(content: JsonMapping) -> Any:
     # Old plans name the statistics by modality.
     old, new = (f"foreground_intensity_properties_{by}" for by in ("by_modality", "per_channel"))
     return content.get(new, content.get(old, {}))
@@ -147,7 +148,7 @@ def _statistics_faults(statistics: Any) -> Iterator[str]:
             )
 
 
-def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
+def inherited(configurations: JsonMapping, name: str) -> JsonObject:
     """A configuration with what it inherits.
 
     Raises:
@@ -155,7 +156,7 @@ def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     line: list[str] = []
     current: Any = name
-    resolved: dict[str, Any] = {}
+    resolved: JsonObject = {}
     while True:
         if current in line:
             raise ValueError(f"inherits_from is circular: {' -> '.join([*line, current])}")
@@ -177,7 +178,7 @@ def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _configuration_faults(
-    configurations: Mapping[str, Any],
+    configurations: JsonMapping,
     name: str,
     statistics: Any,
     dataset: DatasetDescription | None,
@@ -200,7 +201,7 @@ def _configuration_faults(
 
 
 def configuration_faults(
-    values: Mapping[str, Any],
+    values: JsonMapping,
     *,
     names: Mapping[str, Rule] | None = None,
     place: str = "",
@@ -244,7 +245,7 @@ def configuration_faults(
         yield f"{place}architecture is missing; plan the data set again"
 
 
-def _option_faults(values: Mapping[str, Any], key: str, place: str) -> Iterator[str]:
+def _option_faults(values: JsonMapping, key: str, place: str) -> Iterator[str]:
     options = values.get(key, {})
     if not isinstance(options, Mapping):
         yield f"{place}{key} is {short(options)}, but must be an object"
@@ -256,7 +257,7 @@ def _option_faults(values: Mapping[str, Any], key: str, place: str) -> Iterator[
     yield from broken(options, named, place=f"{place}{key}.")
 
 
-def _architecture_faults(values: Mapping[str, Any], axes: int, place: str) -> Iterator[str]:
+def _architecture_faults(values: JsonMapping, axes: int, place: str) -> Iterator[str]:
     architecture = values["architecture"]
     found = list(network_faults(architecture, f"{place}architecture"))
     yield from found
@@ -275,7 +276,7 @@ def _architecture_faults(values: Mapping[str, Any], axes: int, place: str) -> It
 
 
 def _match_faults(
-    values: Mapping[str, Any], statistics: Any, dataset: DatasetDescription, place: str
+    values: JsonMapping, statistics: Any, dataset: DatasetDescription, place: str
 ) -> Iterator[str]:
     """Channels and labels that plans and dataset.json number differently."""
     channels = len(dataset.channels)

@@ -8,9 +8,9 @@ real plan reaches, and all of them against one another and against dataset.json.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_octreenca.errors import InputError, PlansError
+from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
 from nnunet_octreenca.planning.dataset_description import DatasetDescription, description_faults
 from nnunet_octreenca.planning.network_model import Network, read_network
@@ -65,7 +65,7 @@ class Plans:
     configurations: Mapping[str, Configuration]
 
 
-def read_plans(content: Mapping[str, Any]) -> Plans:
+def read_plans(content: JsonMapping) -> Plans:
     """The model of a plans file in which `plans_faults` finds nothing."""
     configurations = content["configurations"]
     return Plans(
@@ -76,7 +76,7 @@ def read_plans(content: Mapping[str, Any]) -> Plans:
     )
 
 
-def _configuration(name: str, values: Mapping[str, Any]) -> Configuration:
+def _configuration(name: str, values: JsonMapping) -> Configuration:
     architecture = values.get("architecture", {})
     class_name = architecture.get("network_class_name", values.get("UNet_class_name"))
     ours = class_name == NETWORK_CLASS
@@ -93,7 +93,7 @@ def _configuration(name: str, values: Mapping[str, Any]) -> Configuration:
 
 
 def _require_octreenca(
-    plans: Mapping[str, Any], plans_file: Path | str, configuration: str | None
+    plans: JsonMapping, plans_file: Path | str, configuration: str | None
 ) -> None:
     """Plans of another network get the sentence that says so, whatever else they name."""
     configurations = plans.get("configurations")
@@ -117,8 +117,8 @@ def _require_octreenca(
 
 
 def check_model(
-    plans: Mapping[str, Any],
-    dataset_json: Mapping[str, Any],
+    plans: JsonMapping,
+    dataset_json: JsonMapping,
     plans_file: Path | str,
     dataset_file: Path | str,
     *,

@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any
 
 from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.octree import Crop
 from nnunet_octreenca.planning.value_rules import short
 
@@ -69,7 +70,7 @@ class Settings:
             return None
         return Crop(self.crop_shape, self.crop_levels)
 
-    def to_plans(self) -> dict[str, Any]:
+    def to_plans(self) -> JsonObject:
         """The block as it stands in a plans file."""
         return {
             key: list(value) if isinstance(value, tuple) else value
@@ -77,7 +78,7 @@ class Settings:
         }
 
     @classmethod
-    def from_plans(cls, block: Mapping[str, Any]) -> "Settings":
+    def from_plans(cls, block: JsonMapping) -> "Settings":
         """Read the block; keys left out take their defaults.
 
         Raises:
@@ -97,7 +98,7 @@ class Settings:
                 f"the plans' {BLOCK!r} block has unknown keys: {', '.join(unknown)}; "
                 f"it supports {', '.join(sorted(known))}"
             )
-        values: dict[str, Any] = {
+        values: JsonObject = {
             key: tuple(value) if isinstance(value, list) else value for key, value in block.items()
         }
         settings = cls(**values)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from reprlib import Repr
 from typing import Any, NamedTuple
 
+from nnunet_octreenca.files import JsonMapping
+
 MAX_DEPTH = 40  # of lists and objects within one another; nnU-Net's own files have six
 _MAX_NAME = 200  # characters; file systems allow 255 bytes
 _SHORT = Repr()
@@ -127,7 +129,7 @@ def short(value: object) -> str:
 
 
 def broken(
-    values: Mapping[str, Any],
+    values: JsonMapping,
     rules: Mapping[str, Rule],
     *,
     required: Collection[str] = (),

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from nnunet_octreenca.errors import OutputError
+from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.hashes import content_hash, stamp
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.images.companions import all_files
@@ -52,7 +52,7 @@ class Identity:
     """
 
     model: str
-    settings: Mapping[str, Any]
+    settings: JsonMapping
     versions: Mapping[str, str]
 
 

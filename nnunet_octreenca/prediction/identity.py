@@ -2,13 +2,13 @@
 
 import os
 import platform
-from collections.abc import Mapping
 from typing import Any
 
 import numpy
 import torch
 
 from nnunet_octreenca import __version__
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.hashes import content_hash
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
@@ -39,7 +39,7 @@ def model_hash(model: Model) -> str:
     return content_hash(model.files)
 
 
-def settings(model: Model, options: Options) -> dict[str, Any]:
+def settings(model: Model, options: Options) -> JsonObject:
     """All choices that change labels by more than rounding, as JSON holds them."""
     multiply, state = precision(state="float16" if options.float16 else None)
     return {
@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: JsonMapping, now: JsonMapping) -> list[str]:
     """What changed, such as "seeds was [0] and is [3]", in the order of the names.
 
     >>> differences({"mpp": None, "seeds": [0]}, {"mpp": None, "seeds": [3]})

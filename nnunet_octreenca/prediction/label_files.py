@@ -1,18 +1,17 @@
 """Label maps read back from the files that `labels` writes."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.images.frames import natural_order
 from nnunet_octreenca.images.volumes import VolumeSource
 from nnunet_octreenca.labels.omezarr import NAME
 from nnunet_octreenca.libraries import import_optional, unlimited_pillow
 
 
-def read_labels(path: Path) -> NDArray[Any] | None:
+def read_labels(path: Path) -> Pixels | None:
     """The labels of a result; None of a format that holds them otherwise (polygons, runs, DICOM).
 
     Args:
@@ -38,7 +37,7 @@ def read_labels(path: Path) -> NDArray[Any] | None:
     return None
 
 
-def _picture(path: Path) -> NDArray[Any]:
+def _picture(path: Path) -> Pixels:
     from PIL import Image
 
     with unlimited_pillow(), Image.open(path) as image:

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.images.open_image import open_channels
@@ -68,7 +67,7 @@ class Segmentation:
             band_rows=options.band_rows,
         )
 
-    def run(self, progress: Progress | None = None) -> NDArray[Any]:
+    def run(self, progress: Progress | None = None) -> Pixels:
         """The labels in the image's own grid: (y, x) or (z, y, x), uint8 or int16.
 
         Args:
@@ -95,7 +94,7 @@ class Segmentation:
             else:
                 for _, labels in ensemble.segment(image, progress=progress, tissue=tissue):
                     part.add_labels(labels)
-        labels_of_all: NDArray[Any] = restorer.finish()
+        labels_of_all: Pixels = restorer.finish()
         return labels_of_all
 
 
@@ -145,7 +144,7 @@ def segment_file(
     device: torch.device | str = "cpu",
     scratch: Path | str | None = None,
     progress: Progress | None = None,
-) -> NDArray[Any]:
+) -> Pixels:
     """Segment one image and return its labels; nothing is written.
 
     The image is read, normalized and resampled as the model's plans say, segmented in bands that

@@ -2,18 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import read_json
+from nnunet_octreenca.files import JsonMapping, JsonObject, read_json
 from nnunet_octreenca.hashes import content_hash, labels_hash
 from nnunet_octreenca.images.companions import with_companions
 from nnunet_octreenca.integration.model import Model, load_model
@@ -44,7 +43,7 @@ class Verdict:
         return f"{self.case}: {'; '.join([*(self.differs or ['same labels']), *self.notes])}"
 
 
-def read_report(path: Path | str) -> dict[str, Any]:
+def read_report(path: Path | str) -> JsonObject:
     """A report that can be repeated.
 
     Raises:
@@ -59,7 +58,7 @@ def read_report(path: Path | str) -> dict[str, Any]:
 
 
 def verify(
-    report: Mapping[str, Any],
+    report: JsonMapping,
     *,
     source: Path | None = None,
     model_folder: Path | None = None,
@@ -103,7 +102,7 @@ def verify(
 
 
 @contextmanager
-def _as_it_was(report: Mapping[str, Any]) -> Iterator[None]:
+def _as_it_was(report: JsonMapping) -> Iterator[None]:
     """The environment and the threads of the run, while this lasts."""
     before = {name: os.environ.pop(name, None) for name in VARIABLES}
     threads = torch.get_num_threads()
@@ -119,7 +118,7 @@ def _as_it_was(report: Mapping[str, Any]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _load(report: Mapping[str, Any], folder: Path | None, device: torch.device | str) -> Model:
+def _load(report: JsonMapping, folder: Path | None, device: torch.device | str) -> Model:
     about = report["model"]
     names = {Path(name).name for name in about["files"] if name.startswith("fold_")}
     return load_model(
@@ -130,15 +129,15 @@ def _load(report: Mapping[str, Any], folder: Path | None, device: torch.device |
     )
 
 
-def _changed_files(report: Mapping[str, Any], model: Model) -> list[str]:
+def _changed_files(report: JsonMapping, model: Model) -> list[str]:
     now = {path.relative_to(model.folder).as_posix(): content_hash([path]) for path in model.files}
     before = report["model"]["files"]
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def _compare(
-    case: Mapping[str, Any],
-    report: Mapping[str, Any],
+    case: JsonMapping,
+    report: JsonMapping,
     model: Model,
     source: Path | None,
     results: Path | None,
@@ -170,8 +169,8 @@ def _found(recorded: Path, source: Path | None, files: int) -> Path:
 
 
 def _earlier_labels(
-    case: Mapping[str, Any], base: Path, results: Path | None, verdict: Verdict
-) -> NDArray[Any] | None:
+    case: JsonMapping, base: Path, results: Path | None, verdict: Verdict
+) -> Pixels | None:
     """The labels that were written, from the first file that still holds them."""
     found = None
     outputs = dict(zip(case["outputs_sha256"].items(), case["outputs"], strict=True))
@@ -186,9 +185,7 @@ def _earlier_labels(
     return found
 
 
-def _repeat(
-    case: Mapping[str, Any], report: Mapping[str, Any], model: Model, files: list[Path]
-) -> NDArray[Any]:
+def _repeat(case: JsonMapping, report: JsonMapping, model: Model, files: list[Path]) -> Pixels:
     given = report["options"]
     with tempfile.TemporaryDirectory(prefix="octreenca_") as scratch:
         return segment_file(
@@ -205,7 +202,7 @@ def _repeat(
         )
 
 
-def _difference(labels: NDArray[Any], before: NDArray[Any] | None, shape: list[int]) -> str:
+def _difference(labels: Pixels, before: Pixels | None, shape: list[int]) -> str:
     if list(labels.shape) != shape:
         return f"labels differ in shape ({shape} before, {list(labels.shape)} now)"
     if before is None or before.size != labels.size:

@@ -1,10 +1,9 @@
 """An image that keeps a small picture of itself while it is read."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.labels.thumbnail import Thumbnail
 
@@ -28,7 +27,7 @@ class WatchedImage:
         # Of a volume some planes are shown, which are cheaper read again than watched.
         self._missing = np.full(source.shape[0] if flat else 0, True)
 
-    def read(self, first: int, end: int) -> NDArray[Any]:
+    def read(self, first: int, end: int) -> Pixels:
         """Rows or planes `first` to `end - 1`, as `ImageSource.read` has it."""
         rows = self._source.read(first, end)
         for begin, stop in _runs(self._missing[first:end]):

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from nnunet_octreenca.errors import CheckpointError
+from nnunet_octreenca.files import JsonObject
 
-Checkpoint: TypeAlias = dict[str, Any]
+Checkpoint: TypeAlias = JsonObject
 """What a checkpoint holds; whoever reads a value of it checks its type."""
 
 VERSIONS = "octreenca_versions"  # a key of ours: package to version
