@@ -97,7 +97,7 @@ def _check_folder(folder: str, ending: str) -> None:
 
 
 def _check_channels(cases: list[list[str]], dataset_json: JsonObject) -> None:
-    names: JsonObject = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+    names: JsonObject = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
     ending = dataset_json["file_ending"]
     if ending.lower() in _MULTICHANNEL_ENDINGS:
         return  # one file holds all channels; the network looks at them

@@ -178,7 +178,7 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.average = WeightAverage(self.bare_network, self.settings.ema_decay)
         if self.is_ddp:
             problem = different_engines(self.bare_network.engine(), self.device)
-            if problem is not None:
+            if problem is not None and global_rank() == 0:  # once for all machines
                 self.print_to_log_file(f"WARNING: {problem}")
 
     def _set_batch_size_and_oversample(self) -> None:
