@@ -2,12 +2,11 @@
 
 import functools
 import json
-import os
-import signal
 import sys
 
 import numpy as np
 import pytest
+from helpers.crashing_run import crashing_run
 from PIL import Image
 from untrained_model import model_folder
 
@@ -147,29 +146,6 @@ def test_a_report_that_cannot_be_written_is_said_first(model_path, images, tmp_p
     assert not (tmp_path / "out").exists(), "nothing was computed in vain"
 
 
-ENDS = {"b": signal.SIGSEGV, "e": getattr(signal, "SIGKILL", None)}
-
-# In the child process: what a library does with one of the images.
-
-
-def _crashing(path):
-    """Prepare a run of which three cases fail, two of them with their process."""
-    run = Run(load_model(path / "model"), Destination(path / "out"), Options(mirror=False))
-    stock = case_module.write_overlay
-
-    def write_overlay(overlay, *args, **kwargs):
-        name = overlay.name[0]
-        if name == "c":
-            raise KeyError("codec")
-        if name in ENDS:
-            (path / "out" / f".{name}.png.{os.getpid()}.tmp").write_bytes(b"half")
-            os.kill(os.getpid(), ENDS[name])
-        return stock(overlay, *args, **kwargs)
-
-    case_module.write_overlay = write_overlay
-    return run
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_crash_costs_one_case(model_path, images, tmp_path):
@@ -182,7 +158,7 @@ def test_a_crash_costs_one_case(model_path, images, tmp_path):
         [],
         [],
     )
-    with isolation.isolated(run, functools.partial(_crashing, tmp_path)) as segment:
+    with isolation.isolated(run, functools.partial(crashing_run, tmp_path)) as segment:
         for case in run.rounds(run.cases(images)):
             try:
                 segment(case, tell=told.append, progress=lambda stage, rows: steps.append(stage))
