@@ -18,7 +18,8 @@ from nnunet_octreenca.locks import LOCK_NAME, FolderLock, is_locked
 
 # Imports what the module needs and nothing of torch, so that a process starts at once.
 _HOLDER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us with &
 from nnunet_octreenca.locks import FolderLock
 with FolderLock(sys.argv[1], "training"):
     print("held", flush=True)
