@@ -4,7 +4,7 @@ The operators work on channels-last states, (N, *spatial, C), which is what ever
 computes on and what the network carries from level to level; `nca_steps` takes PyTorch's
 (N, C, *spatial). `ops.engine` chooses who computes. An operator's arguments are tensors and
 numbers, and each of its functions must name them all. So the four signatures below repeat one
-another, and an engine travels as its name. The schemas are written out because PyTorch 2.5 cannot
+another, and an engine travels as its name. The schemas are written out because PyTorch 2.6 cannot
 derive them from `collections.abc.Sequence`.
 """
 
@@ -236,7 +236,7 @@ def nca_steps_channels_last(
     Raises: what `nca_steps` raises, in terms of (N, C, *spatial).
     """
     weights.check()
-    # Not `weights.dimension`: PyTorch 2.5 cannot compile a named tuple's properties.
+    # Not `weights.dimension`: PyTorch 2.6 cannot compile a named tuple's properties.
     dimension, channels = weights.perceive_weight.ndim - 1, weights.perceive_weight.shape[0]
     if state.ndim != dimension + 2 or state.shape[-1] != channels:
         shape = (*state.shape[:1], *state.shape[-1:], *state.shape[1:-1]) if state.ndim > 1 else ()

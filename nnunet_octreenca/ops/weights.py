@@ -54,7 +54,7 @@ class StepWeights(NamedTuple):
         Args:
             what: the tensor's name in the sentence.
         """
-        for name, weight in zip(self._fields, self, strict=True):
+        for name, weight in zip(StepWeights._fields, self, strict=True):
             if weight.dtype != tensor.dtype or weight.device != tensor.device:
                 return (
                     f"{name} is {weight.dtype} on {weight.device}, but the {what} is "
@@ -79,8 +79,9 @@ class StepWeights(NamedTuple):
         Raises:
             ValueError: they do not fit one another; the message names them.
         """
-        # Not `self.channels`: PyTorch 2.5 cannot compile a named tuple's properties.
+        # Not `self.channels`: PyTorch 2.6 cannot compile a named tuple's properties.
         channels, hidden = self.perceive_weight.shape[0], self.hidden_weight.shape[0]
+        changing = self.update_weight.shape[0]
         kernel = tuple(self.perceive_weight.shape[1:])
         wrong = (
             (kernel not in ((3, 3), (3, 3, 3)), f"kernel {kernel} must be (3, 3) or (3, 3, 3)"),
@@ -101,8 +102,8 @@ class StepWeights(NamedTuple):
                 f"update_weight {tuple(self.update_weight.shape)} must have {hidden} columns",
             ),
             (
-                not 0 <= self.input_channels < channels,
-                f"update_weight has {self.update_weight.shape[0]} rows for {channels} channels",
+                not 0 < changing <= channels,
+                f"update_weight has {changing} rows for {channels} channels",
             ),
         )
         for is_wrong, sentence in wrong:

@@ -208,6 +208,16 @@ def test_printers_colours(tmp_path, storage, open_image):
     assert np.array_equal(four, cmyk), "of a model that takes all four"
 
 
+def packs_bits() -> bool:
+    """Whether imagecodecs can write what this test reads; older ones only read it."""
+    try:
+        imagecodecs.packints_encode(np.zeros(4, np.uint8), 2)
+    except NotImplementedError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not packs_bits(), reason="this imagecodecs writes no samples of few bits")
 @pytest.mark.parametrize("bits", [2, 4])
 def test_few_bits(tmp_path, bits, open_image):
     path = tmp_path / "a.tif"
