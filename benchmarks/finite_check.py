@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from cpu_engine import make_network
 
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.octree import image_pyramid, level_shapes
+from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import Part, cpu_engine, torch_engine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.native import cpu_module
-from nnunet_octreenca.planning import level_factors, level_steps
 
 THREADS = 1  # threads that wait for one another would add their own noise
 SHAPES = {"2-D": ((384, 256), 3), "3-D": ((24, 40, 40), 1)}
@@ -46,14 +46,8 @@ class Case(NamedTuple):
 
 
 def network_for(shape: tuple[int, ...], n_in: int) -> OctreeNCA:
-    """The planner's octree, C = 16 and H = 64, with weights that change the state."""
-    torch.manual_seed(0)
-    factors = level_factors(shape)
-    steps = level_steps(level_shapes(shape, factors))
-    network = OctreeNCA(n_in, 2, dimension=len(shape), factors=factors, steps=steps)
-    for level in network.levels:
-        torch.nn.init.normal_(level.update.weight, std=0.02)
-    return network.requires_grad_(False)
+    """The network of `cpu_engine.py`'s figures, without gradients."""
+    return make_network(shape, n_in).requires_grad_(False)
 
 
 def whole(network: OctreeNCA, image: torch.Tensor, kernels: str, half: bool) -> Callable[..., Any]:

@@ -133,12 +133,7 @@ def plan_memory(
     def needed(count: int, half: bool = half) -> StreamBytes:
         return stream_bytes(
             shape,
-            factors=network.factors,
-            steps=network.steps,
-            channels=network.channels,
-            hidden=network.hidden,
-            input_channels=network.input_channels,
-            num_classes=network.num_classes,
+            **network.sizes,
             fire_rate=network.fire_rate,
             band_rows=count,
             engine=engine.name,

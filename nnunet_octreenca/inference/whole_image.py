@@ -145,12 +145,7 @@ def _out_of_memory(
 ) -> OutOfMemoryError:
     needed = inference_bytes(
         shape,
-        factors=network.factors,
-        steps=network.steps,
-        channels=network.channels,
-        hidden=network.hidden,
-        input_channels=network.input_channels,
-        num_classes=network.num_classes,
+        **network.sizes,
         engine=network.engine().name,
     )
     return OutOfMemoryError(

@@ -1,19 +1,39 @@
 """OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.network.level import LevelNCA
-from nnunet_octreenca.octree import Crop, Window, image_pyramid, total_factors, upsample, windows
+from nnunet_octreenca.octree import (
+    Crop,
+    Factors,
+    Window,
+    image_pyramid,
+    total_factors,
+    upsample,
+    windows,
+)
 from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
 from nnunet_octreenca.ops.engine import ENGINES, OctreeEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, precision
 from nnunet_octreenca.ops.weights import StepWeights
+
+
+class NetworkSizes(TypedDict):
+    """What the memory models ask of a network; as the arguments of `OctreeNCA`."""
+
+    factors: Factors
+    steps: tuple[int, ...]
+    channels: int
+    hidden: int
+    input_channels: int
+    num_classes: int
 
 
 class OctreeNCA(nn.Module):
@@ -338,6 +358,18 @@ class OctreeNCA(nn.Module):
     def label_dtype(self) -> torch.dtype:
         """Of the labels that `segment` gives."""
         return torch.uint8 if self.num_classes <= 256 else torch.int16
+
+    @property
+    def sizes(self) -> NetworkSizes:
+        """Arguments of the memory models in `planning`."""
+        return {
+            "factors": self.factors,
+            "steps": self.steps,
+            "channels": self.channels,
+            "hidden": self.hidden,
+            "input_channels": self.input_channels,
+            "num_classes": self.num_classes,
+        }
 
     def engine(self) -> Engine:
         """What computes on tensors where the network lies."""

@@ -75,12 +75,7 @@ def test_the_model_of_the_cuda_engine_is_right_within_15_percent(case, on_host):
     step()
     needed = training_bytes(
         shape,
-        factors=network.factors,
-        steps=network.steps,
-        channels=network.channels,
-        hidden=network.hidden,
-        input_channels=network.input_channels,
-        num_classes=network.num_classes,
+        **network.sizes,
         batch_size=2,
         crop=crop,
         engine="cuda",
