@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,35 @@ JsonObject: TypeAlias = dict[str, Any]
 JsonMapping: TypeAlias = Mapping[str, Any]
 """A JSON object that is only read."""
 
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.(?P<what>tmp|old)(\.[a-z.]+)?", re.DOTALL)
+
 MAX_JSON = 1 << 28  # bytes; the largest that nnU-Net writes, of many cases, are a few MiB
+
+
+def temporary_name(path: Path, what: str = "tmp", writer: int | str | None = None) -> Path:
+    """Name of what is put in the place of `path` when it is whole, or was there before.
+
+    Args:
+        path: the name to be taken.
+        what: "tmp" for what is being written, "old" for what is being replaced.
+        writer: digits that no other writer has; this process' number if left out.
+
+    >>> temporary_name(Path("results/case.png"), writer=12).name
+    '.case.png.12.tmp'
+    """
+    return path.with_name(f".{path.name}.{os.getpid() if writer is None else writer}.{what}")
+
+
+def parse_temporary(path: Path) -> tuple[Path, str] | None:
+    """The `path` and the `what` that a `temporary_name` was made of; None for any other name.
+
+    A library may have added an ending of its own.
+
+    >>> parse_temporary(Path("results/.case.png.12.tmp"))
+    (PosixPath('results/case.png'), 'tmp')
+    """
+    match = _TEMPORARY.fullmatch(path.name)
+    return None if match is None else (path.with_name(match["name"]), match["what"])
 
 
 @contextmanager
@@ -27,7 +56,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     The rename is atomic, so that a kill at any moment leaves the old file or the new one.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -35,10 +64,16 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path | str) -> None:
-    """Remove what killed processes left of `atomic_write`; nobody may be writing to the folder."""
+def remove_leftovers(folder: Path | str, name: str | None = None) -> None:
+    """Remove what killed processes left of `atomic_write`; nobody may be writing to the folder.
+
+    Args:
+        folder: which need not exist.
+        name: of the only file whose leftovers go; None for all.
+    """
     for path in Path(folder).glob(".*.tmp"):
-        if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdigit():
+        found = parse_temporary(path)
+        if found is not None and name in (None, found[0].name):
             path.unlink(missing_ok=True)
 
 

@@ -14,10 +14,19 @@ _CELLS = 1 << 24  # of a label map hashed at a time
 
 def file_hash(path: Path | str) -> str:
     """Of a file's content, as `sha256sum` prints it."""
-    found = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
+        return blocks_hash(iter(lambda: file.read(_CHUNK), b""))
+
+
+def blocks_hash(blocks: Iterable[bytes]) -> str:
+    """Of a content that comes in blocks.
+
+    >>> blocks_hash([b"one", b"two"]) == hashlib.sha256(b"onetwo").hexdigest()
+    True
+    """
+    found = hashlib.sha256()
+    for block in blocks:
+        found.update(block)
     return found.hexdigest()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from nnunet_octreenca.errors import LockedError, OutputError
+from nnunet_octreenca.files import temporary_name
 
 LOCK_NAME = ".octreenca.lock"
 HEARTBEAT = 15.0
@@ -184,9 +185,8 @@ class FolderLock:
 
     def _write(self, text: str, token: str) -> bool:
         """Create the file unless there is one: with its content at once, for a kill may come."""
-        # The name that `atomic_write` would give, but another for every thread.
-        number = f"{os.getpid()}{threading.get_ident()}"
-        temporary = self.path.with_name(f".{self.path.name}.{number}.tmp")
+        # Another for every thread.
+        temporary = temporary_name(self.path, writer=f"{os.getpid()}{threading.get_ident()}")
         try:
             temporary.write_text(text, encoding="utf-8")
             os.link(temporary, self.path)

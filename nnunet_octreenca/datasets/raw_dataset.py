@@ -138,8 +138,7 @@ class RawDataset:
         if preprocessed is not None:
             self._splits.append(preprocessed / SPLITS)
         for path in (self.folder / BEGUN, *self._splits):  # a kill may come before the first file
-            for left in path.parent.glob(f".{path.name}.*.tmp"):
-                left.unlink(missing_ok=True)
+            remove_leftovers(path.parent, path.name)
         if overwrite:
             self._remove()
         elif (self.folder / BEGUN).is_file():

@@ -15,8 +15,8 @@ from nnunet_octreenca.bands import Rows, aligned, split_range
 from nnunet_octreenca.errors import NotFiniteError
 from nnunet_octreenca.images.source import ImageSource
 from nnunet_octreenca.inference.stream import (
+    Band,
     OctreeStream,
-    Pixels,
     Read,
     Result,
     Values,
@@ -270,9 +270,9 @@ class _Shared:
         self._read = read
         self._count = count
         self._lock = Lock()
-        self._held: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._held: OrderedDict[tuple[int, int], Band] = OrderedDict()
 
-    def __call__(self, first: int, end: int) -> Pixels:
+    def __call__(self, first: int, end: int) -> Band:
         key = (first, end)
         with self._lock:
             rows = self._held.pop(key, None)
@@ -310,7 +310,7 @@ class _Pass:
         self._stretch: Rows | None = None
         self._left: list[Values] = []
 
-    def read(self, first: int, end: int) -> Pixels:
+    def read(self, first: int, end: int) -> Band:
         """Rows of the mirrored copy."""
         if 0 in self.axes:
             first, end = self._end - end, self._end - first

@@ -32,8 +32,8 @@ from nnunet_octreenca.planning import Output
 from nnunet_octreenca.waiting import advice, wait_for, wait_limit
 
 # (first, end) -> (n_in, end - first, *the other axes) float32
-Pixels = NDArray[np.float32]
-Read = Callable[[int, int], Pixels]
+Band = NDArray[np.float32]
+Read = Callable[[int, int], Band]
 # Where a band begins, and its labels (rows, *axes) or logits (num_classes, rows, *axes).
 Values = NDArray[Any]
 Result = tuple[int, Values]
@@ -84,7 +84,7 @@ class _Reading(Thread):
         super().__init__(name="read", daemon=True)
         self.band = band
         self._read = read
-        self._values: Pixels | None = None
+        self._values: Band | None = None
         self._error: BaseException | None = None
         self.start()
 
@@ -94,7 +94,7 @@ class _Reading(Thread):
         except BaseException as error:  # raised where they are wanted
             self._error = error
 
-    def result(self) -> tuple[Rows, Pixels]:
+    def result(self) -> tuple[Rows, Band]:
         if not wait_for(self):  # it cannot be interrupted, and is left behind
             raise WorkerError(
                 f"rows {self.band.first} to {self.band.end} of the image could not be read for "
@@ -106,7 +106,7 @@ class _Reading(Thread):
         return self.band, self._values
 
 
-def read_ahead(ranges: Iterable[Rows], read: Read) -> Iterator[tuple[Rows, Pixels]]:
+def read_ahead(ranges: Iterable[Rows], read: Read) -> Iterator[tuple[Rows, Band]]:
     """Every range with what `read` gives for it; the next one is read meanwhile."""
     upcoming: _Reading | None = None
     try:
@@ -180,7 +180,7 @@ class OctreeStream(ABC):
         return engine.low_precision and precision(None, self.state)[1] == "float16"
 
     @abstractmethod
-    def pool(self, band: Pixels, first: int) -> None:
+    def pool(self, band: Band, first: int) -> None:
         """Take the next band of the first reading, (n_in, rows, *axes) float32."""
 
     @abstractmethod
@@ -220,7 +220,7 @@ class WavefrontStream(OctreeStream):
             self.shape, network.automaton(), self.seed, state=self.state
         )
 
-    def pool(self, band: Pixels, first: int) -> None:
+    def pool(self, band: Band, first: int) -> None:
         self._engine.pool(band, first)
 
     def prepare(self) -> None:
@@ -278,7 +278,7 @@ class WindowStream(OctreeStream):
         self._coarse: Tensor | None = None
         self._non_finite = NonFiniteCells(len(self._shapes), self._device)
 
-    def pool(self, band: Pixels, first: int) -> None:
+    def pool(self, band: Band, first: int) -> None:
         if len(self._shapes) > 1:
             self._pooled.append(image_pyramid(self._upload(band), self.network.factors)[-1])
 
@@ -324,7 +324,7 @@ class WindowStream(OctreeStream):
         return windows, Rows(first // node * node, min(-(-end // node) * node, self.shape[0]))
 
     @torch.inference_mode()
-    def _band(self, band: Rows, windows: list[Rows], first: int, rows: Pixels) -> Tensor:
+    def _band(self, band: Rows, windows: list[Rows], first: int, rows: Band) -> Tensor:
         pyramid = image_pyramid(self._upload(rows), self.network.factors[: len(windows) - 1])
         images = [
             level[:, :, window.first - first // span : window.end - first // span]
@@ -357,7 +357,7 @@ class WindowStream(OctreeStream):
         assert state is not None
         return self._automaton.head(state[:, inside])[0]
 
-    def _upload(self, rows: Pixels) -> Tensor:
+    def _upload(self, rows: Band) -> Tensor:
         # A copy, for PyTorch takes no negative strides, which a mirrored row of one may have.
         image = torch.from_numpy(np.array(rows, order="C"))[None]
         if self._device.type == "cuda":

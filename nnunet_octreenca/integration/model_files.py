@@ -1,6 +1,5 @@
 """The files of a model, in a folder or in a zip file, read where they are."""
 
-import hashlib
 import re
 import stat
 import unicodedata
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import IO, Protocol
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.hashes import blocks_hash
 from nnunet_octreenca.planning.value_rules import DEVICE_NAME, short
 
 GIBIBYTE = 1 << 30
@@ -230,10 +230,7 @@ def sha256(files: ModelFiles, name: str) -> str:
     Raises:
         InputError: it is damaged within a zip file.
     """
-    digest = hashlib.sha256()
-    for block in blocks(files, name):
-        digest.update(block)
-    return digest.hexdigest()
+    return blocks_hash(blocks(files, name))
 
 
 def blocks(files: ModelFiles, name: str) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.files import atomic_write
+from nnunet_octreenca.files import atomic_write, temporary_name
 from nnunet_octreenca.resources import processors
 
 Item = TypeVar("Item")
@@ -49,8 +49,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     What was at `path` before stays until then, and comes back if the rename fails.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, replaced = temporary_name(path), temporary_name(path, "old")
     try:
         with _disk_errors(path):
             temporary.mkdir()

@@ -25,7 +25,7 @@ from nnunet_octreenca.prediction.earlier import (
     possible_outputs,
 )
 from nnunet_octreenca.prediction.leftovers import Leftovers
-from nnunet_octreenca.prediction.options import Options, model_and_options
+from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.resources import peak_memory
 from nnunet_octreenca.result_record import RECORDS, CaseRecord, lock_name
 
@@ -342,18 +342,8 @@ def predict(
         >>> [Path(path).name for path in run.done[0].outputs]
         ['image.png', 'image_overlay.png']
     """
-    model, options = model_and_options(
-        model,
-        device,
-        mirror=mirror,
-        seeds=seeds,
-        mpp=mpp,
-        series=series,
-        tissue=tissue,
-        float16=float16,
-        memory=memory,
-        band_rows=band_rows,
-    )
+    options = Options(mirror, seeds, mpp, series, tissue, float16, memory, band_rows)
+    model = loaded(model, device)
     destination = Destination(Path(output), tuple(formats) if formats else None, overwrite, resume)
     run = Run(model, destination, options)
     cases = run.cases(source, tell)

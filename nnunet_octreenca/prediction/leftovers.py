@@ -1,16 +1,13 @@
 """What a killed run left in an output folder: files that were being written."""
 
 import os
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from nnunet_octreenca.files import parse_temporary
 from nnunet_octreenca.result_record import FOLDER, RECORDS
-
-# As `files.atomic_write` and `labels.output.atomic_folder` name them, with the writer's process.
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.(?P<what>tmp|old)(\.[a-z.]+)?", re.DOTALL)
 
 
 class Leftovers:
@@ -25,9 +22,10 @@ class Leftovers:
         for place in (folder, folder / FOLDER, folder / RECORDS):
             if place.is_dir():
                 for path in place.iterdir():
-                    match = _TEMPORARY.fullmatch(path.name)
-                    if match is not None:
-                        self._found[place / match["name"]].append((path, match["what"]))
+                    found = parse_temporary(path)
+                    if found is not None:
+                        target, what = found
+                        self._found[target].append((path, what))
 
     def remove(self, targets: Iterable[Path]) -> None:
         """Remove what was being written for some results; who calls holds their case's lock.

@@ -30,7 +30,7 @@ class Options:
     """
 
     mirror: bool = True
-    seeds: tuple[int, ...] | None = None
+    seeds: Sequence[int] | None = None
     mpp: float | None = None
     series: str | None = None
     tissue: bool = False
@@ -39,8 +39,10 @@ class Options:
     band_rows: int | None = None
 
     def __post_init__(self) -> None:
-        if self.seeds is not None and not self.seeds:
-            raise InputError("seeds are empty; give one, or None for the model's")
+        if self.seeds is not None:
+            if not len(self.seeds):
+                raise InputError("seeds are empty; give one, or None for the model's")
+            object.__setattr__(self, "seeds", tuple(self.seeds))
         if self.mpp is not None and not self.mpp > 0:
             raise InputError(f"mpp ({self.mpp}) must be above 0 microns per pixel")
         for name, value in (("memory", self.memory), ("band_rows", self.band_rows)):
@@ -49,7 +51,7 @@ class Options:
 
     def seeds_of(self, model: Model) -> tuple[int, ...]:
         """The seeds, the model's where none was chosen."""
-        return self.seeds or (model.seed,)
+        return (model.seed,) if self.seeds is None else tuple(self.seeds)
 
     def members_of(self, model: Model) -> list[Member]:
         """Every network with every seed."""
@@ -61,40 +63,11 @@ class Options:
         return (model.mirror_axes or ()) if self.mirror else ()
 
 
-def model_and_options(
-    model: Model | Path | str,
-    device: torch.device | str,
-    *,
-    mirror: bool,
-    seeds: Sequence[int] | None,
-    mpp: float | None,
-    series: str | None,
-    tissue: bool,
-    float16: bool,
-    memory: int | None,
-    band_rows: int | None,
-) -> tuple[Model, Options]:
-    """The model, loaded if it is given as a folder, and the choices as `Options`.
-
-    The choices are checked before anything is loaded.
-
-    Args:
-        model: from `load_model`, or the folder of a training.
-        device: where the networks go, if `model` is a folder.
-        mirror, seeds, mpp, series, tissue, float16, memory, band_rows: as in `Options`.
+def loaded(model: Model | Path | str, device: torch.device | str) -> Model:
+    """The model itself, loaded if it is given as the folder of a training.
 
     Raises:
-        InputError: an option is out of range, or the folder is no model's.
+        InputError: the folder is no model's.
         CheckpointError, PlansError: as in `load_model`.
     """
-    options = Options(
-        mirror=mirror,
-        seeds=None if seeds is None else tuple(seeds),
-        mpp=mpp,
-        series=series,
-        tissue=tissue,
-        float16=float16,
-        memory=memory,
-        band_rows=band_rows,
-    )
-    return model if isinstance(model, Model) else load_model(model, device=device), options
+    return model if isinstance(model, Model) else load_model(model, device=device)

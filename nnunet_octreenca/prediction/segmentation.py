@@ -17,7 +17,7 @@ from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.planning import Output
-from nnunet_octreenca.prediction.options import Options, model_and_options
+from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
 
@@ -183,18 +183,8 @@ def segment_file(
         >>> labels.shape, labels.dtype
         ((48, 40), dtype('uint8'))
     """
-    model, options = model_and_options(
-        model,
-        device,
-        mirror=mirror,
-        seeds=seeds,
-        mpp=mpp,
-        series=series,
-        tissue=tissue,
-        float16=float16,
-        memory=memory,
-        band_rows=band_rows,
-    )
+    options = Options(mirror, seeds, mpp, series, tissue, float16, memory, band_rows)
+    model = loaded(model, device)
     if isinstance(image, (str, Path)):
         files = _only_case(Path(image), model).files
     else:
