@@ -3,13 +3,12 @@
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.killed_runs import killed_runs
 from PIL import Image
 
 from nnunet_octreenca.cli.main import main
@@ -89,24 +88,6 @@ def test_an_interrupted_run_goes_on(folders):
     assert {p.name for p in folder.iterdir()} == {"imagesTr", "dataset.json", "splits_final.json"}
 
 
-# Imports once and forks a conversion for every line, so that a kill hits the conversion.
-_RUNS = """
-import os, signal, sys, time
-from pathlib import Path
-from nnunet_octreenca.cli.main import main
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        os._exit(main(sys.argv[1:]))
-    end = time.monotonic() + float(line)
-    ended = 0
-    while not ended:
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-        ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.0005)
-    print("exit code", os.waitstatus_to_exitcode(status), flush=True)
-"""
 KILLS = 12
 
 
@@ -128,15 +109,13 @@ def test_a_conversion_killed_again_and_again(folders):
     whole = time.monotonic() - begun
     moments = random.Random(0)
     out = folders / "Dataset002_Killed"
-    command = [sys.executable, "-W", "ignore", "-c", _RUNS, *words(out)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    codes = []
-    with subprocess.Popen(command, **pipes) as runs:
+    codes: list[int] = []
+    imports = "from nnunet_octreenca.cli.main import main"
+    with killed_runs(imports, "return main(sys.argv[1:])", words(out)) as runs:
         while codes[-1:] != [0] and len(codes) < KILLS:
-            codes.append(_run(runs, moments.uniform(0, whole / 4)))
+            codes.append(runs.run(moments.uniform(0, whole / 4)))
         if codes[-1] != 0:
-            codes.append(_run(runs, 60))
-        runs.stdin.close()
+            codes.append(runs.run(60))
     assert codes.count(-9) >= 2, f"the runs ended before they were killed: {codes}"
     assert codes[-1] == 0
     found, expected = (
@@ -145,14 +124,6 @@ def test_a_conversion_killed_again_and_again(folders):
     )
     assert found.keys() == expected.keys()
     assert all(found[name] == expected[name] for name in expected if name.suffix == ".png")
-
-
-def _run(runs, seconds: float) -> int:
-    """Let a conversion work for some seconds at most; its exit code."""
-    print(seconds, file=runs.stdin, flush=True)
-    while not (line := runs.stdout.readline()).startswith("exit code"):
-        assert line, "the process that forks has ended"
-    return int(line.split()[-1])
 
 
 def test_killed_before_the_first_file(folders):

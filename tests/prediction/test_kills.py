@@ -2,12 +2,11 @@
 
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.killed_runs import killed_runs
 from PIL import Image
 from untrained_model import model_folder
 
@@ -18,31 +17,18 @@ from nnunet_octreenca.result_record import RECORDS, read_case_record
 CASES, KILLS = 6, 10
 FORMATS = ("png", "coco.json", "ome.zarr")
 
-# Imports everything once and forks a run each time: a start would take longer than all runs.
-# Nothing has computed in it before a fork, whose threads would be lost.
-_RUNS = """
-import os, signal, sys, time
+_IMPORTS = """
 import torch
 from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.prediction.folder import predict
 import nnunet_octreenca.cli.predict, ome_zarr.writer, pycocotools.mask, zarr
-model, images, out, *formats = sys.argv[1:]
-for line in sys.stdin:
-    seconds = float(line)
-    child = os.fork()
-    if not child:
-        run = predict(images, out, model, formats=formats, resume=True, mirror=False)
-        for failure in run.failed:
-            print(failure.sentence, file=sys.stderr, flush=True)
-        os._exit(len(run.failed))
-    end = time.monotonic() + seconds
-    ended = 0
-    while not ended:
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-        ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.002)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+_WORK = """
+    model, images, out, *formats = sys.argv[1:]
+    run = predict(images, out, model, formats=formats, resume=True, mirror=False)
+    for failure in run.failed:
+        print(failure.sentence, file=sys.stderr, flush=True)
+    return len(run.failed)
 """
 
 
@@ -57,22 +43,13 @@ def test_a_run_that_is_killed_again_and_again(tmp_path):
     undisturbed = predict(images, tmp_path / "undisturbed", model, formats=FORMATS, mirror=False)
     one = sum(undisturbed.done[-1].seconds.values())
     moments = random.Random(0)
-    command = [sys.executable, "-W", "ignore", "-c", _RUNS, model, images, out, *FORMATS]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as runs:
-        codes = [_run(runs, moments.uniform(0.02, 3 * one)) for _ in range(KILLS)]
-        last = _run(runs, 60)
-        runs.stdin.close()
+    with killed_runs(_IMPORTS, _WORK, [model, images, out, *FORMATS]) as runs:
+        codes = [runs.run(moments.uniform(0.02, 3 * one)) for _ in range(KILLS)]
+        last = runs.run(60)
     assert set(codes) <= {0, -9}
     assert codes.count(-9) >= KILLS // 2, "most runs ended before they were killed"
     assert last == 0
     _check_whole(out, undisturbed)
-
-
-def _run(runs, seconds):
-    """Let a run work for some seconds at most; its exit code."""
-    print(seconds, file=runs.stdin, flush=True)
-    return int(runs.stdout.readline())
 
 
 def _check_whole(out, undisturbed):

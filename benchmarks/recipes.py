@@ -1,0 +1,177 @@
+"""Which way of training is worth it? Named recipes on several data sets and seeds, one budget.
+
+    python benchmarks/recipes.py --recipes default paper --datasets hippocampus --minutes 15
+    python benchmarks/recipes.py --recipes default paper --seeds 0 1 2 --iterations 3000
+    python benchmarks/recipes.py --table --work FOLDER        # of what is finished there
+    python benchmarks/recipes.py --list
+
+Every run trains fold 0 of a data set (recipe_data.py) with nnU-Net's loader and augmentation,
+then validates its held-out cases whole. A recipe is a change of the plans that `extend_plans`
+writes, or one of the trials in recipe_trials.py, or stock nnU-Net. `--minutes` are on the clock of
+this machine with all its processors, `--processor_minutes` of processor time of the training
+process (which other programs disturb less; one thread), `--iterations` are training steps.
+
+Runs are resumed: what is finished in --work is not repeated, and a training that was killed goes
+on from its last checkpoint. Each finished run is a line of rows.jsonl. The table shows the mean
+over the seeds, their range, and the difference to the first recipe, seed by seed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipe_data import DATA_SETS, prepare
+
+HERE = Path(__file__).parent
+SAVE_EVERY = 60.0  # seconds between checkpoints
+
+
+class Budget(NamedTuple):
+    """How long a training takes."""
+
+    unit: str  # "minutes", "processor_minutes" or "iterations"
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.amount:g}-{self.unit}"
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "nnunet": {"stock": True},
+}
+
+
+def rows_of(work: Path) -> list[dict[str, Any]]:
+    """The finished runs."""
+    path = work / "rows.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # half a line of a killed run
+            continue
+    return rows
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells runs apart."""
+    return row["dataset"], row["recipe"], row["seed"], row["budget"]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, one row for each data set, budget and recipe."""
+    lines = [
+        "| data set | budget | recipe | seeds | iterations | mean Dice | range | difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        group = groups.setdefault((row["dataset"], row["budget"]), {})
+        group.setdefault(row["recipe"], []).append(row)
+    for (dataset, budget), recipes in groups.items():
+        first = {row["seed"]: row["mean_dice"] for row in next(iter(recipes.values()))}
+        for recipe, runs in recipes.items():
+            dice = [row["mean_dice"] for row in runs]
+            paired = [
+                row["mean_dice"] - first[row["seed"]] for row in runs if row["seed"] in first
+            ]
+            difference = (
+                f"{statistics.mean(paired):+.4f} ({min(paired):+.4f} to {max(paired):+.4f})"
+                if paired and runs is not next(iter(recipes.values()))
+                else ""
+            )
+            iterations = round(statistics.mean(row["iterations"] for row in runs))
+            lines.append(
+                f"| {dataset} | {budget} | {recipe} | {len(runs)} | {iterations} | "
+                f"{statistics.mean(dice):.4f} | {min(dice):.4f} to {max(dice):.4f} | {difference} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is missing, one run after the other, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipes", nargs="+", default=["default"], metavar="RECIPE")
+    parser.add_argument("--datasets", nargs="+", default=["hippocampus"], choices=DATA_SETS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float)
+    length.add_argument("--processor_minutes", type=float)
+    length.add_argument("--iterations", type=int)
+    parser.add_argument("--threads", type=int, help="of the training; all processors if left out")
+    parser.add_argument("--data", help="folder that holds the data sets' folders")
+    parser.add_argument("--work", type=Path, default=Path("recipes_work"), help="kept; resumed")
+    parser.add_argument("--table", action="store_true", help="only print what is finished")
+    parser.add_argument("--list", action="store_true", help="only print the recipes")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON, no table")
+    given = parser.parse_args()
+    if given.list:
+        for name, recipe in RECIPES.items():
+            print(f"{name:20} {json.dumps(recipe)}")
+        return
+    unknown = [name for name in given.recipes if name not in RECIPES]
+    if unknown:
+        parser.error(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RECIPES)}")
+    if not given.table:
+        units = ("minutes", "processor_minutes", "iterations")
+        chosen = [Budget(unit, getattr(given, unit)) for unit in units if getattr(given, unit)]
+        if not chosen:
+            parser.error("give --minutes, --processor_minutes or --iterations, above 0")
+        run_all(given, chosen[0])
+    rows = rows_of(given.work)
+    print(json.dumps(rows, indent=4) if given.json else table(rows))
+
+
+def run_all(given: argparse.Namespace, budget: Budget) -> None:
+    """Every run that is not finished."""
+    for dataset in given.datasets:
+        prepare(dataset, given.work, given.data)
+        for seed in given.seeds:
+            for recipe in given.recipes:
+                key = (dataset, recipe, seed, str(budget))
+                if key in {key_of(row) for row in rows_of(given.work)}:
+                    continue
+                train(given, budget, key)
+
+
+def train(given: argparse.Namespace, budget: Budget, key: tuple[Any, ...]) -> None:
+    """One run in a process of its own; its line is added to rows.jsonl."""
+    dataset, recipe, seed, _ = key
+    name = "_".join(map(str, key))
+    spec = {
+        "dataset": dataset,
+        "recipe": recipe,
+        "change": RECIPES[recipe],
+        "seed": seed,
+        "budget": [budget.unit, budget.amount],
+        "threads": given.threads,
+        "folder": str((given.work / "runs" / name).resolve()),
+        "work": str(given.work.resolve()),
+    }
+    log = given.work / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{dataset}, {recipe}, seed {seed}: {log}", file=sys.stderr, flush=True)
+    with log.open("a") as output:
+        ended = subprocess.run(
+            [sys.executable, str(HERE / "recipe_run.py"), json.dumps(spec)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+            check=False,
+        )
+    if ended.returncode:
+        sys.exit(f"{name} ended with {ended.returncode}; see {log}. Run again to resume")
+
+
+if __name__ == "__main__":
+    main()
