@@ -102,7 +102,7 @@ class BudgetedStock(Budgeted, nnUNetTrainer):
 
     def follow_the_clock(self) -> None:
         """nnU-Net's polynomial decay."""
-        nnUNetTrainerTimeBudget.follow_the_clock(self)  # type: ignore[arg-type]
+        nnUNetTrainerTimeBudget.follow_the_clock(self)
 
 
 def changed(plans: dict[str, Any], configuration: str, change: dict[str, Any], seed: int) -> None:

@@ -80,9 +80,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         first = {row["seed"]: row["mean_dice"] for row in next(iter(recipes.values()))}
         for recipe, runs in recipes.items():
             dice = [row["mean_dice"] for row in runs]
-            paired = [
-                row["mean_dice"] - first[row["seed"]] for row in runs if row["seed"] in first
-            ]
+            paired = [row["mean_dice"] - first[row["seed"]] for row in runs if row["seed"] in first]
             difference = (
                 f"{statistics.mean(paired):+.4f} ({min(paired):+.4f} to {max(paired):+.4f})"
                 if paired and runs is not next(iter(recipes.values()))

@@ -1,0 +1,342 @@
+"""Ways of training that were tried and are not part of the package, for recipes.py.
+
+What paid is a key of the plans; the rest stays here so that its figures can be repeated. The
+trials run on the package's own steps (`ops`), but level by level, and without the engines' whole
+octree; they are for comparing accuracy, not speed on a GPU.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnunet_octreenca.integration.trainer import OctreeNCATrainer
+from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.network.level import LevelNCA
+from nnunet_octreenca.octree import Crop, Window, image_pyramid, upsample, windows
+from nnunet_octreenca.ops import nca_steps_channels_last
+from nnunet_octreenca.training import crop_origins
+
+SMOOTH = 1e-5  # of the Dice quotient
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried; the defaults change nothing.
+
+    Attributes:
+        channels: of the levels' cells, finest first, the last for all coarser levels; hidden
+            channels pass a linear map on their way to the next level. None: the plans' on all.
+        loss_on_levels: weight of level l + 1's loss relative to level l's, against averaged truth.
+        softmax: cross-entropy and Dice of a softmax with the background's logit at 0, instead of
+            sigmoids.
+        optimizer: "adam" or "adamw".
+        warm_up: part of the training in which the learning rate rises from 0.
+        schedule: "plans" or "cosine".
+        crops: of each sample, whose coarse levels they share.
+        random_steps: steps of a level vary by up to so many in training.
+        predict_fire_rate: of predictions; None for the training's.
+        start_std: of the last layer's weights at the start.
+        augmentation: "full" (nnU-Net's), "spatial" or "mirror".
+    """
+
+    channels: tuple[int, ...] | None = None
+    loss_on_levels: float = 0.0
+    softmax: bool = False
+    optimizer: str = "adam"
+    warm_up: float = 0.0
+    schedule: str = "plans"
+    crops: int = 1
+    random_steps: int = 0
+    predict_fire_rate: float | None = None
+    start_std: float = 0.0
+    augmentation: str = "full"
+
+    @property
+    def changes_network(self) -> bool:
+        """Whether another network or loss than the package's is needed."""
+        needing = ("optimizer", "warm_up", "schedule", "augmentation")
+        return replace(self, **{name: getattr(Trial, name) for name in needing}) != Trial()
+
+
+class TrialNetwork(OctreeNCA):
+    """OctreeNCA with a trial's changes, level by level."""
+
+    def __init__(self, *arguments: Any, trial: Trial, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.trial = trial
+        given = list(trial.channels or (self.channels,))
+        given += given[-1:] * len(self.steps)
+        self.level_channels = given[: len(self.steps)]
+        n = self.input_channels
+        self.levels = nn.ModuleList(
+            LevelNCA(self.dimension, c, n, 4 * c) for c in self.level_channels
+        )
+        if trial.start_std:
+            for level in self.levels:
+                assert isinstance(level, LevelNCA)
+                nn.init.normal_(level.update.weight, std=trial.start_std)
+        self.descend = nn.ModuleList()  # from level l + 1 to level l
+        for own, above in zip(self.level_channels[:-1], self.level_channels[1:], strict=True):
+            layer: nn.Module = nn.Identity()
+            if own != above:
+                layer = nn.Linear(above - n, own - n, bias=False)
+                nn.init.normal_(layer.weight, std=0.02)
+                same = min(own, above) - n
+                with torch.no_grad():
+                    layer.weight[:same, :same] += torch.eye(same)
+            self.descend.append(layer)
+
+    def _is_inference(self, image: Tensor) -> bool:
+        return False
+
+    def forward(
+        self,
+        image: Tensor,
+        seed: int | None = None,
+        crop: Crop | None = None,
+        origins: Any = None,
+    ) -> Any:
+        """OctreeNCA's; in training with a loss on every level, the logits of all levels."""
+        image = self._checked(image)
+        seed = self.seed if seed is None else seed
+        samples = len(image)
+        origins = [(0,) * self.dimension] * samples if origins is None else origins
+        repeats = len(origins) // samples
+        self.boxes = windows(image.shape[2:], self.factors, crop, origins)
+        images = image_pyramid(image, self.factors)
+        for level in range(len(self.steps)):
+            if crop is not None and level < crop.levels:
+                images[level] = images[level].repeat_interleave(repeats, 0)
+            else:  # one window for all crops of a sample
+                whole = self.boxes[level]
+                self.boxes[level] = Window(whole.shape, whole.origins[::repeats])
+        return self._descend(images, self.boxes, seed)
+
+    def _descend(self, images: Any, boxes: Any, seed: int, non_finite: Any = None) -> Any:
+        state, logits = None, []
+        deep = self.training and self.trial.loss_on_levels
+        rate = self.trial.predict_fire_rate
+        fire_rate = self.fire_rate if self.training or rate is None else rate
+        for level in reversed(range(len(self.steps))):
+            state = nca_steps_channels_last(
+                self._enter(level, images[level], boxes, state).contiguous(),
+                self.level_weights(level),
+                self._steps(level, seed),
+                fire_rate=fire_rate,
+                seed=seed,
+                level=level,
+                origin=boxes[level].origins,
+            )
+            if non_finite is not None:
+                non_finite.add_state(level, state)
+            if deep or level == 0:
+                first = self.input_channels
+                heads = state[..., first : first + self.logits].movedim(-1, 1)
+                if self.constant_background:
+                    heads = torch.cat([torch.zeros_like(heads[:, :1]), heads], 1)
+                logits.append(heads.contiguous())
+        return logits[::-1] if deep else logits[-1]
+
+    def _steps(self, level: int, seed: int) -> int:
+        spread = self.trial.random_steps
+        if not (spread and self.training):
+            return self.steps[level]
+        draw = np.random.RandomState((seed + level) % (1 << 32)).randint(-spread, spread + 1)
+        return max(1, self.steps[level] + int(draw))
+
+    def _enter(self, level: int, image: Tensor, boxes: Any, parent: Tensor | None) -> Tensor:
+        here, n = boxes[level], self.input_channels
+        image = torch.cat(
+            [
+                image[_box(here, number, sample)][None]
+                for number, sample in enumerate(_samples(len(here.origins), len(image)))
+            ]
+        ).movedim(1, -1)
+        if parent is None:
+            others = image.new_zeros((*image.shape[:-1], self.level_channels[level] - n))
+            return torch.cat([image, others], -1)
+        above = boxes[level + 1]
+        mapped = self.descend[level](parent[..., n:])
+        others = torch.cat(
+            [
+                upsample(
+                    mapped[sample : sample + 1],
+                    self.factors[level],
+                    here.shape,
+                    here.origins[number],
+                    above.origins[sample],
+                    first_axis=1,
+                )
+                for number, sample in enumerate(_samples(len(here.origins), len(mapped)))
+            ]
+        )
+        return torch.cat([image, others], -1)
+
+
+def _samples(windows_: int, samples: int) -> list[int]:
+    """The sample of each window."""
+    return [number * samples // windows_ for number in range(windows_)]
+
+
+def _box(window: Window, number: int, sample: int) -> Any:
+    """Index of a sample's window in (N, channels, *spatial)."""
+    origin = window.origins[number]
+    box = (slice(o, o + n) for o, n in zip(origin, window.shape, strict=True))
+    return (sample, slice(None), *box)
+
+
+class TrialLoss(nn.Module):
+    """Of label maps: sigmoids or a softmax, on the finest level or on all.
+
+    Args:
+        trial: what is tried.
+        dice_weight: lambda.
+        batch_dice: Dice over the whole batch.
+    """
+
+    def __init__(self, trial: Trial, dice_weight: float, batch_dice: bool) -> None:
+        super().__init__()
+        self.trial, self.dice_weight, self.batch_dice = trial, dice_weight, batch_dice
+        self.network: list[TrialNetwork] = []  # in a list, so that it is no part of the module
+
+    def forward(self, heads: Any, target: Tensor) -> Tensor:
+        """A scalar; `target` (N, 1, *context) is whole, `heads` those of `TrialNetwork`."""
+        heads = heads if isinstance(heads, list) else [heads]
+        network = self.network[0]
+        classes = heads[0].shape[1]
+        truth = functional.one_hot(target[:, 0].long().clamp_min(0), classes).movedim(-1, 1).float()
+        total, weights = truth.new_zeros(()), 0.0
+        pool = functional.avg_pool3d if target.ndim == 5 else functional.avg_pool2d
+        for level, logits in enumerate(heads):
+            if level:
+                truth = pool(truth, network.factors[level - 1], ceil_mode=True)
+            window = network.boxes[level]
+            samples = _samples(len(window.origins), len(truth))
+            cut = [truth[_box(window, number, sample)] for number, sample in enumerate(samples)]
+            weight = self.trial.loss_on_levels**level
+            total = total + weight * self._of_level(logits.float(), torch.stack(cut))
+            weights += weight
+        return total / weights
+
+    def _of_level(self, logits: Tensor, truth: Tensor) -> Tensor:
+        if self.trial.softmax:
+            shares = logits.log_softmax(1)
+            entropy = -(shares * truth).sum(1).mean()
+            probability = shares.exp()[:, 1:]
+        else:
+            entropy = functional.binary_cross_entropy_with_logits(logits[:, 1:], truth[:, 1:])
+            probability = logits[:, 1:].sigmoid()
+        wanted = truth[:, 1:]
+        axes = tuple(range(2, logits.ndim))
+        overlap, both = (probability * wanted).sum(axes), (probability + wanted).sum(axes)
+        if self.batch_dice:
+            overlap, both = overlap.sum(0), both.sum(0)
+        dice = ((2 * overlap + SMOOTH) / (both + SMOOTH)).mean()
+        return (2 - self.dice_weight) * entropy + self.dice_weight * (1 - dice)
+
+
+class TrialTrainer(OctreeNCATrainer):
+    """OctreeNCATrainer with a trial's changes; set `trial` before it is made."""
+
+    trial: ClassVar[Trial] = Trial()
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The package's network, or a `TrialNetwork`."""
+        made = OctreeNCATrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels
+        )
+        trial = TrialTrainer.trial
+        if not trial.changes_network:
+            return made
+        seed = configuration_manager.configuration["octreenca"]["seed"] or 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return TrialNetwork(
+                num_input_channels,
+                num_output_channels,
+                trial=trial,
+                **configuration_manager.network_arch_init_kwargs,
+            )
+
+    def _build_loss(self) -> nn.Module:
+        if not self.trial.changes_network:
+            return super()._build_loss()
+        batch_dice = self.configuration_manager.batch_dice
+        return TrialLoss(self.trial, self.settings.dice_weight, batch_dice)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Adam, or AdamW with the plans' weight decay."""
+        optimizer, scheduler = super().configure_optimizers()
+        if self.trial.optimizer == "adamw":
+            settings = self.settings
+            optimizer = torch.optim.AdamW(
+                self.network.parameters(),
+                self.initial_lr,
+                betas=settings.betas,
+                weight_decay=settings.weight_decay,
+            )
+        return optimizer, scheduler
+
+    def _learning_rate(self) -> float:
+        warm_up, progress = self.trial.warm_up, self.progress
+        if progress < warm_up:
+            return float(self.initial_lr * (progress + 1e-3) / warm_up)
+        if self.trial.schedule == "cosine":
+            left = (progress - warm_up) / (1 - warm_up)
+            return float(self.initial_lr * 0.5 * (1 + np.cos(np.pi * left)))
+        return super()._learning_rate()
+
+    def get_training_transforms(self, *arguments: Any, **options: Any) -> Any:
+        """nnU-Net's, or fewer of them."""
+        transforms = super().get_training_transforms(*arguments, **options)
+        if self.trial.augmentation != "full":
+            kept = ["Mirror", "Convert", "Remove", "Region", "Mask"]
+            kept += ["Spatial"] if self.trial.augmentation == "spatial" else []
+            transforms.transforms = [
+                each
+                for each in transforms.transforms
+                if any(word in type(getattr(each, "transform", each)).__name__ for word in kept)
+            ]
+        return transforms
+
+    def train_step(self, batch: dict) -> dict:
+        """OctreeNCATrainer's, but for trials that need several crops or levels of truth."""
+        if not isinstance(self.bare_network, TrialNetwork):
+            return super().train_step(batch)
+        data, target = batch["data"], batch["target"]
+        seed = self._iteration_seed()
+        crop, origins = self.settings.crop, None
+        if crop is not None:
+            each = target.repeat_interleave(self.trial.crops, 0)
+            oversample = self.oversample_foreground_percent
+            if len(each) == 1:  # nnU-Net rounds to none
+                oversample = float(self.iteration % round(1 / oversample) == 0)
+            generator = torch.Generator().manual_seed(seed)
+            origins = crop_origins(each, crop.shape, oversample, generator)
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        assert isinstance(self.loss, TrialLoss)
+        self.loss.network = [self.bare_network]
+        loss = self.loss(self.network(data, seed=seed, crop=crop, origins=origins), target)
+        loss.backward()
+        parameters = list(self.network.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(
+            parameters, self.settings.gradient_clip or float("inf")
+        )
+        self.iteration += 1
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            assert self.average is not None
+            self.average.update(self.bare_network)
+        return {"loss": loss.detach().numpy()}
