@@ -12,7 +12,7 @@ examples:
   nnunet_octreenca extend_plans -d 4
   nnunet_octreenca extend_plans -d 4 -p nnUNetResEncUNetMPlans -gpu_memory_target 4
   nnunet_octreenca extend_plans -d 4 --set num_epochs=100 --set initial_lr=0.001
-  nnunet_octreenca extend_plans -d 4 --preset radiology
+  nnunet_octreenca extend_plans -d 4 --preset paper
 """
 
 
@@ -37,10 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "to fit (default: 8)",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=3, help="samples per training step (default: 3)"
+        "--batch_size",
+        type=int,
+        help="samples per training step (default: 1; 3 with --preset paper)",
     )
     parser.add_argument(
-        "--preset", help="use one of the paper's configurations: radiology, pathology, surgery"
+        "--preset",
+        help="paper: train as published, on whole contexts; radiology, pathology or surgery: one "
+        "of the paper's three configurations",
     )
     parser.add_argument(
         "--set",
@@ -74,15 +78,17 @@ def parse_settings(pairs: list[str]) -> JsonObject:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the plans and say what they hold."""
-    if arguments.gpu_memory_target <= 0 or arguments.batch_size < 1:
+    batch_size = arguments.batch_size
+    if arguments.gpu_memory_target <= 0 or (batch_size is not None and batch_size < 1):
         raise PlansError(
             f"-gpu_memory_target ({arguments.gpu_memory_target}) and --batch_size "
             f"({arguments.batch_size}) must be above 0"
         )
     from nnunet_octreenca.files import read_json
     from nnunet_octreenca.integration.planner import extend_plans_file
-    from nnunet_octreenca.planning import load_preset
+    from nnunet_octreenca.planning import RECIPES, load_preset, recipe_named
 
+    named = arguments.preset or "default"
     path = extend_plans_file(
         arguments.d,
         base_plans=arguments.p,
@@ -90,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         gpu_memory_target_in_gb=arguments.gpu_memory_target,
         batch_size=arguments.batch_size,
         settings=parse_settings(arguments.set),
-        preset=load_preset(arguments.preset) if arguments.preset else None,
+        preset=None if named in RECIPES else load_preset(named),
+        recipe=recipe_named(named if named in RECIPES else "default"),
     )
     for name, configuration in read_json(path, "run the command again")["configurations"].items():
         if "architecture" not in configuration:

@@ -9,8 +9,7 @@ from nnunet_octreenca.datasets.raw_dataset import preprocessed_folder
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.files import JsonMapping, JsonObject, write_json
 from nnunet_octreenca.images.pyramid import SlideRegions
-from nnunet_octreenca.planning import PLANS_NAME, extend_plans
-from nnunet_octreenca.planning.configuration import BATCH_SIZE
+from nnunet_octreenca.planning import PLANS_NAME, RECIPES, extend_plans
 from nnunet_octreenca.preprocessing.slide_windows import SlideCase
 
 CONFIGURATION = "2d"
@@ -18,6 +17,8 @@ DATA_IDENTIFIER = f"{PLANS_NAME}_{CONFIGURATION}"
 _SAMPLED = 50  # places a slide whose colours are looked at
 _AROUND = 16  # pixels per side at each
 _CHANNELS = 3
+# Every level has its own window already: none is cropped.
+_RECIPE = RECIPES["paper"]._replace(crops=lambda context, factors: (None,), settings={})
 # A coarse level that is averaged from so many pixels a side is slow to read.
 _SLOW = 8
 
@@ -72,7 +73,7 @@ def prepare_in_place(
         np.median([case.shape for case in cases], 0).tolist(),
         intensities,
         patch_size,
-        batch_size=batch_size or BATCH_SIZE,
+        batch_size=batch_size,
         settings=settings,
     )
     data = folder / DATA_IDENTIFIER
@@ -100,7 +101,7 @@ def slide_plans(
     intensities: Mapping[str, Mapping[str, float]],
     patch_size: int,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     settings: JsonMapping | None = None,
 ) -> JsonObject:
     """Plans as nnU-Net would write them for RGB pictures, extended for OctreeNCA.
@@ -135,7 +136,7 @@ def slide_plans(
             CONFIGURATION: {
                 "data_identifier": DATA_IDENTIFIER,
                 "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": batch_size,
+                "batch_size": batch_size or _RECIPE.batch_size,
                 "patch_size": [patch_size] * 2,
                 # What the octree is planned for; the slides' own median is put back below.
                 "median_image_size_in_voxels": [patch_size] * 2,
@@ -153,10 +154,11 @@ def slide_plans(
         num_classes=labels + 1,
         foreground_labels=labels,
         has_regions=False,
-        # Neither crop nor smaller context: every level has its own window already.
+        # No smaller context either.
         gpu_memory_target_in_gb=float("inf"),
         batch_size=batch_size,
         settings=settings,
+        recipe=_RECIPE,
     )
     plans["configurations"][CONFIGURATION]["median_image_size_in_voxels"] = list(median_shape)
     return plans

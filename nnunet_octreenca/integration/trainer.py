@@ -106,6 +106,8 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.initial_lr = self.settings.initial_lr
         self.weight_decay = self.settings.weight_decay
         self.oversample_foreground_percent = self.settings.oversample_foreground_percent
+        # nnU-Net rounds a share of the batch, which is none of a single sample.
+        self.probabilistic_oversampling = self.configuration_manager.batch_size == 1
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.num_val_iterations_per_epoch
@@ -189,7 +191,8 @@ class OctreeNCATrainer(nnUNetTrainer):
             if self.is_ddp and self.configuration_manager.batch_size < dist.get_world_size():
                 raise TrainingError(
                     f"a batch of {self.configuration_manager.batch_size} cannot be shared by "
-                    f"{dist.get_world_size()} processes; use as many or fewer"
+                    f"{dist.get_world_size()} processes; use as many or fewer, or plan larger "
+                    f"batches with `nnunet_octreenca extend_plans --batch_size`"
                 )
             super()._set_batch_size_and_oversample()
         finally:

@@ -5,6 +5,7 @@ from nnunet_octreenca.planning.context import Context, plan_context
 from nnunet_octreenca.planning.memory import inference_bytes, training_bytes
 from nnunet_octreenca.planning.plans import PLANS_NAME, extend_plans, octreenca_settings
 from nnunet_octreenca.planning.presets import load_preset, preset_names
+from nnunet_octreenca.planning.recipe import RECIPES, Recipe, recipe_named
 from nnunet_octreenca.planning.rules import (
     cell_channels,
     level_factors,
@@ -15,8 +16,10 @@ from nnunet_octreenca.planning.stream_memory import Output, StreamBytes, stream_
 
 __all__ = [
     "PLANS_NAME",
+    "RECIPES",
     "Context",
     "Output",
+    "Recipe",
     "StreamBytes",
     "cell_channels",
     "extend_plans",
@@ -28,6 +31,7 @@ __all__ = [
     "octreenca_settings",
     "plan_context",
     "preset_names",
+    "recipe_named",
     "round_up",
     "stream_bytes",
     "training_bytes",

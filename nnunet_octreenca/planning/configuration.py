@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import Context, plan_context
 from nnunet_octreenca.planning.memory import training_bytes
+from nnunet_octreenca.planning.recipe import RECIPES, Recipe
 from nnunet_octreenca.planning.rules import (
     HIDDEN_UNITS_PER_CHANNEL,
     cell_channels,
@@ -15,7 +17,6 @@ from nnunet_octreenca.planning.rules import (
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 NETWORK_CLASS = "nnunet_octreenca.network.OctreeNCA"
-BATCH_SIZE = 3
 GIBIBYTE = 1 << 30
 
 
@@ -26,8 +27,9 @@ def octreenca_configuration(
     num_classes: int,
     has_regions: bool,
     gpu_memory_target_in_gb: float,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     settings: JsonMapping | None = None,
+    recipe: Recipe = RECIPES["default"],
 ) -> JsonObject:
     """The keys of a configuration that OctreeNCA changes (DESIGN section 2).
 
@@ -37,15 +39,31 @@ def octreenca_configuration(
         num_classes: nnU-Net's segmentation heads, the background among them for plain labels.
         has_regions: region-based labels: every head is a logit.
         gpu_memory_target_in_gb: GiB that one training step may take.
-        batch_size: samples per training step.
-        settings: keys of the `octreenca` block that differ from the defaults.
+        batch_size: samples per training step; the recipe's if left out.
+        settings: keys of the `octreenca` block that differ from the recipe's; a crop of another
+            number of axes is left to other configurations.
+        recipe: how the network is trained.
 
     Returns:
         `batch_size`, `patch_size`, `architecture` and `octreenca`.
 
     Raises:
-        PlansError: nothing fits the memory target, or an unknown setting.
+        PlansError: nothing fits the memory target, an unknown setting, or a crop that lacks its
+            shape or its levels.
     """
+    settings = settings or {}
+    batch_size = recipe.batch_size if batch_size is None else batch_size
+    chosen = Settings.from_plans({**recipe.settings, **settings})
+    if (chosen.crop_shape is None) != (chosen.crop_levels == 0):
+        raise PlansError(
+            f"crop_shape is {chosen.crop_shape} and crop_levels {chosen.crop_levels}: give both "
+            f"for a crop, such as crop_shape=[32,64,64] and crop_levels=1, or crop_shape=null "
+            f"alone for none"
+        )
+    crops = recipe.crops
+    if "crop_shape" in settings and len(chosen.crop_shape or median_shape) == len(median_shape):
+        given = chosen.crop
+        crops = lambda context, factors: (given,)  # noqa: E731
     channels = cell_channels(input_channels, num_classes - (not has_regions))
     hidden = HIDDEN_UNITS_PER_CHANNEL * channels
 
@@ -64,10 +82,9 @@ def octreenca_configuration(
         )
         return needed <= gpu_memory_target_in_gb * GIBIBYTE
 
-    context = plan_context(median_shape, fits)
-    chosen = Settings.from_plans(settings or {})
-    if context.crop is not None and chosen.crop_shape is None:
-        chosen = replace(chosen, crop_shape=context.crop.shape, crop_levels=context.crop.levels)
+    context = plan_context(median_shape, fits, crops)
+    crop_shape, crop_levels = context.crop or (None, 0)
+    chosen = replace(chosen, crop_shape=crop_shape, crop_levels=crop_levels)
     return {
         "batch_size": batch_size,
         "patch_size": list(context.shape),

@@ -6,11 +6,8 @@ from typing import Any
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
-from nnunet_octreenca.planning.configuration import (
-    BATCH_SIZE,
-    NETWORK_CLASS,
-    octreenca_configuration,
-)
+from nnunet_octreenca.planning.configuration import NETWORK_CLASS, octreenca_configuration
+from nnunet_octreenca.planning.recipe import RECIPES, Recipe
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 PLANS_NAME = "nnUNetOctreeNCAPlans"
@@ -25,9 +22,10 @@ def extend_plans(
     has_regions: bool,
     gpu_memory_target_in_gb: float = 8.0,
     plans_name: str = PLANS_NAME,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     settings: JsonMapping | None = None,
     preset: JsonMapping | None = None,
+    recipe: Recipe = RECIPES["default"],
 ) -> JsonObject:
     """OctreeNCA's plans from an existing plans file, for each of its configurations.
 
@@ -43,10 +41,11 @@ def extend_plans(
         has_regions: region-based labels.
         gpu_memory_target_in_gb: GiB that one training step may take.
         plans_name: name of the new plans.
-        batch_size: samples per training step.
-        settings: keys of the `octreenca` block that differ from the defaults.
+        batch_size: samples per training step; the recipe's if left out.
+        settings: keys of the `octreenca` block that differ from the recipe's.
         preset: one of the paper's set-ups (`load_preset`); replaces what is worked out in the
             configurations that have as many axes.
+        recipe: how networks are trained that no preset describes.
 
     Returns:
         The new plans, for nnU-Net to read as `plans_name`.json; `plans` stays as it is.
@@ -103,6 +102,7 @@ def extend_plans(
                 gpu_memory_target_in_gb=gpu_memory_target_in_gb,
                 batch_size=batch_size,
                 settings=settings,
+                recipe=recipe,
             )
         )
     return extended

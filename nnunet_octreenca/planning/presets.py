@@ -26,6 +26,8 @@ def load_preset(name: str) -> JsonObject:
     """
     path = _folder() / f"{name}.json"
     if name not in preset_names():
-        raise PlansError(f"there is no preset {name!r}; choose from {', '.join(preset_names())}")
+        raise PlansError(
+            f"there is no preset {name!r}; choose from {', '.join(['paper', *preset_names()])}"
+        )
     preset: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     return preset

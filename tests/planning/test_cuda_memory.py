@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from nnunet_octreenca.octree import Crop
 from nnunet_octreenca.ops import cuda_device, cuda_engine
 from nnunet_octreenca.ops.cuda_program import program
-from nnunet_octreenca.planning import octreenca_configuration, training_bytes
+from nnunet_octreenca.planning import RECIPES, octreenca_configuration, training_bytes
 from nnunet_octreenca.training import SegmentationLoss
 
 
@@ -91,7 +91,11 @@ def test_what_is_planned_is_the_largest_that_the_cuda_engine_trains(classes, pad
 
     def plan(gib):
         return octreenca_configuration(
-            shape, **steps, has_regions=False, gpu_memory_target_in_gb=gib
+            shape,
+            **steps,
+            has_regions=False,
+            gpu_memory_target_in_gb=gib,
+            recipe=RECIPES["paper"],
         )
 
     whole = plan(8.0)

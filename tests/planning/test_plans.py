@@ -14,6 +14,7 @@ from nnunet_octreenca.planning import (
     load_preset,
     octreenca_configuration,
     octreenca_settings,
+    recipe_named,
     training_bytes,
 )
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
@@ -70,20 +71,20 @@ def build(plans, name, n_in, classes):
 
 
 @pytest.mark.parametrize(
-    ("name", "context", "coarsest", "steps", "n_in"),
+    ("name", "context", "coarsest", "steps", "n_in", "crop"),
     [
-        ("2d", [56, 40], (7, 5), [10, 10, 10, 7], 1),
-        ("3d_lowres", [24, 40, 24], (6, 5, 6), [10, 10, 10, 6], 1),
-        ("3d_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1),
-        ("3d_cascade_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 3),
-        ("3d_fullres_small_batch", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1),
+        ("2d", [56, 40], (7, 5), [10, 10, 10, 7], 1, (32, 24)),
+        ("3d_lowres", [24, 40, 24], (6, 5, 6), [10, 10, 10, 6], 1, (16, 22, 16)),
+        ("3d_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1, (22, 30, 22)),
+        ("3d_cascade_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 3, (22, 30, 22)),
+        ("3d_fullres_small_batch", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1, (22, 30, 22)),
     ],
 )
-def test_configurations(name, context, coarsest, steps, n_in):
+def test_configurations(name, context, coarsest, steps, n_in, crop):
     extended = extend_plans(PLANS, **DATA)
     configuration = resolved(extended, name)
     assert configuration["patch_size"] == context
-    assert configuration["batch_size"] == (1 if name == "3d_fullres_small_batch" else 3)
+    assert configuration["batch_size"] == 1
     network = build(extended, name, n_in, 3)
     assert (network.dimension, network.channels, network.hidden) == (len(context), 16, 64)
     assert network.steps == tuple(steps)
@@ -91,7 +92,17 @@ def test_configurations(name, context, coarsest, steps, n_in):
     assert network.fire_rate == 0.5
     assert network.constant_background
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
-    assert settings == Settings()
+    assert settings == Settings(crop_shape=crop, crop_levels=1)
+
+
+def test_the_paper_s_recipe():
+    extended = extend_plans(PLANS, **DATA, recipe=recipe_named("paper"))
+    configuration = extended["configurations"]["3d_fullres"]
+    assert configuration["batch_size"] == 3
+    settings = octreenca_settings(configuration, configuration_name="x", plans_name="p")
+    assert settings == Settings(lr_schedule="exponential", gradient_clip=None)
+    with pytest.raises(PlansError, match="'prostate'; choose from default, paper"):
+        recipe_named("prostate")
 
 
 def test_what_data_depend_on_stays_as_it_was():
@@ -172,6 +183,7 @@ def test_less_memory_crops_first_then_shrinks():
             num_classes=2,
             has_regions=False,
             gpu_memory_target_in_gb=gib,
+            recipe=recipe_named("paper"),
         )
         block = configuration["octreenca"]
         return configuration["patch_size"], block["crop_shape"], block["crop_levels"]
@@ -189,8 +201,24 @@ def test_settings_go_into_every_planned_configuration():
     for name in ("3d_lowres", "3d_fullres", "3d_cascade_fullres"):
         block = extended["configurations"][name]["octreenca"]
         assert (block["num_epochs"], block["crop_shape"]) == (7, [16, 16, 16])
+    other = extended["configurations"]["2d"]["octreenca"]
+    assert (other["num_epochs"], other["crop_shape"]) == (7, [32, 24])
     with pytest.raises(PlansError, match="has unknown keys: epochs"):
         extend_plans(PLANS, **DATA, settings={"epochs": 7})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"crop_shape": [16, 16, 16]}, {"crop_levels": 2}, {"crop_shape": None, "crop_levels": 1}],
+)
+def test_a_crop_has_a_shape_and_levels(settings):
+    with pytest.raises(PlansError, match=r"crop_shape is .* and crop_levels .: give both"):
+        extend_plans(PLANS, **DATA, settings=settings)
+
+
+def test_no_crop_where_none_is_wanted():
+    extended = extend_plans(PLANS, **DATA, settings={"crop_shape": None})
+    assert extended["configurations"]["3d_fullres"]["octreenca"]["crop_shape"] is None
 
 
 def test_a_preset_replaces_the_configurations_of_its_dimension():

@@ -29,6 +29,31 @@ def test_the_last_samples_crops_hold_foreground(batch, oversample, forced):
     assert found == {0, 1, 2}, "every foreground cell can be drawn"
 
 
+def test_a_single_samples_crop_holds_foreground_with_that_probability():
+    target = torch.zeros(1, 1, 60, 70)
+    target[0, 0, 3, 67] = 1
+    held = 0
+    for seed in range(600):
+        crop = cut(target, (8, 6), crop_origins(target, (8, 6), 0.25, generator(seed)))
+        held += int(crop.any())
+    assert 0.2 < held / 600 < 0.32  # by chance some 2 % more
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_rare_label_is_drawn_as_often_as_a_frequent_one(regions):
+    target = torch.zeros(1, 1, 40, 50)
+    target[:, :, 20:] = 1
+    target[:, :, 3, 5:7] = 2
+    if regions:
+        target = torch.cat([target == 1, target == 2], 1)
+    rare = sum(
+        origin[0] < 10
+        for seed in range(400)
+        for origin in crop_origins(target, (8, 6), 1.0, generator(seed))
+    )
+    assert 150 < rare < 250
+
+
 def test_a_foreground_cell_is_the_middle_as_far_as_the_context_allows():
     target = torch.zeros(3, 1, 40, 50)
     for sample, cell in enumerate([(20, 25), (1, 49), (39, 2)]):

@@ -1,0 +1,39 @@
+"""Recipes: what the plans say of training where the user does not."""
+
+from typing import NamedTuple
+
+from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.files import JsonMapping
+from nnunet_octreenca.planning.context import Crops, crops_for_memory, crops_for_speed
+
+
+class Recipe(NamedTuple):
+    """How a network is trained.
+
+    Attributes:
+        batch_size: samples per training step.
+        crops: which crops of the finest levels are tried, the best first.
+        settings: keys of the `octreenca` block that differ from the defaults.
+    """
+
+    batch_size: int
+    crops: Crops
+    settings: JsonMapping
+
+
+RECIPES = {
+    "default": Recipe(1, crops_for_speed, {}),
+    # As published: three contexts a step, cropped only where they do not fit.
+    "paper": Recipe(3, crops_for_memory, {"lr_schedule": "exponential", "gradient_clip": None}),
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """One of RECIPES.
+
+    Raises:
+        PlansError: there is none of this name.
+    """
+    if name not in RECIPES:
+        raise PlansError(f"there is no recipe {name!r}; choose from {', '.join(RECIPES)}")
+    return RECIPES[name]
