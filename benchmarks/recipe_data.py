@@ -33,7 +33,6 @@ class DataSet(NamedTuple):
         source: folder among the data; "" where it is made.
         make: writes the raw data set and returns the cases that fold 0 validates on, None for
             nnU-Net's own fold 0.
-        extend: flags of `extend_plans`.
     """
 
     number: int
@@ -41,7 +40,6 @@ class DataSet(NamedTuple):
     configuration: str
     source: str
     make: Callable[[Path, Path], list[str] | None]
-    extend: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -175,11 +173,8 @@ def prepare(name: str, work: Path, data: str | None) -> Path:
         shutil.rmtree(raw, ignore_errors=True)
         source = find_data(data, chosen.source) if chosen.source else work
         marked.write_text(json.dumps(chosen.make(source, raw)))
-    number = str(chosen.number)
-    plan = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", chosen.configuration]
+    plan = ["nnUNetv2_plan_and_preprocess", "-d", str(chosen.number), "-c", chosen.configuration]
     run([*plan, "-np", "2", "-npfp", "2"], work / f"{name}_plan.log")
-    extend = ["nnunet_octreenca", "extend_plans", "-d", number, *chosen.extend]
-    run(extend, work / f"{name}_extend.log")
     held_out = json.loads(marked.read_text())
     if held_out is not None:
         ending = json.loads((raw / "dataset.json").read_text())["file_ending"]

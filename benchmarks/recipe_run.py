@@ -125,8 +125,7 @@ def main() -> None:
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
     preprocessed = work / "preprocessed" / dataset.folder
-    name = "nnUNetPlans" if stock else "nnUNetOctreeNCAPlans"
-    plans = read_json(preprocessed / f"{name}.json", "prepare the data set again")
+    plans = read_json(preprocessed / f"{spec['plans']}.json", "prepare the data set again")
     changed(plans, dataset.configuration, change, spec["seed"])
     plans["continue_training"] = False
     trainer_class = BudgetedStock if stock else BudgetedTrial

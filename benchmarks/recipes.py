@@ -19,16 +19,17 @@ over the seeds, their range, and the difference to the first recipe, seed by see
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minutes_of_training import run
 from recipe_data import DATA_SETS, prepare
 
 HERE = Path(__file__).parent
-SAVE_EVERY = 60.0  # seconds between checkpoints
 
 
 class Budget(NamedTuple):
@@ -41,9 +42,31 @@ class Budget(NamedTuple):
         return f"{self.amount:g}-{self.unit}"
 
 
+# `extend`: flags of `extend_plans`. `batch_size`, `octreenca`, `arch_kwargs`: keys of the plans.
+# `trial`: fields of recipe_trials.Trial. `stock`: nnU-Net's own trainer and plans.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
+    "paper": {"extend": ["--preset", "paper"]},
     "nnunet": {"stock": True},
+    "batch 3": {"batch_size": 3},
+    "whole contexts": {"extend": ["--set", "crop_shape=null"]},
+    "fire rate 1": {"arch_kwargs": {"fire_rate": 1.0}},
+    "average 0.998": {"octreenca": {"ema_decay": 0.998}},
+    "rate 4e-3": {"octreenca": {"initial_lr": 4e-3}, "trial": {"warm_up": 0.05}},
+    "AdamW, cosine": {
+        "octreenca": {"initial_lr": 2.5e-3, "weight_decay": 0.01},
+        "trial": {"optimizer": "adamw", "schedule": "cosine", "warm_up": 0.05},
+    },
+    "2 crops": {"trial": {"crops": 2}},
+    "softmax": {"trial": {"softmax": True}},
+    "loss on levels": {"trial": {"loss_on_levels": 0.5}},
+    "wide": {"trial": {"channels": [16, 24, 32, 48]}},
+    "wide, loss on levels": {"trial": {"channels": [16, 24, 32, 48], "loss_on_levels": 0.5}},
+    "random steps": {"trial": {"random_steps": 3}},
+    "predict at rate 1": {"trial": {"predict_fire_rate": 1.0}},
+    "random start": {"trial": {"start_std": 0.01}},
+    "mirrored only": {"trial": {"augmentation": "mirror"}},
+    "mirrored, turned, scaled": {"trial": {"augmentation": "spatial"}},
 }
 
 
@@ -146,8 +169,15 @@ def train(given: argparse.Namespace, budget: Budget, key: tuple[Any, ...]) -> No
     """One run in a process of its own; its line is added to rows.jsonl."""
     dataset, recipe, seed, _ = key
     name = "_".join(map(str, key))
+    plans = "nnUNetPlans"
+    if not RECIPES[recipe].get("stock"):
+        plans = f"OctreeNCA{re.sub('[^a-z0-9]', '', recipe)}Plans"
+        extend = ["nnunet_octreenca", "extend_plans", "-d", str(DATA_SETS[dataset].number)]
+        extend += ["-overwrite_plans_name", plans, *RECIPES[recipe].get("extend", ())]
+        run(extend, given.work / "extend.log")
     spec = {
         "dataset": dataset,
+        "plans": plans,
         "recipe": recipe,
         "change": RECIPES[recipe],
         "seed": seed,
