@@ -34,7 +34,6 @@ class Trial:
         softmax: cross-entropy and Dice of a softmax with the background's logit at 0, instead of
             sigmoids.
         optimizer: "adam" or "adamw".
-        warm_up: part of the training in which the learning rate rises from 0.
         schedule: "plans" or "cosine".
         crops: of each sample, whose coarse levels they share.
         random_steps: steps of a level vary by up to so many in training.
@@ -47,7 +46,6 @@ class Trial:
     loss_on_levels: float = 0.0
     softmax: bool = False
     optimizer: str = "adam"
-    warm_up: float = 0.0
     schedule: str = "plans"
     crops: int = 1
     random_steps: int = 0
@@ -58,7 +56,7 @@ class Trial:
     @property
     def changes_network(self) -> bool:
         """Whether another network or loss than the package's is needed."""
-        needing = ("optimizer", "warm_up", "schedule", "augmentation")
+        needing = ("optimizer", "schedule", "augmentation")
         return replace(self, **{name: getattr(Trial, name) for name in needing}) != Trial()
 
 
@@ -289,10 +287,8 @@ class TrialTrainer(OctreeNCATrainer):
         return optimizer, scheduler
 
     def _learning_rate(self) -> float:
-        warm_up, progress = self.trial.warm_up, self.progress
-        if progress < warm_up:
-            return float(self.initial_lr * (progress + 1e-3) / warm_up)
-        if self.trial.schedule == "cosine":
+        warm_up, progress = self.settings.warm_up, self.progress
+        if self.trial.schedule == "cosine" and progress >= warm_up:
             left = (progress - warm_up) / (1 - warm_up)
             return float(self.initial_lr * 0.5 * (1 + np.cos(np.pi * left)))
         return super()._learning_rate()

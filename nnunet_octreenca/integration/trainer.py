@@ -245,6 +245,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             num_epochs=self.num_epochs,
             poly_exponent=self.settings.poly_exponent,
             lr_decay=self.settings.lr_decay,
+            warm_up=self.settings.warm_up,
         )
 
     def _set_learning_rate(self) -> None:

@@ -30,6 +30,7 @@ class Settings:
         weight_decay: Adam's.
         lr_schedule: "poly" falls to 0 at the end of num_epochs (nnU-Net's); "exponential"
             multiplies by `lr_decay` after every epoch (the paper's).
+        warm_up: part of the training in which the learning rate rises from 0.
         poly_exponent: of "poly".
         lr_decay: of "exponential".
         gradient_clip: the gradients' norm is cut to this; None leaves it (the paper).
@@ -51,6 +52,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     lr_schedule: str = "poly"
+    warm_up: float = 0.0
     poly_exponent: float = 0.9
     lr_decay: float = 0.9992
     gradient_clip: float | None = 1.0
@@ -139,6 +141,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "weight_decay": (lambda value: value >= 0, "at least 0"),
     "lr_schedule": (lambda value: value in LR_SCHEDULES, f"one of {LR_SCHEDULES}"),
+    "warm_up": (lambda value: 0 <= value < 1, "within [0, 1)"),
     "poly_exponent": (lambda value: value > 0, "above 0"),
     "lr_decay": (lambda value: 0 < value <= 1, "within (0, 1]"),
     "gradient_clip": (lambda value: value is None or value > 0, "null or above 0"),

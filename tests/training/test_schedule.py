@@ -37,3 +37,14 @@ def test_every_epoch_begins_with_its_own_decay(num_epochs):
             **{**PAPER, "num_epochs": num_epochs},
         )
         assert result == pytest.approx(1.6e-3 * 0.9992**epoch, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 1e-3), (0.05, 0.5), (0.1, 1.0), (0.55, 0.5**0.9), (1.0, 0.0)],
+)
+def test_the_schedule_follows_the_warm_up(progress, expected):
+    result = learning_rate(
+        progress, lr_schedule="poly", warm_up=0.1, **{**PAPER, "initial_lr": 1.0}
+    )
+    assert result == pytest.approx(expected, abs=1e-12)
