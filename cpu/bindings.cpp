@@ -66,7 +66,7 @@ void py_steps_forward(Array<T>& state, const WeightArrays<T>& weights, int steps
 }
 
 template <class T>
-void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
+void py_steps_backward(Array<T>& state, const Array<T>& log, Array<T>& gradient,
                        const WeightArrays<T>& weights, WeightArrays<T>& gradients, int steps,
                        std::uint64_t seed, std::uint32_t level, std::uint64_t threshold,
                        const Coordinates& origins, const std::string& kernels, int threads) {
@@ -78,7 +78,8 @@ void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
   for (std::size_t i = 0; i < 5; ++i) {
     expect(gradients[i], {weights[i].shape(), weights[i].shape() + weights[i].ndim()}, "gradients");
   }
-  T *data = state.mutable_data(), *log_data = log.mutable_data();
+  T* data = state.mutable_data();
+  const T* log_data = log.data();
   T* gradient_data = gradient.mutable_data();
   if (state.size() == 0) return;
   const WeightGradients<T> sums = {gradients[0].mutable_data(), gradients[1].mutable_data(),
@@ -194,7 +195,8 @@ void define_steps(py::module_& m) {
         py::arg("weights").noconvert(),
         py::arg("gradients").noconvert(), py::arg("steps"), py::arg("seed"), py::arg("level"),
         py::arg("threshold"), py::arg("origins"), py::arg("kernels"), py::arg("threads"),
-        "Gradients of steps_forward: `gradient` in place, the weights' added to `gradients`.");
+        "Gradients of steps_forward: `gradient` in place, the weights' added to `gradients`; "
+        "`state` becomes scratch memory.");
 }
 
 }  // namespace

@@ -154,8 +154,7 @@ def backward(
 
     Args:
         grad_out: gradient of the last state, (N, *spatial, C).
-        out, trajectory: what `forward` returned. The steps are undone in them, so that no other
-            state is needed, and done again at the end.
+        out, trajectory: what `forward` returned. The steps are undone in a copy of `out`.
 
     Raises:
         ValueError: weights of another type or on another device than the gradient.
@@ -166,7 +165,7 @@ def backward(
         *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
     )
     _module().steps_backward(
-        out.detach().numpy(),
+        _contiguous(out).numpy(),
         trajectory.detach().numpy(),
         grad.numpy(),
         _arrays(weights),
