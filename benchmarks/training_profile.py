@@ -16,7 +16,9 @@ that of the processes that prepare batches; both share the machine's processors.
 With --against, both checkouts (their own modules, compiled too) take turns: --seconds of training
 each, --rounds times, the first to train alternating. `ratio` is that of iterations a minute, the
 median over the rounds, by the clock: batches, validation, checkpoints and pictures are part of it.
-The first seconds of every turn, while processes start, are not counted.
+`processor_ratio` compares the processor time of the training processes.
+The first seconds of every turn, while processes start, are not counted. A turn is the beginning of
+a training of --minutes, which decides how often it validates; 36 s are three epochs of ten minutes.
 """
 
 import argparse
@@ -39,15 +41,20 @@ WARM_UP = 8  # iterations before the stopwatch starts
 
 
 class Stopwatch:
-    """Seconds of nested parts, each without those within it."""
+    """Seconds of nested parts, each without those within it.
 
-    def __init__(self) -> None:
+    Args:
+        clock: time.perf_counter or time.process_time.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[str] = []
-        self._since = time.perf_counter()
+        self._since = clock()
 
     def _charge(self) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
         self._since = now
@@ -223,6 +230,7 @@ def attach(watch: Stopwatch, trainer: Any) -> None:
     watch.wrap(octreenca.OctreeNCA, "_enter", "entering levels")
     watch.wrap(octreenca.OctreeNCA, "_descend", "network, rest")
     watch.wrap(cpu_engine, "forward", lambda *a, **k: f"steps forward, level {level_of(*a, **k)}")
+    watch_descent(watch)
     watch.wrap(cpu_engine, "backward", lambda *a, **k: f"steps backward, level {level_of(*a, **k)}")
     watch.wrap(module, "crop_origins", "crop: origins")
     watch.wrap(module, "cut", "crop: cut")
@@ -265,6 +273,23 @@ def attach(watch: Stopwatch, trainer: Any) -> None:
             backward(self, *args, **kwargs)
 
     torch.Tensor.backward = timed_backward  # type: ignore[method-assign]
+
+
+def watch_descent(watch: Stopwatch) -> None:
+    """Stopwatches on the parts of `ops.cpu_training`, where the checkout has it."""
+    from nnunet_octreenca.ops import native
+
+    module: Any = native.cpu_module()
+    if not hasattr(module, "enter"):
+        return
+    watch.wrap(module, "enter", "entering levels")
+    watch.wrap(module, "heads", "network, rest")
+    watch.wrap(module, "heads_backward", "backward between the levels")
+    watch.wrap(module, "enter_backward", "backward between the levels")
+    for name, word in (("steps_forward", "forward"), ("steps_backward", "backward")):
+        # The level's number stands behind steps and seed.
+        place = 4 if word == "forward" else 7
+        watch.wrap(module, name, lambda *a, w=word, p=place: f"steps {w}, level {a[p]}")
 
 
 def timed_loss(watch: Stopwatch, loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -315,7 +340,7 @@ def train(given: argparse.Namespace, watch: Stopwatch | None) -> dict[str, float
     """One training of --seconds after the warm-up; what it used, per iteration in ms."""
     with tempfile.TemporaryDirectory(prefix="training_profile_") as work:
         trainer = make_trainer(given, Path(work))
-        os.environ["nnUNet_octreenca_minutes"] = "60"  # the clock below ends it
+        os.environ["nnUNet_octreenca_minutes"] = str(given.minutes)
         if watch is not None:
             attach(watch, trainer)
         step, begun, used = trainer.train_step, {}, {}
@@ -382,22 +407,33 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     rounds = []
     for number in range(given.rounds):
         order = (ours, theirs) if number % 2 else (theirs, ours)
-        rates = {each: 60_000 / turn(each, given)["wall"] for each in order}
-        rounds.append({"this": round(rates[ours], 1), "other": round(rates[theirs], 1)})
-        if not given.json:
-            print(f"{rates[ours]:.1f} against {rates[theirs]:.1f} iterations a minute", flush=True)
+        used = {each: turn(each, given) for each in order}
+        row = {
+            f"{key}_{name}": round(used[each][key], 1)
+            for key in ("wall", "processor")
+            for name, each in (("this", ours), ("other", theirs))
+        }
+        rounds.append(row)
+        print(f"ms an iteration: {row}", file=sys.stderr, flush=True)
+
+    def ratio(key: str) -> float:
+        ratios = [row[f"{key}_other"] / row[f"{key}_this"] for row in rounds]
+        return round(statistics.median(ratios), 2)
+
     return {
         "iterations_a_minute": {
-            key: statistics.median(row[key] for row in rounds) for key in ("this", "other")
+            name: round(60_000 / statistics.median(row[f"wall_{name}"] for row in rounds), 1)
+            for name in ("this", "other")
         },
-        "ratio": round(statistics.median(row["this"] / row["other"] for row in rounds), 2),
+        "ratio": ratio("wall"),
+        "processor_ratio": ratio("processor"),
         "rounds": rounds,
     }
 
 
 def profile(given: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds an iteration of every part, the longest first."""
-    watch = Stopwatch()
+    watch = Stopwatch(time.process_time if given.clock == "processor" else time.perf_counter)
     used = train(given, watch)
     rows = sorted(watch.seconds.items(), key=lambda row: -row[1])
     parts = {name: round(1000 * seconds / used["iterations"], 2) for name, seconds in rows}
@@ -414,7 +450,14 @@ def main() -> None:
     source.add_argument("--made", default="40,56,40", help="cells of batches of noise")
     parser.add_argument("--set", action="append", default=[], help="as `extend_plans --set`")
     parser.add_argument("--channels", type=int, help="C of the cells; H is 4 C")
-    parser.add_argument("--seconds", type=float, default=30, help="of a training (default: 30)")
+    parser.add_argument("--seconds", type=float, default=36, help="of a training (default: 36)")
+    parser.add_argument("--minutes", type=float, default=10, help="its budget (default: 10)")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "processor"],
+        default="wall",
+        help="of the stopwatch: processor time of all threads is disturbed less by other programs",
+    )
     parser.add_argument("--against", help="another checkout, its module compiled")
     parser.add_argument("--rounds", type=int, default=5, help="with --against (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
@@ -436,14 +479,18 @@ def main() -> None:
         about["data"] = "prepared" if given.prepared else given.made
         print(json.dumps({**about, "settings": given.set, **report}, indent=4))
     elif given.against:
-        print(f"ratio {report['ratio']}")
+        rates = report["iterations_a_minute"]
+        print(
+            f"{rates['this']} against {rates['other']} iterations a minute: {report['ratio']} x "
+            f"(processor time {report['processor_ratio']} x)"
+        )
     else:
         print(
             f"{report['iterations']:.0f} iterations, {report['wall']:.1f} ms each; processor time: "
             f"{report['processor']:.1f} ms, and {report['workers']:.1f} ms of the workers"
         )
         for name, milliseconds in report["parts"].items():
-            share = 100 * milliseconds / report["wall"]
+            share = 100 * milliseconds / report[given.clock]
             print(f"{name:36} {milliseconds:9.2f} ms  {share:5.1f} %")
 
 

@@ -206,6 +206,7 @@ PYBIND11_MODULE(_cpu, m) {
   define_steps<float>(m);
   define_steps<double>(m);
   define_octree(m);
+  define_training(m);
   m.def("fire_mask", &py_fire_mask, py::arg("fired").noconvert(), py::arg("key"),
         py::arg("threshold"), py::arg("z0"), py::arg("y0"), py::arg("x0"), py::arg("threads"),
         "Fill `fired` (depth, height, width; uint8) with 1 where a cell fires, else 0.");
