@@ -1,7 +1,8 @@
 """Where the time of a training goes, and how many times as fast as another checkout it trains.
 
     python benchmarks/training_profile.py --prepared FOLDER
-    python benchmarks/training_profile.py --prepared FOLDER --set crop_shape=24,32,24 --set crop_levels=1
+    python benchmarks/training_profile.py --prepared FOLDER --set crop_shape=24,32,24 \\
+        --set crop_levels=1
     python benchmarks/training_profile.py --made 40,56,40 --channels 32
     python benchmarks/training_profile.py --prepared FOLDER --against OTHER_CHECKOUT --json
 

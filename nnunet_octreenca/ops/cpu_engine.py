@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nnunet_octreenca.ops.automaton import Automaton
 from nnunet_octreenca.ops.cpu_sizes import lanes
-from nnunet_octreenca.ops.cpu_training import SEEDS, arrays, descend, module
+from nnunet_octreenca.ops.cpu_training import SEEDS, arrays, module
+from nnunet_octreenca.ops.cpu_training import descend as descend
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
 from nnunet_octreenca.ops.native import (

@@ -217,7 +217,7 @@ class _Descend(torch.autograd.Function):
         return values
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
         weights = _by_level(ctx.saved_tensors)
         # A backward pass uses the states up: another one begins with the forward pass.
