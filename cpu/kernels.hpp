@@ -130,6 +130,9 @@ struct Operations {
   // Puts the log's values back into the fired cells' changing channels: undoes a step.
   void (*undo)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
                S* slice, const T* log);
+  // Exchanges them: undoes a step so that it can be done again in the same way.
+  void (*swap)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
+               S* slice, T* log);
   // Copies the fired cells' gradients, [count][padded_channels].
   void (*gather)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
                  const T* gradient, T* gathered);

@@ -206,21 +206,35 @@ template <class T>
 struct Quad {
   typedef T type __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
 };
-
-// Copies `count` elements, four at a time, the last four overlapping: neither reads nor writes
-// anything beyond.
 template <class T>
-OCTREENCA_INLINE void copy_tight(const T* from, T* to, int count) {
+struct Quad<const T> {
+  typedef const typename Quad<T>::type type;
+};
+
+// Copies `count` elements to b, swaps them if kSwap. Four at a time, the last four overlapping:
+// neither reads nor writes anything beyond.
+template <bool kSwap, class A, class T>
+OCTREENCA_INLINE void exchange(A* a, T* b, int count) {
   using V = typename Quad<T>::type;
+  using U = typename Quad<A>::type;
   if (count < 4) {
-    for (int c = 0; c < count; ++c) to[c] = from[c];
+    for (int c = 0; c < count; ++c) {
+      const T old = a[c];
+      if constexpr (kSwap) a[c] = b[c];
+      b[c] = old;
+    }
     return;
   }
   const int last = count - 4;
+  const V last_a = *reinterpret_cast<U*>(a + last);
+  [[maybe_unused]] const V last_b = *reinterpret_cast<V*>(b + last);
   for (int c = 0; c < last; c += 4) {
-    *reinterpret_cast<V*>(to + c) = *reinterpret_cast<const V*>(from + c);
+    const V old = *reinterpret_cast<U*>(a + c);
+    if constexpr (kSwap) *reinterpret_cast<V*>(a + c) = *reinterpret_cast<V*>(b + c);
+    *reinterpret_cast<V*>(b + c) = old;
   }
-  *reinterpret_cast<V*>(to + last) = *reinterpret_cast<const V*>(from + last);
+  if constexpr (kSwap) *reinterpret_cast<V*>(a + last) = last_b;
+  *reinterpret_cast<V*>(b + last) = last_a;
 }
 
 template <class T, class S>
@@ -231,7 +245,8 @@ void commit(const Sizes& sizes, const Pending<T>& pending, S* slice, T* log) {
     S* cell = slice + static_cast<std::int64_t>(pending.cells[i]) * padded;
     if constexpr (sizeof(S) == sizeof(T)) {
       if (log) {
-        copy_tight(reinterpret_cast<const T*>(cell) + sizes.inputs, log + i * changing, changing);
+        exchange<false>(reinterpret_cast<const T*>(cell) + sizes.inputs, log + i * changing,
+                        changing);
       }
     }
     const T* update = pending.updates + i * padded;
@@ -268,18 +283,32 @@ std::int64_t non_finite(const Sizes& sizes, std::int64_t cells, const S* state) 
   return count;
 }
 
-template <class T>
-void undo(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
-          T* slice, const T* log) {
+// Calls work(changing channels, log) for every fired cell.
+template <class T, class L, class Work>
+OCTREENCA_INLINE void over_log(const Sizes& sizes, const Fired& fired, std::int64_t height,
+                               std::int64_t width, T* slice, L* log, const Work& work) {
   const int padded = sizes.padded_channels, changing = sizes.outputs();
   std::int64_t i = 0;
   for (std::int64_t row = 0; row < height; ++row) {
     T* begin = slice + row * width * padded + sizes.inputs;
     for (; i < fired.row_end[row]; ++i) {
-      copy_tight(log + i * changing, begin + static_cast<std::int64_t>(fired.x[i]) * padded,
-                 changing);
+      work(begin + static_cast<std::int64_t>(fired.x[i]) * padded, log + i * changing);
     }
   }
+}
+
+template <class T>
+void undo(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
+          T* slice, const T* log) {
+  over_log(sizes, fired, height, width, slice, log,
+           [&](T* cell, const T* old) { exchange<false>(old, cell, sizes.outputs()); });
+}
+
+template <class T>
+void swap_log(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
+              T* slice, T* log) {
+  over_log(sizes, fired, height, width, slice, log,
+           [&](T* cell, T* old) { exchange<true>(cell, old, sizes.outputs()); });
 }
 
 template <class T>
@@ -401,6 +430,7 @@ constexpr Operations<T, S> operations() {
   set.non_finite = non_finite<T, S>;
   if constexpr (sizeof(T) == sizeof(S)) {
     set.undo = undo<T>;
+    set.swap = swap_log<T>;
     set.gather = gather<T>;
     set.backward = backward<T>;
   }

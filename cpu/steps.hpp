@@ -83,8 +83,10 @@ void steps_forward(const RawWeights<T>& raw, const Shape& shape, int batch, T* s
 
 // The gradient of `steps_forward`.
 //
-//   state     what the steps led to; scratch memory from then on, in which they are undone
+//   state     what the steps led to; they are undone in it
 //   log       what the steps wrote
+//   restore   do the steps again at the end, so that state and log are as they were; else the state
+//             is scratch memory from then on
 //   gradient  of the state after the steps; becomes that of the state before
 // The weights' gradients are added to. The same number of threads gives the same bits.
 template <class T>
@@ -92,8 +94,8 @@ struct WeightGradients {
   T *perceive, *perceive_bias, *hidden_weight, *hidden_bias, *update;
 };
 template <class T>
-void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state,
-                    const T* log, T* gradient, int steps, const Seed& seed, const std::vector<Origin>& origins,
+void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state, T* log,
+                    bool restore, T* gradient, int steps, const Seed& seed, const std::vector<Origin>& origins,
                     const WeightGradients<T>& gradients, const Options& options);
 
 }  // namespace octreenca

@@ -39,7 +39,7 @@ using Sums = std::vector<std::unique_ptr<ThreadSums<T>>>;
 
 // One sample, `sums` one a thread.
 template <class T>
-void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, const T* log,
+void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T* log, bool restore,
                 T* gradient, int steps, const Seed& seed, const Origin& origin,
                 std::uint32_t sample, const Options& options, int threads, const Sums<T>& sums, int first_sum) {
   if (steps == 0 || seed.threshold == 0 || shape.cells() == 0) return;
@@ -62,16 +62,24 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, c
     GatheredSlice<T>* slots[4];
     for (int i = 0; i < 4; ++i) slots[i] = gathered[static_cast<std::size_t>(4 * index + i)].get();
 
-    const auto undo_slice = [&](int step, std::uint32_t key, std::int64_t slice) {
-      operations.draw(slice_draw(shape, seed, origin, key, slice), height, width, scratch.flags,
-                      scratch.fired);
-      operations.undo(sizes, scratch.fired, height, width, state + slice * slice_stride,
-                      log + before[static_cast<std::size_t>(step * slices + slice)] *
-                                sizes.outputs());
+    const auto undo_slices = [&](int step, std::uint32_t key) {
+      for (std::int64_t slice = first; slice < end; ++slice) {
+        operations.draw(slice_draw(shape, seed, origin, key, slice), height, width, scratch.flags,
+                        scratch.fired);
+        T* old = log + before[static_cast<std::size_t>(step * slices + slice)] * sizes.outputs();
+        if (restore) {
+          operations.swap(sizes, scratch.fired, height, width, state + slice * slice_stride, old);
+        } else {
+          operations.undo(sizes, scratch.fired, height, width, state + slice * slice_stride, old);
+        }
+      }
+    };
+    const auto key_of = [&](int step) {
+      return draw_key(seed.seed, seed.level, static_cast<std::uint32_t>(step), sample);
     };
 
     for (int step = steps - 1; step >= 0; --step) {
-      const auto key = draw_key(seed.seed, seed.level, static_cast<std::uint32_t>(step), sample);
+      const auto key = key_of(step);
       const auto gather = [&](std::int64_t slice, GatheredSlice<T>& into) {
         operations.draw(slice_draw(shape, seed, origin, key, slice), height, width, scratch.flags,
                         into.fired);
@@ -88,7 +96,7 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, c
                             gradients, mine);
       };
 
-      for (std::int64_t slice = first; slice < end; ++slice) undo_slice(step, key, slice);
+      undo_slices(step, key);
       // Every slice's own gradient is gathered before a neighbour adds to it. The first and the
       // last slice of a band add to another thread's band: each has a turn of its own.
       GatheredSlice<T>&first_gathered = *slots[0], &last_gathered = *slots[1];
@@ -108,14 +116,15 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, c
       if (end - first > 1) backward(end - 1, last_gathered);
       team.barrier();
     }
+    for (int step = 0; restore && step < steps; ++step) undo_slices(step, key_of(step));
   });
 }
 
 }  // namespace
 
 template <class T>
-void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state,
-                    const T* log, T* gradient, int steps, const Seed& seed,
+void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state, T* log,
+                    bool restore, T* gradient, int steps, const Seed& seed,
                     const std::vector<Origin>& origins,
                     const WeightGradients<T>& gradients, const Options& options) {
   const PackedWeights<T> weights(raw, operations_of<T, T>(*options.kernels).lanes);
@@ -139,7 +148,7 @@ void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* 
     T* my_gradient = gradient + sample * cells * sizes.channels;
     const auto number = static_cast<std::uint32_t>(sample);
     const auto undo = [&](T* state_, T* gradient_) {
-      undo_steps(weights, shape, state_, log + begins[s], gradient_, steps, seed, origins[s],
+      undo_steps(weights, shape, state_, log + begins[s], restore, gradient_, steps, seed, origins[s],
                  number, options, with, sums, static_cast<int>(first_sum));
     };
     if (sizes.channels == sizes.padded_channels) {
@@ -162,11 +171,11 @@ void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* 
   }
 }
 
-template void steps_backward<float>(const RawWeights<float>&, const Shape&, int, float*,
-                                    const float*, float*, int, const Seed&, const std::vector<Origin>&,
+template void steps_backward<float>(const RawWeights<float>&, const Shape&, int, float*, float*,
+                                    bool, float*, int, const Seed&, const std::vector<Origin>&,
                                     const WeightGradients<float>&, const Options&);
 template void steps_backward<double>(const RawWeights<double>&, const Shape&, int, double*,
-                                     const double*, double*, int, const Seed&,
+                                     double*, bool, double*, int, const Seed&,
                                      const std::vector<Origin>&, const WeightGradients<double>&,
                                      const Options&);
 

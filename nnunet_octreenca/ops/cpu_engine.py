@@ -141,7 +141,8 @@ def backward(
 
     Args:
         grad_out: gradient of the last state, (N, *spatial, C).
-        out, trajectory: what `forward` returned. The steps are undone in a copy of `out`.
+        out, trajectory: what `forward` returned. The steps are undone in them, so that no other
+            state is needed, and done again at the end.
 
     Raises:
         ValueError: weights of another type or on another device than the gradient.
@@ -152,7 +153,7 @@ def backward(
         *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
     )
     module().steps_backward(
-        _contiguous(out).numpy(),
+        out.detach().numpy(),
         trajectory.detach().numpy(),
         grad.numpy(),
         arrays(weights),
@@ -164,6 +165,7 @@ def backward(
         draws.origins(weights.dimension),
         cpu_kernels(),
         torch.get_num_threads(),
+        True,
     )
     return grad, grads
 

@@ -172,6 +172,7 @@ def _backward(
             origins,
             cpu_kernels(),
             threads,
+            False,
         )
         result += grads
         if level + 1 < len(weights):
