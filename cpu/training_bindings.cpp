@@ -22,6 +22,18 @@ struct Pixels {
   std::int64_t channel_stride, z_stride, y_stride, x_stride;
 };
 
+// Origins within a level.
+std::vector<Origin> places_of(const Coordinates& origins, std::size_t batch, int dimension) {
+  for (const auto& row : origins) {
+    for (const auto at : row) {
+      if (at < 0 || at > std::numeric_limits<std::int32_t>::max()) {
+        refuse("an origin is at " + std::to_string(at) + ", outside any level");
+      }
+    }
+  }
+  return origins_of(origins, batch, dimension);
+}
+
 // A channels-last batch (samples, axes, channels) and where its samples begin in the whole level.
 template <class T>
 Windows windows_of(const Array<T>& state, const Coordinates& origins, const char* name) {
@@ -34,15 +46,8 @@ Windows windows_of(const Array<T>& state, const Coordinates& origins, const char
     refuse(std::string(name) + " has " + std::to_string(channels) + " channels, but must have 1 to " +
            std::to_string(kMostChannels));
   }
-  for (const auto& row : origins) {
-    for (const auto at : row) {
-      if (at < 0 || at > std::numeric_limits<std::int32_t>::max()) {
-        refuse("an origin is at " + std::to_string(at) + ", outside any level");
-      }
-    }
-  }
   return {shape_of(state, dimension, 1, channels),
-          origins_of(origins, static_cast<std::size_t>(state.shape(0)), dimension),
+          places_of(origins, static_cast<std::size_t>(state.shape(0)), dimension),
           static_cast<int>(channels)};
 }
 
@@ -93,7 +98,7 @@ void py_enter(const py::array_t<T>& image, const Coordinates& image_origins, Arr
     refuse("image must be (samples, channels, axes), with no more channels than the state");
   }
   expect_aligned(image, "image");
-  const auto begins = origins_of(image_origins, child.origins.size(), dimension);
+  const auto begins = places_of(image_origins, child.origins.size(), dimension);
   for (const Origin& begin : begins) {
     for (int axis = 3 - dimension; axis < 3; ++axis) {
       if (axis_of(begin, axis) + cells_of(child.shape, axis) >
@@ -157,7 +162,9 @@ struct Heads {
     }
     for (py::ssize_t axis = 1; axis < axes - 1; ++axis) {
       if (values.shape(axis + 1) != state.shape(axis)) refuse("values and state have other axes");
-      cells *= state.shape(axis);
+    }
+    for (py::ssize_t axis = 1; axis < axes - 1; ++axis) {
+      cells = product({cells, state.shape(axis)}, "a state of these axes");
     }
     expect_aligned(values, "values");
     expect_aligned(state, "state");
@@ -167,6 +174,8 @@ struct Heads {
       refuse(std::to_string(count) + " logits do not fit the " + std::to_string(wide) +
              " channels behind the image's " + std::to_string(inputs));
     }
+    product({batch, cells, wide}, "a state of these axes");
+    product({batch, cells, values.shape(1)}, "values of these axes");
     channels = static_cast<int>(wide);
     logits = static_cast<int>(count);
   }
