@@ -5,6 +5,7 @@
         --set crop_levels=1
     python benchmarks/training_profile.py --made 40,56,40 --channels 32
     python benchmarks/training_profile.py --prepared FOLDER --against OTHER_CHECKOUT --json
+    python benchmarks/training_profile.py --per_channels 16,24,32,48,64
 
 FOLDER is what `hippocampus.py --work FOLDER` leaves: `raw` and `preprocessed` of a data set with
 nnU-Net's plans. It is read only. With --made, batches are noise, ready before they are asked for.
@@ -18,6 +19,10 @@ With --against, both checkouts (their own modules, compiled too) take turns: --s
 each, --rounds times, the first to train alternating. `ratio` is that of iterations a minute, the
 median over the rounds, by the clock: batches, validation, checkpoints and pictures are part of it.
 `processor_ratio` compares the processor time of the training processes.
+With --per_channels: nanoseconds of processor time that a cell's step takes on one thread, forward
+and backward, by channels C with H = 4 C hidden units, on a 3-D level of 20 x 28 x 20 cells and a
+2-D one of 160 x 160; `gflops` counts the multiplications and additions of the cells that fire.
+
 The first seconds of every turn, while processes start, are not counted. A turn is the beginning of
 a training of --minutes, which decides how often it validates; 36 s are three epochs of ten minutes.
 """
@@ -432,6 +437,53 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def per_channels(counts: list[int], repetitions: int = 9) -> list[dict[str, Any]]:
+    """Nanoseconds a cell and step, the fastest of some repetitions."""
+    import torch
+
+    from nnunet_octreenca.network.level import LevelNCA
+    from nnunet_octreenca.ops import cpu_engine, native
+
+    module: Any = native.cpu_module()
+    kernels, steps = native.cpu_kernels(), 10
+    rows = []
+    for shape in ((20, 28, 20), (160, 160)):
+        for channels in counts:
+            torch.manual_seed(0)
+            level = LevelNCA(len(shape), channels, 1, 4 * channels)
+            torch.nn.init.normal_(level.update.weight, std=0.02)
+            weights = [weight.detach().contiguous().numpy() for weight in level.weights()]
+            first = torch.rand(1, *shape, channels).numpy()
+            log = torch.zeros(steps, 1, *shape, channels - 1).numpy()
+            draws = (steps, 1, 0, 1 << 31, [[0] * len(shape)])
+            restored = (False,) if hasattr(cpu_engine, "descend") else ()
+            times: dict[str, list[float]] = {"forward": [], "backward": []}
+            for _ in range(repetitions):
+                state, gradient = first.copy(), first.copy()
+                begun = time.process_time()
+                module.steps_forward(state, weights, *draws, log, kernels, 1, "auto", False)
+                between = time.process_time()
+                grads = [weight * 0 for weight in weights]
+                module.steps_backward(
+                    state, log, gradient, weights, grads, *draws, kernels, 1, *restored
+                )
+                times["forward"].append(between - begun)
+                times["backward"].append(time.process_time() - between)
+            cells = first[..., 0].size * steps
+            fired = 0.5 * 2 * (3 ** len(shape) * channels + 4 * channels * (3 * channels - 1))
+            best = {word: 1e9 * min(taken) / cells for word, taken in times.items()}
+            rows.append(
+                {
+                    "shape": list(shape),
+                    "channels": channels,
+                    **{f"{word}_ns": round(ns, 1) for word, ns in best.items()},
+                    "forward_gflops": round(fired / best["forward"]),
+                    "backward_gflops": round(3 * fired / best["backward"]),
+                }
+            )
+    return rows
+
+
 def profile(given: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds an iteration of every part, the longest first."""
     watch = Stopwatch(time.process_time if given.clock == "processor" else time.perf_counter)
@@ -451,6 +503,7 @@ def main() -> None:
     source.add_argument("--made", default="40,56,40", help="cells of batches of noise")
     parser.add_argument("--set", action="append", default=[], help="as `extend_plans --set`")
     parser.add_argument("--channels", type=int, help="C of the cells; H is 4 C")
+    parser.add_argument("--per_channels", help="numbers of channels to time a step with")
     parser.add_argument("--seconds", type=float, default=36, help="of a training (default: 36)")
     parser.add_argument("--minutes", type=float, default=10, help="its budget (default: 10)")
     parser.add_argument(
@@ -473,6 +526,10 @@ def main() -> None:
         given.prepared = str(Path(given.prepared).resolve())
     if given.turn:
         print(json.dumps(train(given, None)))
+        return
+    if given.per_channels:
+        rows = per_channels([int(count) for count in given.per_channels.split(",")])
+        print(json.dumps(rows, indent=4) if given.json else "\n".join(map(str, rows)))
         return
     report = compare(given) if given.against else profile(given)
     if given.json:

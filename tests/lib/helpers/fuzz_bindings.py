@@ -317,7 +317,8 @@ def octree_stream(given_: Given) -> None:
 
 
 BINDINGS = (
-    copy, steps_forward, steps_backward, between_levels, fire_mask, small_calls, octree_forward, octree_stream,
+    copy, steps_forward, steps_backward, between_levels, fire_mask, small_calls, octree_forward,
+    octree_stream,
 )  # fmt: skip
 
 
