@@ -7,8 +7,8 @@
     python benchmarks/training_profile.py --prepared FOLDER --against OTHER_CHECKOUT --json
     python benchmarks/training_profile.py --per_channels 16,24,32,48,64
 
-FOLDER is what `hippocampus.py --work FOLDER` leaves: `raw` and `preprocessed` of a data set with
-nnU-Net's plans. It is read only. With --made, batches are noise, ready before they are asked for.
+FOLDER is what `hippocampus.py --work FOLDER` leaves: a data set preprocessed, with OctreeNCA's
+plans, whose 3d_fullres is trained. It is read only. With --made, batches are noise, ready before they are asked for.
 
 The profile: OctreeNCATrainerTimeBudget trains for --seconds as its command would, with a stopwatch
 on each part. A part's time is without that of the parts within it, so that the rows add up to the
@@ -111,21 +111,11 @@ class Stopwatch:
 
 
 def prepared_plans(folder: Path, configuration: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """OctreeNCA's plans for a preprocessed data set."""
-    from nnunet_octreenca.planning import extend_plans
-
-    description = json.loads((folder / "dataset.json").read_text())
-    labels = len(description["labels"])
-    stock = json.loads((folder / "nnUNetPlans.json").read_text())
-    stock["configurations"] = {configuration: stock["configurations"][configuration]}
-    return extend_plans(
-        stock,
-        input_channels=len(description["channel_names"]),
-        num_classes=labels,
-        foreground_labels=labels - 1,
-        has_regions=False,
-        settings=settings,
-    )
+    """The OctreeNCA plans in a prepared folder, the same for both checkouts, with these settings."""
+    plans: dict[str, Any] = json.loads((folder / "nnUNetOctreeNCAPlans.json").read_text())
+    plans["configurations"] = {configuration: plans["configurations"][configuration]}
+    plans["configurations"][configuration]["octreenca"].update(settings)
+    return plans
 
 
 def in_scratch_folders(work: Path) -> None:
