@@ -8,7 +8,8 @@
     python benchmarks/training_profile.py --per_channels 16,24,32,48,64
 
 FOLDER is what `hippocampus.py --work FOLDER` leaves: a data set preprocessed, with OctreeNCA's
-plans, whose 3d_fullres is trained. It is read only. With --made, batches are noise, ready before they are asked for.
+plans, whose 3d_fullres is trained. It is read only. With --made, batches are noise, ready before
+they are asked for.
 
 The profile: OctreeNCATrainerTimeBudget trains for --seconds as its command would, with a stopwatch
 on each part. A part's time is without that of the parts within it, so that the rows add up to the
@@ -111,7 +112,7 @@ class Stopwatch:
 
 
 def prepared_plans(folder: Path, configuration: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The OctreeNCA plans in a prepared folder, the same for both checkouts, with these settings."""
+    """The OctreeNCA plans in the folder, the same for both checkouts, with these settings."""
     plans: dict[str, Any] = json.loads((folder / "nnUNetOctreeNCAPlans.json").read_text())
     plans["configurations"] = {configuration: plans["configurations"][configuration]}
     plans["configurations"][configuration]["octreenca"].update(settings)
