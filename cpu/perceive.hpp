@@ -118,7 +118,7 @@ OCTREENCA_INLINE void perceive(const Slice<S>& slice, const Chunk& chunk, const 
       for (int tap = 0; tap < 27; ++tap) kernel[tap] = load(weights.perceive + tap * padded + c);
       for (int i = 0; i < chunk.count; ++i) {
         const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
-        Vector<T> total;
+        Vector<T> total{};
 #pragma GCC unroll 3
         for (int plane = 0; plane < 3; ++plane) {
           const S* rows[3];
