@@ -69,7 +69,8 @@ template <class T>
 void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
                        const WeightArrays<T>& weights, WeightArrays<T>& gradients, int steps,
                        std::uint64_t seed, std::uint32_t level, std::uint64_t threshold,
-                       const Coordinates& origins, const std::string& kernels, int threads) {
+                       const Coordinates& origins, const std::string& kernels, int threads,
+                       bool restore) {
   const Level<T> at(state, weights, steps, seed, level, threshold, origins);
   const Options options = options_of(kernels, threads, "auto", false, false);
   at.check_log(log);
@@ -78,14 +79,15 @@ void py_steps_backward(Array<T>& state, Array<T>& log, Array<T>& gradient,
   for (std::size_t i = 0; i < 5; ++i) {
     expect(gradients[i], {weights[i].shape(), weights[i].shape() + weights[i].ndim()}, "gradients");
   }
-  T *data = state.mutable_data(), *log_data = log.mutable_data();
+  T* data = state.mutable_data();
+  T* log_data = log.mutable_data();
   T* gradient_data = gradient.mutable_data();
   if (state.size() == 0) return;
   const WeightGradients<T> sums = {gradients[0].mutable_data(), gradients[1].mutable_data(),
                                    gradients[2].mutable_data(), gradients[3].mutable_data(),
                                    gradients[4].mutable_data()};
   py::gil_scoped_release release;
-  steps_backward<T>(at.raw, at.shape, at.batch, data, log_data, gradient_data, steps, at.draws,
+  steps_backward<T>(at.raw, at.shape, at.batch, data, log_data, restore, gradient_data, steps, at.draws,
                     at.origins, sums, options);
 }
 
@@ -194,7 +196,9 @@ void define_steps(py::module_& m) {
         py::arg("weights").noconvert(),
         py::arg("gradients").noconvert(), py::arg("steps"), py::arg("seed"), py::arg("level"),
         py::arg("threshold"), py::arg("origins"), py::arg("kernels"), py::arg("threads"),
-        "Gradients of steps_forward: `gradient` in place, the weights' added to `gradients`.");
+        py::arg("restore"),
+        "Gradients of steps_forward: `gradient` in place, the weights' added to `gradients`; "
+        "`state` and `log` are used up unless they are to be restored.");
 }
 
 }  // namespace
@@ -204,6 +208,7 @@ PYBIND11_MODULE(_cpu, m) {
   define_steps<float>(m);
   define_steps<double>(m);
   define_octree(m);
+  define_training(m);
   m.def("fire_mask", &py_fire_mask, py::arg("fired").noconvert(), py::arg("key"),
         py::arg("threshold"), py::arg("z0"), py::arg("y0"), py::arg("x0"), py::arg("threads"),
         "Fill `fired` (depth, height, width; uint8) with 1 where a cell fires, else 0.");

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -180,6 +181,7 @@ inline void check_draws(int steps, std::uint64_t threshold) {
   if (threshold > kCertain) refuse("threshold must be at most 2^32");
 }
 
-void define_octree(py::module_& m);  // octree_bindings.cpp
+void define_octree(py::module_& m);    // octree_bindings.cpp
+void define_training(py::module_& m);  // training_bindings.cpp
 
 }  // namespace octreenca

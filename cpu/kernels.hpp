@@ -17,6 +17,8 @@ namespace octreenca {
 // Cells that go through the two linear layers together; a multiple of the 12 that the
 // micro-kernel takes at once. Their inputs and hidden units stay in the L1 and L2 caches.
 constexpr int kChunk = 96;
+// Fired cells are written in whole vectors.
+constexpr int kFiredRoom = 16;
 
 // Sizes of one level's automaton. Padded sizes are multiples of the kernels' lanes.
 struct Sizes {
@@ -49,7 +51,7 @@ struct Weights {
 
 // Which cells of a slice fire, row by row.
 struct Fired {
-  std::uint32_t* x;      // of all fired cells, one row after the other
+  std::uint32_t* x;      // of all fired cells, one row after the other; room for kFiredRoom more
   std::int64_t* row_end;  // [height] number of fired cells up to and including the row
   std::int64_t count;
 };
@@ -125,7 +127,10 @@ struct Operations {
 
   // ---- backward; only where T and S are the same ----
 
-  // Swaps the fired cells' changing channels with the log: undoes a step, or does it again.
+  // Puts the log's values back into the fired cells' changing channels: undoes a step.
+  void (*undo)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
+               S* slice, const T* log);
+  // Exchanges them: undoes a step so that it can be done again in the same way.
   void (*swap)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
                S* slice, T* log);
   // Copies the fired cells' gradients, [count][padded_channels].

@@ -16,6 +16,66 @@ namespace {
 
 // ------------------------------------------------------------------ which cells
 
+#if OCTREENCA_AVX512
+
+// fire_row for 16 cells from x on: a bit each.
+OCTREENCA_INLINE __mmask16 fired_bits(FireRow row, std::uint32_t x, std::int64_t cells,
+                                      std::uint64_t threshold, __m512i lanes) {
+  const auto first = static_cast<int>(row.base + x * row.stride);
+  const auto mask = static_cast<__mmask16>(cells < 16 ? (1u << cells) - 1u : 0xFFFFu);
+  if (threshold >= kCertain) return mask;
+  __m512i value = _mm512_add_epi32(_mm512_set1_epi32(first), lanes);
+  value = _mm512_xor_si512(value, _mm512_srli_epi32(value, 16));
+  value = _mm512_mullo_epi32(value, _mm512_set1_epi32(0x7FEB352D));
+  value = _mm512_xor_si512(value, _mm512_srli_epi32(value, 15));
+  value = _mm512_mullo_epi32(value, _mm512_set1_epi32(static_cast<int>(0x846CA68Bu)));
+  value = _mm512_xor_si512(value, _mm512_srli_epi32(value, 16));
+  return _mm512_mask_cmplt_epu32_mask(mask, value, _mm512_set1_epi32(static_cast<int>(threshold)));
+}
+
+// Calls take(row, first x, bits) for every 16 cells of a slice. Rows are short: a loop over cells
+// that ends in single ones would do most of its work there.
+template <class Take, class EndRow>
+OCTREENCA_INLINE void over_fired(const Draw& draw, std::int64_t height, std::int64_t width,
+                                 const Take& take, const EndRow& end_row) {
+  const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (std::int64_t row = 0; row < height; ++row) {
+    const FireRow at = fire_row_of(draw.key, draw.z, draw.y + static_cast<std::uint32_t>(row));
+    const __m512i lanes = _mm512_mullo_epi32(iota, _mm512_set1_epi32(static_cast<int>(at.stride)));
+    for (std::int64_t x = 0; x < width; x += 16) {
+      take(x, fired_bits(at, draw.x + static_cast<std::uint32_t>(x), width - x, draw.threshold,
+                         lanes));
+    }
+    end_row(row);
+  }
+}
+
+std::int64_t count(const Draw& draw, std::int64_t height, std::int64_t width, std::uint8_t*) {
+  std::int64_t total = 0;
+  over_fired(
+      draw, height, width,
+      [&](std::int64_t, __mmask16 bits) { total += __builtin_popcount(bits); },
+      [](std::int64_t) {});
+  return total;
+}
+
+void draw(const Draw& draw, std::int64_t height, std::int64_t width, std::uint8_t*, Fired& fired) {
+  const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  std::int64_t count = 0;
+  over_fired(
+      draw, height, width,
+      [&](std::int64_t x, __mmask16 bits) {
+        const __m512i cells = _mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int>(x)));
+        // Compressed in a register: the form that writes to memory is slow on some processors.
+        _mm512_storeu_si512(fired.x + count, _mm512_maskz_compress_epi32(bits, cells));
+        count += __builtin_popcount(bits);
+      },
+      [&](std::int64_t row) { fired.row_end[row] = count; });
+  fired.count = count;
+}
+
+#else
+
 std::int64_t count(const Draw& draw, std::int64_t height, std::int64_t width,
                    std::uint8_t* flags) {
   std::int64_t total = 0;
@@ -41,6 +101,8 @@ void draw(const Draw& draw, std::int64_t height, std::int64_t width, std::uint8_
   }
   fired.count = count;
 }
+
+#endif
 
 // The micro-kernel takes whole groups: cells that are not there are zeros.
 template <class T>
@@ -144,12 +206,17 @@ template <class T>
 struct Quad {
   typedef T type __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
 };
+template <class T>
+struct Quad<const T> {
+  typedef const typename Quad<T>::type type;
+};
 
-// Copies `count` elements, swaps them if kSwap. Four at a time, the last four overlapping:
+// Copies `count` elements to b, swaps them if kSwap. Four at a time, the last four overlapping:
 // neither reads nor writes anything beyond.
-template <bool kSwap, class T>
-OCTREENCA_INLINE void exchange(T* a, T* b, int count) {
+template <bool kSwap, class A, class T>
+OCTREENCA_INLINE void exchange(A* a, T* b, int count) {
   using V = typename Quad<T>::type;
+  using U = typename Quad<A>::type;
   if (count < 4) {
     for (int c = 0; c < count; ++c) {
       const T old = a[c];
@@ -159,9 +226,10 @@ OCTREENCA_INLINE void exchange(T* a, T* b, int count) {
     return;
   }
   const int last = count - 4;
-  const V last_a = *reinterpret_cast<V*>(a + last), last_b = *reinterpret_cast<V*>(b + last);
+  const V last_a = *reinterpret_cast<U*>(a + last);
+  [[maybe_unused]] const V last_b = *reinterpret_cast<V*>(b + last);
   for (int c = 0; c < last; c += 4) {
-    const V old = *reinterpret_cast<V*>(a + c);
+    const V old = *reinterpret_cast<U*>(a + c);
     if constexpr (kSwap) *reinterpret_cast<V*>(a + c) = *reinterpret_cast<V*>(b + c);
     *reinterpret_cast<V*>(b + c) = old;
   }
@@ -177,7 +245,8 @@ void commit(const Sizes& sizes, const Pending<T>& pending, S* slice, T* log) {
     S* cell = slice + static_cast<std::int64_t>(pending.cells[i]) * padded;
     if constexpr (sizeof(S) == sizeof(T)) {
       if (log) {
-        exchange<false>(reinterpret_cast<T*>(cell) + sizes.inputs, log + i * changing, changing);
+        exchange<false>(reinterpret_cast<const T*>(cell) + sizes.inputs, log + i * changing,
+                        changing);
       }
     }
     const T* update = pending.updates + i * padded;
@@ -214,18 +283,32 @@ std::int64_t non_finite(const Sizes& sizes, std::int64_t cells, const S* state) 
   return count;
 }
 
-template <class T>
-void swap_log(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
-              T* slice, T* log) {
+// Calls work(changing channels, log) for every fired cell.
+template <class T, class L, class Work>
+OCTREENCA_INLINE void over_log(const Sizes& sizes, const Fired& fired, std::int64_t height,
+                               std::int64_t width, T* slice, L* log, const Work& work) {
   const int padded = sizes.padded_channels, changing = sizes.outputs();
   std::int64_t i = 0;
   for (std::int64_t row = 0; row < height; ++row) {
     T* begin = slice + row * width * padded + sizes.inputs;
     for (; i < fired.row_end[row]; ++i) {
-      exchange<true>(begin + static_cast<std::int64_t>(fired.x[i]) * padded, log + i * changing,
-                     changing);
+      work(begin + static_cast<std::int64_t>(fired.x[i]) * padded, log + i * changing);
     }
   }
+}
+
+template <class T>
+void undo(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
+          T* slice, const T* log) {
+  over_log(sizes, fired, height, width, slice, log,
+           [&](T* cell, const T* old) { exchange<false>(old, cell, sizes.outputs()); });
+}
+
+template <class T>
+void swap_log(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
+              T* slice, T* log) {
+  over_log(sizes, fired, height, width, slice, log,
+           [&](T* cell, T* old) { exchange<true>(cell, old, sizes.outputs()); });
 }
 
 template <class T>
@@ -346,6 +429,7 @@ constexpr Operations<T, S> operations() {
   set.commit = commit<T, S>;
   set.non_finite = non_finite<T, S>;
   if constexpr (sizeof(T) == sizeof(S)) {
+    set.undo = undo<T>;
     set.swap = swap_log<T>;
     set.gather = gather<T>;
     set.backward = backward<T>;

@@ -118,7 +118,7 @@ void PackedWeights<T>::unpack(const Gradients<T>& sums, T* perceive, T* perceive
 template <class T>
 Workspace<T>::Workspace(const Sizes& sizes, const Shape& shape)
     : flags_(shape.width + static_cast<std::int64_t>(kAlignment)),
-      x_(shape.slice_cells() + 1),
+      x_(shape.slice_cells() + kFiredRoom),
       row_end_(shape.slice_height()) {
   const std::int64_t inputs = sizes.padded_doubled + sizes.padded_channels;
   const std::int64_t counts[] = {kChunk * inputs, std::int64_t{kChunk} * sizes.padded_hidden,

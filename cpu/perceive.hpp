@@ -12,6 +12,9 @@ namespace {
 // 2 * kNear cells of every row, stays in the L1 cache.
 constexpr int kNear = 24;
 
+// With 32 registers the 27 taps of a 3-D kernel stay in them: all planes of a cell at once.
+constexpr bool kAllTaps = kVectorBytes == 64 && kBlockVectors == 4;
+
 // Up to kChunk fired cells of a slice, with where to find them and their neighbours.
 struct Chunk {
   int count = 0;
@@ -79,6 +82,22 @@ OCTREENCA_INLINE void rows_of(S* const planes[3], const Chunk& chunk, int plane,
   }
 }
 
+// A plane's nine taps of a cell: three sums side by side hide the latency of an addition.
+template <class T, class S>
+OCTREENCA_INLINE Vector<T> taps_of(S* const rows[3], const std::int64_t x[3],
+                                   const Vector<T>* kernel) {
+  Vector<T> a = load(rows[0] + x[0]) * kernel[0];
+  Vector<T> b = load(rows[0] + x[1]) * kernel[1];
+  Vector<T> d = load(rows[0] + x[2]) * kernel[2];
+#pragma GCC unroll 2
+  for (int row = 1; row < 3; ++row) {
+    a += load(rows[row] + x[0]) * kernel[3 * row];
+    b += load(rows[row] + x[1]) * kernel[3 * row + 1];
+    d += load(rows[row] + x[2]) * kernel[3 * row + 2];
+  }
+  return a + b + d;
+}
+
 // inputs[cell] = [state | perceived], tight: C and C of them. One plane of taps at a time, so
 // that its nine kernel vectors stay in registers.
 template <int kDimension, class T, class S>
@@ -92,6 +111,26 @@ OCTREENCA_INLINE void perceive(const Slice<S>& slice, const Chunk& chunk, const 
     const S* cell = slice.planes[1] + chunk.here[i] + chunk.middle[i];
     for (int c = 0; c < padded; c += L) store(inputs + i * stride + c, load(cell + c));
   }
+  if constexpr (kAllTaps && kDimension == 3) {
+    for (int c = 0; c < padded; c += L) {
+      Vector<T> kernel[27];
+#pragma GCC unroll 27
+      for (int tap = 0; tap < 27; ++tap) kernel[tap] = load(weights.perceive + tap * padded + c);
+      for (int i = 0; i < chunk.count; ++i) {
+        const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
+        Vector<T> total{};
+#pragma GCC unroll 3
+        for (int plane = 0; plane < 3; ++plane) {
+          const S* rows[3];
+          rows_of<kDimension>(slice.planes, chunk, plane, i, rows);
+          const Vector<T> sum = taps_of<T>(rows, x, kernel + plane * 9);
+          total = plane ? total + sum : sum;
+        }
+        store(inputs + i * stride + channels + c, total);
+      }
+    }
+    return;
+  }
   for (int begin = 0; begin < chunk.count; begin += kNear) {
     const int end = begin + kNear < chunk.count ? begin + kNear : chunk.count;
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -104,19 +143,9 @@ OCTREENCA_INLINE void perceive(const Slice<S>& slice, const Chunk& chunk, const 
         for (int i = begin; i < end; ++i) {
           const S* rows[3];
           rows_of<kDimension>(slice.planes, chunk, plane, i, rows);
-          const std::int64_t left = chunk.left[i] + c, middle = chunk.middle[i] + c,
-                             right = chunk.right[i] + c;
-          Vector<T> a = load(rows[0] + left) * kernel[0];
-          Vector<T> b = load(rows[0] + middle) * kernel[1];
-          Vector<T> d = load(rows[0] + right) * kernel[2];
-          a += load(rows[1] + left) * kernel[3];
-          b += load(rows[1] + middle) * kernel[4];
-          d += load(rows[1] + right) * kernel[5];
-          a += load(rows[2] + left) * kernel[6];
-          b += load(rows[2] + middle) * kernel[7];
-          d += load(rows[2] + right) * kernel[8];
+          const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
           T* to = inputs + i * stride + channels + c;
-          const Vector<T> sum = a + b + d;
+          const Vector<T> sum = taps_of<T>(rows, x, kernel);
           store(to, plane ? load(to) + sum : sum);
         }
       }
@@ -133,6 +162,49 @@ OCTREENCA_INLINE void perceive_backward(const Slice<T>& slice, const Chunk& chun
   constexpr int L = kLanes<T>;
   constexpr int kPlanes = kDimension == 2 ? 1 : 3;
   const int padded = sizes.padded_channels;
+  if constexpr (kAllTaps && kDimension == 3) {
+    for (int c = 0; c < padded; c += L) {
+      Vector<T> sum[27];
+#pragma GCC unroll 27
+      for (int tap = 0; tap < 27; ++tap) sum[tap] = load(grad_kernel + tap * padded + c);
+      for (int i = 0; i < chunk.count; ++i) {
+        const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
+        const Vector<T> grad = load(grad_perceived + i * stride + c);
+#pragma GCC unroll 3
+        for (int plane = 0; plane < 3; ++plane) {
+          const T* rows[3];
+          rows_of<kDimension>(slice.planes, chunk, plane, i, rows);
+#pragma GCC unroll 9
+          for (int tap = 0; tap < 9; ++tap) {
+            sum[plane * 9 + tap] += grad * load(rows[tap / 3] + x[tap % 3]);
+          }
+        }
+      }
+#pragma GCC unroll 27
+      for (int tap = 0; tap < 27; ++tap) store(grad_kernel + tap * padded + c, sum[tap]);
+
+      Vector<T> kernel[27];
+#pragma GCC unroll 27
+      for (int tap = 0; tap < 27; ++tap) kernel[tap] = load(weights.perceive + tap * padded + c);
+      // A cell's neighbour waits for what the cell added to what both share: nine rows of three
+      // planes wait side by side.
+      for (int i = 0; i < chunk.count; ++i) {
+        const std::int64_t x[3] = {chunk.left[i] + c, chunk.middle[i] + c, chunk.right[i] + c};
+        const Vector<T> grad = load(grad_perceived + i * stride + c);
+#pragma GCC unroll 3
+        for (int plane = 0; plane < 3; ++plane) {
+          T* rows[3];
+          rows_of<kDimension>(gradient, chunk, plane, i, rows);
+#pragma GCC unroll 9
+          for (int tap = 0; tap < 9; ++tap) {
+            T* to = rows[tap / 3] + x[tap % 3];
+            store(to, load(to) + grad * kernel[plane * 9 + tap]);
+          }
+        }
+      }
+    }
+    return;
+  }
   for (int begin = 0; begin < chunk.count; begin += kNear) {
     const int end = begin + kNear < chunk.count ? begin + kNear : chunk.count;
     for (int plane = 0; plane < kPlanes; ++plane) {

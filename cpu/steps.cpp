@@ -16,6 +16,11 @@ int useful_threads(int threads, std::int64_t cells, int steps) {
   return static_cast<int>(std::min<std::int64_t>(std::max(threads, 1), most));
 }
 
+std::int64_t samples_alone(int threads, int batch, std::int64_t cells, int steps) {
+  const int useful = useful_threads(threads, cells, steps);
+  return useful == 1 ? batch : batch - batch % useful;
+}
+
 std::int64_t wavefront_batch(const Shape& shape) {
   return std::clamp<std::int64_t>(1000 / std::max<std::int64_t>(shape.slice_cells(), 1), 1, 16);
 }
@@ -163,16 +168,12 @@ void steps_forward(const RawWeights<T>& raw, const Shape& shape, int batch, T* s
     run_steps<T, T>(weights, shape, padded.get(), steps, seed, origins[s], number, my_log, with);
     unpad(padded.get(), mine, cells, sizes);
   };
-  // Samples side by side where one alone is too small to share.
-  const bool shared = useful_threads(options.threads, cells, steps) == 1;
-  if (shared && batch > 1) {
-    Options alone = options;
-    alone.threads = 1;
-    for_each(useful_threads(options.threads, cells * batch, steps), batch,
-             [&](std::int64_t sample) { run(sample, alone); });
-  } else {
-    for (int sample = 0; sample < batch; ++sample) run(sample, options);
-  }
+  const std::int64_t alone = samples_alone(options.threads, batch, cells, steps);
+  Options one = options;
+  one.threads = 1;
+  for_each(useful_threads(options.threads, cells * batch, steps), alone,
+           [&](std::int64_t sample) { run(sample, one); });
+  for (std::int64_t sample = alone; sample < batch; ++sample) run(sample, options);
 }
 
 template void run_wavefront<float, float>(const PackedWeights<float>&, const Shape&,

@@ -28,6 +28,10 @@ struct NonFinite {
 // Threads worth starting for `cells` * `steps` cell-steps.
 int useful_threads(int threads, std::int64_t cells, int steps);
 
+// Samples of a batch that a single thread computes each, side by side: threads that share a sample
+// wait for one another in every step. The rest of the batch, too few for all threads, is shared.
+std::int64_t samples_alone(int threads, int batch, std::int64_t cells, int steps);
+
 // Which slices a wavefront leaves in place, and how far it looks to both sides for that.
 struct Band {
   std::int64_t first, end;            // slices computed
@@ -79,8 +83,10 @@ void steps_forward(const RawWeights<T>& raw, const Shape& shape, int batch, T* s
 
 // The gradient of `steps_forward`.
 //
-//   state     what the steps led to; undone on the way and restored at the end
-//   log       what the steps wrote; likewise
+//   state     what the steps led to; they are undone in it
+//   log       what the steps wrote
+//   restore   do the steps again at the end, so that state and log are as they were; else the state
+//             is scratch memory from then on
 //   gradient  of the state after the steps; becomes that of the state before
 // The weights' gradients are added to. The same number of threads gives the same bits.
 template <class T>
@@ -89,7 +95,7 @@ struct WeightGradients {
 };
 template <class T>
 void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state, T* log,
-                    T* gradient, int steps, const Seed& seed, const std::vector<Origin>& origins,
+                    bool restore, T* gradient, int steps, const Seed& seed, const std::vector<Origin>& origins,
                     const WeightGradients<T>& gradients, const Options& options);
 
 }  // namespace octreenca

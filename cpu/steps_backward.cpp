@@ -12,7 +12,7 @@ namespace {
 template <class T>
 struct GatheredSlice {
   GatheredSlice(const Sizes& sizes, const Shape& shape)
-      : x(shape.slice_cells() + 1),
+      : x(shape.slice_cells() + kFiredRoom),
         row_end(shape.slice_height()),
         gradients(shape.slice_cells() * sizes.padded_channels),
         fired{x.get(), row_end.get(), 0} {}
@@ -39,9 +39,9 @@ using Sums = std::vector<std::unique_ptr<ThreadSums<T>>>;
 
 // One sample, `sums` one a thread.
 template <class T>
-void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T* log, T* gradient,
-                int steps, const Seed& seed, const Origin& origin, std::uint32_t sample,
-                const Options& options, int threads, const Sums<T>& sums, int first_sum) {
+void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T* log, bool restore,
+                T* gradient, int steps, const Seed& seed, const Origin& origin,
+                std::uint32_t sample, const Options& options, int threads, const Sums<T>& sums, int first_sum) {
   if (steps == 0 || seed.threshold == 0 || shape.cells() == 0) return;
   const Sizes& sizes = weights.sizes();
   const auto& operations = operations_of<T, T>(*options.kernels);
@@ -62,18 +62,20 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
     GatheredSlice<T>* slots[4];
     for (int i = 0; i < 4; ++i) slots[i] = gathered[static_cast<std::size_t>(4 * index + i)].get();
 
-    const auto key_of = [&](int step) {
-      return draw_key(seed.seed, seed.level, static_cast<std::uint32_t>(step), sample);
-    };
-    const auto swap_slices = [&](int step) {
-      const auto key = key_of(step);
+    const auto undo_slices = [&](int step, std::uint32_t key) {
       for (std::int64_t slice = first; slice < end; ++slice) {
         operations.draw(slice_draw(shape, seed, origin, key, slice), height, width, scratch.flags,
                         scratch.fired);
-        operations.swap(sizes, scratch.fired, height, width, state + slice * slice_stride,
-                        log + before[static_cast<std::size_t>(step * slices + slice)] *
-                                  sizes.outputs());
+        T* old = log + before[static_cast<std::size_t>(step * slices + slice)] * sizes.outputs();
+        if (restore) {
+          operations.swap(sizes, scratch.fired, height, width, state + slice * slice_stride, old);
+        } else {
+          operations.undo(sizes, scratch.fired, height, width, state + slice * slice_stride, old);
+        }
       }
+    };
+    const auto key_of = [&](int step) {
+      return draw_key(seed.seed, seed.level, static_cast<std::uint32_t>(step), sample);
     };
 
     for (int step = steps - 1; step >= 0; --step) {
@@ -94,7 +96,7 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
                             gradients, mine);
       };
 
-      swap_slices(step);
+      undo_slices(step, key);
       // Every slice's own gradient is gathered before a neighbour adds to it. The first and the
       // last slice of a band add to another thread's band: each has a turn of its own.
       GatheredSlice<T>&first_gathered = *slots[0], &last_gathered = *slots[1];
@@ -114,8 +116,7 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
       if (end - first > 1) backward(end - 1, last_gathered);
       team.barrier();
     }
-    // The caller's state and log are as they were.
-    for (int step = 0; step < steps; ++step) swap_slices(step);
+    for (int step = 0; restore && step < steps; ++step) undo_slices(step, key_of(step));
   });
 }
 
@@ -123,7 +124,8 @@ void undo_steps(const PackedWeights<T>& weights, const Shape& shape, T* state, T
 
 template <class T>
 void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* state, T* log,
-                    T* gradient, int steps, const Seed& seed, const std::vector<Origin>& origins,
+                    bool restore, T* gradient, int steps, const Seed& seed,
+                    const std::vector<Origin>& origins,
                     const WeightGradients<T>& gradients, const Options& options) {
   const PackedWeights<T> weights(raw, operations_of<T, T>(*options.kernels).lanes);
   const Sizes& sizes = weights.sizes();
@@ -132,23 +134,22 @@ void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* 
   // touch the same in one turn.
   const int most = useful_threads(options.threads, cells, steps);
   const int threads = static_cast<int>(std::clamp<std::int64_t>(shape.slices() / 3, 1, most));
-  const bool shared = threads == 1 && batch > 1;
-  const int teams =
-      shared ? std::min(batch, useful_threads(options.threads, cells * batch, steps)) : 1;
+  const std::int64_t alone = threads == 1 ? batch : batch - batch % threads;
 
+  // The sums of every sample that is computed alone, then those of the threads that share one.
   Sums<T> sums;
-  for (int i = 0; i < std::max(threads, shared ? batch : 1); ++i) {
+  for (std::int64_t i = 0; i < alone + (alone < batch ? threads : 0); ++i) {
     sums.push_back(std::make_unique<ThreadSums<T>>(sizes));
   }
   const auto begins = log_begins(shape, batch, steps, seed, origins, sizes, *options.kernels);
-  const auto run = [&](std::int64_t sample, int first_sum) {
+  const auto run = [&](std::int64_t sample, int with, std::int64_t first_sum) {
     const auto s = static_cast<std::size_t>(sample);
     T* mine = state + sample * cells * sizes.channels;
     T* my_gradient = gradient + sample * cells * sizes.channels;
     const auto number = static_cast<std::uint32_t>(sample);
     const auto undo = [&](T* state_, T* gradient_) {
-      undo_steps(weights, shape, state_, log + begins[s], gradient_, steps, seed, origins[s],
-                 number, options, threads, sums, first_sum);
+      undo_steps(weights, shape, state_, log + begins[s], restore, gradient_, steps, seed, origins[s],
+                 number, options, with, sums, static_cast<int>(first_sum));
     };
     if (sizes.channels == sizes.padded_channels) {
       undo(mine, my_gradient);
@@ -161,11 +162,9 @@ void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* 
     undo(padded.get(), padded_gradient.get());
     unpad(padded_gradient.get(), my_gradient, cells, sizes);
   };
-  if (shared) {
-    for_each(teams, batch, [&](std::int64_t sample) { run(sample, static_cast<int>(sample)); });
-  } else {
-    for (int sample = 0; sample < batch; ++sample) run(sample, 0);
-  }
+  for_each(useful_threads(options.threads, cells * batch, steps), alone,
+           [&](std::int64_t sample) { run(sample, 1, sample); });
+  for (std::int64_t sample = alone; sample < batch; ++sample) run(sample, threads, alone);
   for (const auto& sum : sums) {
     weights.unpack(sum->view, gradients.perceive, gradients.perceive_bias, gradients.hidden_weight,
                    gradients.hidden_bias, gradients.update);
@@ -173,10 +172,10 @@ void steps_backward(const RawWeights<T>& raw, const Shape& shape, int batch, T* 
 }
 
 template void steps_backward<float>(const RawWeights<float>&, const Shape&, int, float*, float*,
-                                    float*, int, const Seed&, const std::vector<Origin>&,
+                                    bool, float*, int, const Seed&, const std::vector<Origin>&,
                                     const WeightGradients<float>&, const Options&);
 template void steps_backward<double>(const RawWeights<double>&, const Shape&, int, double*,
-                                     double*, double*, int, const Seed&,
+                                     double*, bool, double*, int, const Seed&,
                                      const std::vector<Origin>&, const WeightGradients<double>&,
                                      const Options&);
 

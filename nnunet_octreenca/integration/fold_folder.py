@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from nnunet_octreenca.files import JsonObject, atomic_write, remove_leftovers
 from nnunet_octreenca.locks import FolderLock
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# A picture takes half a second, an epoch of a small data set little more.
+PICTURE_PATIENCE = 50
 _BESIDE = ".progress_"  # begins the name of a folder that progress.png is drawn in
 
 
@@ -106,6 +110,37 @@ def atomic_json() -> Iterator[None]:
         yield
     finally:
         module.save_json = before
+
+
+class ProgressPicture:
+    """Draws progress.png, but spends no more than a fiftieth of the time on it.
+
+    Args:
+        draw: nnU-Net's, which takes a folder.
+        log: told why there is no picture.
+    """
+
+    def __init__(self, draw: Callable[[str], None], log: Callable[[str], object]) -> None:
+        self._draw, self._log = draw, log
+        self._not_before = -inf
+        self._stale: Path | str | None = None
+
+    def __call__(self, folder: Path | str) -> None:
+        """Draw, unless it was done a moment ago."""
+        begun = monotonic()
+        if begun < self._not_before:
+            self._stale = folder
+            return
+        self._stale = None
+        draw_progress(self._draw, folder, self._log)
+        ended = monotonic()
+        self._not_before = ended + PICTURE_PATIENCE * (ended - begun)
+
+    def finish(self) -> None:
+        """Draw what was put off."""
+        if self._stale is not None:
+            draw_progress(self._draw, self._stale, self._log)
+            self._stale = None
 
 
 def draw_progress(

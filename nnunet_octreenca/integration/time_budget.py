@@ -20,6 +20,9 @@ from nnunet_octreenca.training.checkpoints import data_only
 MINUTES_VARIABLE = "nnUNet_octreenca_minutes"
 EPOCH_ITERATIONS = 25
 EPOCH_VAL_ITERATIONS = 2
+# An epoch ends in validation, checkpoints and a picture, which cost as much as many iterations of
+# a small network: no more than so many epochs a training.
+MOST_EPOCHS = 50
 
 
 def budget_seconds() -> float:
@@ -77,7 +80,7 @@ class TimeBudget:
             raise TrainingError(
                 "a training with a time budget cannot be continued; restart it without --c"
             )
-        # nnU-Net's 250 iterations may not end within the budget of a slow machine.
+        # The fewest of an epoch: nnU-Net's 250 may not end within the budget of a slow machine.
         self.num_iterations_per_epoch = min(self.num_iterations_per_epoch, EPOCH_ITERATIONS)
         self.num_val_iterations_per_epoch = min(
             self.num_val_iterations_per_epoch, EPOCH_VAL_ITERATIONS
@@ -88,13 +91,16 @@ class TimeBudget:
         while self.progress < 1.0:
             trainer.on_epoch_start()
             trainer.on_train_epoch_start()
-            outputs = []
-            for _ in range(self.num_iterations_per_epoch):
+            outputs: list[dict] = []
+            ends_at = self.progress + 1 / MOST_EPOCHS
+            while (
+                not outputs
+                or self.progress < min(ends_at, 1.0)
+                or (len(outputs) < self.num_iterations_per_epoch and self.progress < 1.0)
+            ):
                 self.follow_the_clock()
                 outputs.append(trainer.train_step(next(self.dataloader_train)))
                 self.iterations_done += 1
-                if self.progress >= 1.0:
-                    break
             trainer.on_train_epoch_end(outputs)
             with torch.no_grad():
                 trainer.on_validation_epoch_start()
@@ -122,6 +128,11 @@ class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
         """Train by the clock, with the fold's folder for this process alone."""
         with self.fold_folder.held("training"):
             super().run_training()
+
+    def on_train_epoch_start(self) -> None:
+        """Go on counting iterations: epochs are not of equal length."""
+        super().on_train_epoch_start()
+        self.iteration = self.iterations_done
 
     def follow_the_clock(self) -> None:
         """Do nothing: OctreeNCATrainer reads `progress` at every iteration."""

@@ -6,7 +6,6 @@ Data loader, augmentation, oversampling, splits, logging and progress.png are nn
 import io
 import operator
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ from nnunet_octreenca.integration.batches import loaders_only, run_loaders
 from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
 from nnunet_octreenca.integration.fold_folder import (
     FoldFolder,
+    ProgressPicture,
     atomic_json,
-    draw_progress,
     write_checkpoint,
 )
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
@@ -120,9 +119,10 @@ class OctreeNCATrainer(nnUNetTrainer):
         self._averaged = ExitStack()  # open while the network carries the average
         self.fold_folder = FoldFolder(self.output_folder, fold, first=self.local_rank == 0)
         # Called at the end of an epoch.
-        self.logger.plot_progress_png = partial(
-            draw_progress, self.logger.plot_progress_png, log=self.print_to_log_file
+        self.progress_picture = ProgressPicture(
+            self.logger.plot_progress_png, self.print_to_log_file
         )
+        self.logger.plot_progress_png = self.progress_picture
         self.check_supported()
 
     def check_supported(self) -> None:
@@ -216,6 +216,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             self.initial_lr,
             betas=self.settings.betas,
             weight_decay=self.weight_decay,
+            fused=self.device.type in ("cpu", "cuda") or None,
         )
         return optimizer, _NoScheduler()
 
@@ -380,6 +381,7 @@ class OctreeNCATrainer(nnUNetTrainer):
     def on_train_end(self) -> None:
         """Ends with the average in the network, which validation goes on with."""
         super().on_train_end()
+        self.progress_picture.finish()
         for batches in (self.dataloader_train, self.dataloader_val):
             if batches is not None:
                 batches.close()

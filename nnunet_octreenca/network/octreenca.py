@@ -18,7 +18,7 @@ from nnunet_octreenca.octree import (
     windows,
 )
 from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
-from nnunet_octreenca.ops.engine import ENGINES, OctreeEngine
+from nnunet_octreenca.ops.engine import ENGINES, DescentEngine, OctreeEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, precision
@@ -236,6 +236,15 @@ class OctreeNCA(nn.Module):
         non_finite: NonFiniteCells | None = None,
     ) -> Tensor:
         """From the coarsest level to the finest; the images are the levels' or their windows'."""
+        engine = self._descent_engine(images) if non_finite is None else None
+        if engine is not None:
+            return engine.descend(
+                images,
+                [box.shape for box in boxes],
+                [box.origins for box in boxes],
+                self.automaton(),
+                seed,
+            )
         state: Tensor | None = None
         for level in reversed(range(len(self.steps))):
             state = nca_steps_channels_last(
@@ -375,6 +384,18 @@ class OctreeNCA(nn.Module):
         """What computes on tensors where the network lies."""
         weights = self.level_weights(0)
         return engine_for(weights.hidden_weight, weights)
+
+    def _descent_engine(self, images: Sequence[Tensor]) -> DescentEngine | None:
+        """What takes a training step through all levels in one call, if anything does."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return None
+        weights = [self.level_weights(level) for level in range(len(self.steps))]
+        if any(type(image) is not Tensor or image.requires_grad for image in images) or any(
+            own.mismatch(image, "image") for own, image in zip(weights, images, strict=True)
+        ):
+            return None
+        engine = self.engine()
+        return engine if isinstance(engine, DescentEngine) else None
 
     def _octree_engine(self) -> OctreeEngine:
         engine = self.engine()

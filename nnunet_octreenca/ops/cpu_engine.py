@@ -7,7 +7,6 @@ computation itself is in `cpu/`.
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -17,19 +16,17 @@ from torch import Tensor
 
 from nnunet_octreenca.ops.automaton import Automaton
 from nnunet_octreenca.ops.cpu_sizes import lanes
+from nnunet_octreenca.ops.cpu_training import SEEDS, arrays, module
+from nnunet_octreenca.ops.cpu_training import descend as descend
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
 from nnunet_octreenca.ops.native import (
     cpu_engine_wanted,
     cpu_kernels,
-    cpu_module,
     cpu_module_problem,
     precision,
 )
 from nnunet_octreenca.ops.weights import StepWeights
-
-_SEEDS = 1 << 64
-
 
 name = "cpu"
 backward_needs_out = True  # its log is undone from the last state
@@ -81,21 +78,11 @@ def trajectory_channels(channels: int, changing: int) -> int:
     return changing
 
 
-def _arrays(weights: StepWeights) -> list[NDArray[np.floating]]:
-    return [weight.detach().contiguous().numpy() for weight in weights]
-
-
 def _contiguous(tensor: Tensor) -> Tensor:
     """A copy, made by our threads (cpu/bindings.cpp says why)."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-    _module().copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
+    module().copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
     return copy
-
-
-def _module() -> ModuleType:
-    module = cpu_module()
-    assert module is not None
-    return module
 
 
 def forward(
@@ -126,11 +113,11 @@ def forward(
     out = _contiguous(state)
     changing = weights.channels - weights.input_channels
     log = out.new_empty((steps, *out.shape[:-1], changing) if keep_trajectory else (0,))
-    _module().steps_forward(
+    module().steps_forward(
         out.numpy(),
-        _arrays(weights),
+        arrays(weights),
         steps,
-        draws.seed % _SEEDS,
+        draws.seed % SEEDS,
         draws.level,
         draws.threshold,
         draws.origins(weights.dimension),
@@ -165,19 +152,20 @@ def backward(
     grads = StepWeights(
         *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
     )
-    _module().steps_backward(
+    module().steps_backward(
         out.detach().numpy(),
         trajectory.detach().numpy(),
         grad.numpy(),
-        _arrays(weights),
+        arrays(weights),
         [g.numpy() for g in grads],
         trajectory.shape[0],
-        draws.seed % _SEEDS,
+        draws.seed % SEEDS,
         draws.level,
         draws.threshold,
         draws.origins(weights.dimension),
         cpu_kernels(),
         torch.get_num_threads(),
+        True,
     )
     return grad, grads
 
@@ -233,7 +221,7 @@ def octree(
         weights.check_like(image, "image")
     levels = _levels(automaton, seed)
     for sample in range(image.shape[0]):
-        counts = _module().octree_forward(
+        counts = module().octree_forward(
             image[sample].detach().numpy(),
             *levels,
             sample,
@@ -309,7 +297,7 @@ def octree_stream(
     for weights in automaton.weights:
         weights.check_like(torch.empty(0), "image")
     kernels, bf16, half = _precisions(multiply, state, False)
-    stream: BandStream = _module().OctreeStream(
+    stream: BandStream = module().OctreeStream(
         list(shape),
         *_levels(automaton, seed),
         0,
@@ -326,10 +314,10 @@ def octree_stream(
 def _levels(automaton: Automaton, seed: int) -> tuple[object, ...]:
     """Weights, steps, factors, seed and threshold as the bindings take them."""
     return (
-        [_arrays(level) for level in automaton.weights],
+        [arrays(level) for level in automaton.weights],
         list(automaton.steps),
         [list(row) for row in automaton.factors],
-        seed % _SEEDS,
+        seed % SEEDS,
         fire_threshold(automaton.fire_rate),
     )
 
@@ -345,7 +333,7 @@ def _precisions(multiply: str | None, state: str | None, emulate: bool) -> tuple
     """The kernels, and whether they multiply bfloat16 and keep float16."""
     multiply, state = precision(multiply, state)
     kernels = cpu_kernels()
-    if multiply == "bfloat16" and not emulate and not _module().native_bf16(kernels):
+    if multiply == "bfloat16" and not emulate and not module().native_bf16(kernels):
         warn_no_bf16(kernels)
         multiply = "float32"
     return kernels, multiply == "bfloat16", state == "float16"

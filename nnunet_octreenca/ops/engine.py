@@ -117,6 +117,21 @@ class OctreeEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class DescentEngine(Engine, Protocol):
+    """An engine that takes a training step through all levels in one call (C++)."""
+
+    def descend(
+        self,
+        images: Sequence[Tensor],
+        shapes: Sequence[Sequence[int]],
+        origins: Sequence[Sequence[Sequence[int]]],
+        automaton: Automaton,
+        seed: int,
+    ) -> Tensor:
+        """Logits, differentiable with respect to the weights (ops.cpu_training)."""
+
+
+@runtime_checkable
 class WindowEngine(Engine, Protocol):
     """An engine that runs levels of an octree on windows of an image (PyTorch, CUDA)."""
 

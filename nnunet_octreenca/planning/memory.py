@@ -24,9 +24,9 @@ _BACKWARD_STATES = 8
 FORWARD_STATES = 5.3
 # Copies of the heads that loss, targets and their gradients hold, with an ignore label.
 _LOSS_COPIES = 7
-# The C++ engine, besides the log: the gradient handed in, the one handed back, and what the way
-# from a level to its parents holds.
-_CPU_BACKWARD_STATES = 2.6
+# The C++ engine, besides the log: a level's gradient and its parents', logits, target and loss, and
+# buffers that are larger than what they hold.
+_CPU_BACKWARD_STATES = 2.0
 
 
 class _Numbers(NamedTuple):

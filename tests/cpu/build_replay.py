@@ -60,7 +60,7 @@ def build_module(folder: Path, flags: tuple[str, ...]) -> Path:
         subprocess.CalledProcessError: the compiler refused; its words are on stderr.
     """
     names = ("kernels", "level", "steps", "steps_backward", "octree", "stream")
-    bindings = ("bindings", "octree_bindings")
+    bindings = ("bindings", "octree_bindings", "training_bindings")
     includes = (f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}")
     given = ("-fPIC", "-fvisibility=hidden", *includes, *flags)
     sources = engine_sources(platform.machine(), (*names, *bindings))

@@ -14,7 +14,7 @@ import torch
 
 from nnunet_octreenca.errors import LockedError, TrainingError
 from nnunet_octreenca.integration import fold_folder
-from nnunet_octreenca.integration.fold_folder import FoldFolder, atomic_json
+from nnunet_octreenca.integration.fold_folder import FoldFolder, ProgressPicture, atomic_json
 from nnunet_octreenca.locks import LOCK_NAME
 
 resource = pytest.importorskip("resource", reason="limits of Unix")
@@ -130,6 +130,42 @@ def test_progress_that_cannot_be_drawn_ends_nothing(trainer, monkeypatch, error)
     assert (folder / "progress.png").read_bytes() == b"before"
     assert str(error) in Path(trainer.log_file).read_text()
     assert (folder / "checkpoint_final.pth").exists()
+
+
+def test_pictures_take_a_fiftieth_of_the_time(tmp_path, monkeypatch):
+    """Two seconds of drawing, then nothing for 100; what was put off is drawn at the end."""
+    now, drawn = [0.0], []
+    monkeypatch.setattr(fold_folder, "monotonic", lambda: now[0])
+
+    def draw(folder):
+        drawn.append(now[0])
+        Path(folder, "progress.png").write_text(str(now[0]))
+        now[0] += 2
+
+    picture = ProgressPicture(draw, print)
+    for seconds in (0, 50, 101, 103, 104, 110):
+        now[0] = max(now[0], float(seconds))
+        picture(tmp_path)
+    assert drawn == [0, 103]
+    now[0] = 120.0
+    picture.finish()
+    picture.finish()
+    assert drawn == [0, 103, 120]
+    assert (tmp_path / "progress.png").read_text() == "120.0"
+
+
+def test_the_last_epoch_is_in_the_picture(trainer, monkeypatch):
+    """However soon it follows the first, which is drawn at once."""
+    epochs = []
+
+    def draw(self, where):
+        epochs.append(len(self.my_fantastic_logging["train_losses"]))
+        Path(where, "progress.png").write_bytes(b"drawn")
+
+    monkeypatch.setattr(type(trainer.logger.local_logger), "plot_progress_png", draw)
+    monkeypatch.setattr(fold_folder, "PICTURE_PATIENCE", 1e9)
+    trainer.run_training()
+    assert epochs == [1, 2]
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(trainer, monkeypatch):

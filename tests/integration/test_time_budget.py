@@ -2,10 +2,13 @@
 
 import random
 import time
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from nnunet_octreenca.errors import EnvironmentMismatchError
+from nnunet_octreenca.integration import time_budget
 from nnunet_octreenca.integration.time_budget import MINUTES_VARIABLE, budget_seconds
 
 
@@ -42,6 +45,55 @@ def test_clocks_that_jump_change_no_budget(make_trainer, on_noise, monkeypatch, 
     assert 1.5 <= time.monotonic() - begun < 30
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < rates[0] <= 1.6e-3
+
+
+def validated(batch):
+    """Of a validation step."""
+    counts = {name: np.ones(2) for name in ("tp_hard", "fp_hard", "fn_hard")}
+    return {"loss": np.float32(1), **counts}
+
+
+def test_fast_epochs_last_a_fiftieth_of_the_budget(make_trainer, on_noise, monkeypatch):
+    """A step of a second, a budget of 400: an epoch ends after 8 s, not after its five steps."""
+    now, ends, iterations = [0.0], [], []
+    monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
+    monkeypatch.setenv(MINUTES_VARIABLE, str(400 / 60))
+    trainer = on_noise(make_trainer(trainer="OctreeNCATrainerTimeBudget"))
+
+    def step(batch):
+        now[0] += 1
+        iterations.append(trainer.iteration)
+        trainer.iteration += 1
+        return {"loss": np.float32(1)}
+
+    trainer.train_step = step
+    trainer.validation_step = validated
+    end = trainer.on_epoch_end
+    trainer.on_epoch_end = lambda: (ends.append(now[0]), end())
+    trainer.run_training()
+    assert {after - before for before, after in pairwise([0.0, *ends[:-1]])} <= {8, 9}
+    assert ends[-1] == 400
+    # No seed of the fire draws is used twice.
+    assert iterations == list(range(400))
+
+
+def test_slow_epochs_have_their_iterations(make_trainer, on_noise, monkeypatch):
+    """A step of 100 s, a budget of 1,100: one epoch of five steps, another, and the rest."""
+    now, ends = [0.0], []
+    monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
+    monkeypatch.setenv(MINUTES_VARIABLE, str(1100 / 60))
+    trainer = on_noise(make_trainer(trainer="OctreeNCATrainerTimeBudget"))
+
+    def step(batch):
+        now[0] += 100
+        return {"loss": np.float32(1)}
+
+    trainer.train_step = step
+    trainer.validation_step = validated
+    end = trainer.on_epoch_end
+    trainer.on_epoch_end = lambda: (ends.append(now[0]), end())
+    trainer.run_training()
+    assert ends == [500.0, 1000.0, 1100.0]
 
 
 @pytest.mark.parametrize("minutes", ["", "0", "-1", "ten", "nan", "inf"])

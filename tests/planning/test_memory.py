@@ -87,13 +87,13 @@ def test_inference_needs_the_same_for_any_number_of_steps_and_little_a_pixel():
 
 
 def test_the_cpp_engine_keeps_what_fires_and_changes():
-    """Of ten steps half the cells, 15 of 16 channels; the last state; 2.6 states at work."""
+    """Of ten steps half the cells, 15 of 16 channels; the last state; 2 states at work."""
     needed = training_bytes(
         (40, 50), factors=[(2, 2)], steps=[10, 3], batch_size=2, engine="cpu", **SMALL
     )
     fine, coarse = 2 * 40 * 50, 2 * 20 * 25
     log = 15 * 4 * 0.5 * (10 * fine + 3 * coarse)
-    assert needed == log + 64 * (fine + coarse) + round(2.6 * 64 * fine) + 4 * (fine + coarse)
+    assert needed == log + 64 * (fine + coarse) + 2 * 64 * fine + 4 * (fine + coarse)
 
 
 def test_a_slide_needs_its_parents_and_some_rows_in_the_cpp_engine():

@@ -173,8 +173,42 @@ def steps_backward(given_: Given) -> None:
     call(
         given_.module.steps_backward, at.state, at.log, given_.array(at.shape, at.dtype),
         at.weights, at.gradients, at.steps, *at.draws, at.origins, given_.kernels(),
-        given_.number(1, 2),
+        given_.number(1, 2), given_.draw(st.booleans()),
     )  # fmt: skip
+
+
+def between_levels(given_: Given) -> None:
+    """`enter`, `enter_backward`, `heads`, `heads_backward`"""
+    dimension = given_.draw(st.sampled_from((2, 3)))
+    channels = given_.draw(st.sampled_from((1, 3, 16)))
+    inputs = given_.draw(st.integers(0, channels))
+    batch = given_.draw(st.integers(0, 2))
+    dtype = given_.draw(st.sampled_from((np.float32, np.float64)))
+    above = given_.sizes(dimension)
+    factor = [given_.number(1, 2) for _ in range(dimension)]
+    below = tuple(2 * n if f == 2 else n for n, f in zip(above, factor, strict=True))
+
+    def array(*shape: int) -> Any:
+        return given_.array(shape, dtype)
+
+    def origins() -> list[list[Any]]:
+        return [[given_.number(0, 0, 0, 2) for _ in range(dimension)] for _ in range(batch)]
+
+    parents = array(batch, *above, given_.draw(st.sampled_from((channels, channels + 4))))
+    state = array(batch, *below, channels)
+    call(
+        given_.module.enter, array(batch, inputs, *below), origins(), state, origins(),
+        given_.draw(st.sampled_from((parents, None))), origins(), factor, given_.number(1, 2),
+    )  # fmt: skip
+    call(
+        given_.module.enter_backward, state, origins(), parents, origins(),
+        given_.number(inputs, 0), factor, given_.number(1, 2),
+    )  # fmt: skip
+    values = array(batch, given_.draw(st.integers(0, 4)), *below)
+    background = given_.draw(st.booleans())
+    rest = (given_.number(inputs, 0), background)
+    call(given_.module.heads, state, *rest, values, given_.number(1, 2))
+    call(given_.module.heads_backward, values, *rest, state, given_.number(1, 2))
 
 
 def fire_mask(given_: Given) -> None:
@@ -283,7 +317,8 @@ def octree_stream(given_: Given) -> None:
 
 
 BINDINGS = (
-    copy, steps_forward, steps_backward, fire_mask, small_calls, octree_forward, octree_stream,
+    copy, steps_forward, steps_backward, between_levels, fire_mask, small_calls, octree_forward,
+    octree_stream,
 )  # fmt: skip
 
 
