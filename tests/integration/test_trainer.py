@@ -60,13 +60,14 @@ def test_first_loss_is_that_of_an_undecided_network(make_trainer, batch):
     assert float(trainer.train_step(one)["loss"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_defaults_are_the_papers(make_trainer):
+def test_the_plans_recipe_is_trained(make_trainer):
     trainer = make_trainer()
     trainer.initialize()
     assert isinstance(trainer.optimizer, torch.optim.Adam)
     group = trainer.optimizer.param_groups[0]
-    assert (group["lr"], group["betas"]) == (1.6e-3, (0.9, 0.99))
+    assert (group["lr"], group["betas"]) == (4e-3, (0.9, 0.99))
     assert (trainer.average.decay, trainer.loss.dice_weight) == (0.99, 1.0)
+    assert trainer.probabilistic_oversampling == (trainer.configuration_manager.batch_size == 1)
 
 
 def test_same_seed_same_training_other_seed_other(make_trainer, batch):
@@ -95,7 +96,7 @@ def test_every_iteration_draws_anew(make_trainer, monkeypatch):
 
 @pytest.mark.parametrize("schedule", ["poly", "exponential"])
 def test_learning_rate_of_every_iteration(make_trainer, batch, schedule):
-    trainer = make_trainer(lr_schedule=schedule, lr_decay=0.5)
+    trainer = make_trainer(lr_schedule=schedule, lr_decay=0.5, warm_up=0.0)
     trainer.initialize()
     rates = []
     for epoch in range(4):
@@ -105,9 +106,9 @@ def test_learning_rate_of_every_iteration(make_trainer, batch, schedule):
             trainer.train_step(batch(trainer))
             rates.append(trainer.optimizer.param_groups[0]["lr"])
     if schedule == "poly":
-        expected = [1.6e-3 * (1 - i / 20) ** 0.9 for i in range(20)]
+        expected = [4e-3 * (1 - i / 20) ** 0.9 for i in range(20)]
     else:
-        expected = [1.6e-3 * 0.5 ** (i // 5) for i in range(20)]
+        expected = [4e-3 * 0.5 ** (i // 5) for i in range(20)]
     assert rates == pytest.approx(expected)
     assert all(a >= b for a, b in pairwise(rates))
 
@@ -142,7 +143,8 @@ def test_checkpoint_resumes_to_the_same_bits(make_trainer, batch, tmp_path):
     second = make_trainer()
     second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert second.current_epoch == 1
-    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(1.6e-3 * (15 / 20) ** 0.9)
+    left = 15 / 20 / 0.95  # of what follows the warm-up
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * left**0.9)
     train(second, batch, 5)
 
     for key, value in whole.network.state_dict().items():
