@@ -31,19 +31,33 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from nnunet_octreenca.ops import cuda_level
-from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program
+from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program, Schedule
 
+FIRST_ENTER = Path(__file__).with_name("enter_1.cuh")
 SOURCE = Path(__file__).with_name("kernel_1.cuh")
 _CLASSES = {"tf32": "Tf32", "plain": "Plain"}
 
 
 class Rung(NamedTuple):
-    """One kernel: the precision it is compiled with (None: kernel 1) and its steps a launch."""
+    """One kernel: the precision it is compiled with (None: kernel 1), its steps a launch, and the
+    schedule of its work."""
 
     number: int
     name: str
     precision: str | None
     fused: int
+    schedule: Schedule = Schedule()
+
+    def steps(self, dimension: int) -> int:
+        """A launch: after rung 5, which tries it, one in 3-D, as in the engine."""
+        return 1 if dimension == 3 and self.number > 5 else self.fused
+
+    def level(self, device: Any, weights: Any, **options: Any) -> cuda_level.LevelLaunches:
+        """A level of this rung's kernel."""
+        if self.precision is None:
+            return Kernel1Level(device, weights, "plain", False, **options)
+        options["schedule"] = self.schedule
+        return cuda_level.LevelLaunches(device, weights, self.precision, False, **options)
 
 
 RUNGS = (
@@ -52,7 +66,29 @@ RUNGS = (
     Rung(3, "tensor cores, three TF32 products", "tf32", 1),
     Rung(4, "float16 states and factors", "half", 1),
     Rung(5, "two steps a launch", "half", 2),
-)
+    Rung(6, "the next tile copied meanwhile", "half", 2, Schedule(ahead=True)),
+    Rung(7, "fired cells listed by bank", "half", 2, Schedule(ahead=True, by_bank=True)),
+    Rung(
+        8, "resting cells copied in pairs", "half", 2,
+        Schedule(ahead=True, by_bank=True, pairs=True),
+    ),
+    Rung(
+        9, "the bias a product", "half", 2,
+        Schedule(ahead=True, by_bank=True, pairs=True, product=True),
+    ),
+    Rung(
+        10, "32 cells for a read of weights", "half", 2,
+        Schedule(ahead=True, by_bank=True, pairs=True, product=True, chunks=2),
+    ),
+    Rung(11, "float32, two steps a launch", "tf32", 2),
+    Rung(
+        12, "float32, rungs 6 to 8", "tf32", 2, Schedule(ahead=True, by_bank=True, pairs=True),
+    ),
+    Rung(
+        13, "float32, 32 cells for a read of weights", "tf32", 2,
+        Schedule(ahead=True, by_bank=True, pairs=True, chunks=2),
+    ),
+)  # fmt: skip
 
 
 def kernel_1_program(configuration: Configuration) -> Program:
@@ -65,6 +101,19 @@ def kernel_1_program(configuration: Configuration) -> Program:
         f"OCTREENCA_KERNEL(kernel_1, 128, 0, Kernel1Arguments, kernel_1<{network}>)\n"
     )
     return Program("kernel_1.cu", source, {"kernel_1": KernelLaunch(128, 0)}, {}, None)
+
+
+def enter_1_program(configuration: Configuration) -> Program:
+    """States entered as at first, by a kernel that takes what the engine's takes."""
+    dimension, channels, inputs, hidden, precision = configuration
+    name = {"half": "Float16", **_CLASSES}[precision]
+    source = (
+        f"{FIRST_ENTER.read_text()}\n"
+        f"using namespace octreenca;\n"
+        f"using N = Network<{dimension}, {channels}, {inputs}, {hidden}, {name}>;\n"
+        f"OCTREENCA_KERNEL(enter, 128, 0, EnterArguments, enter_1<N>)\n"
+    )
+    return Program("enter_1.cu", source, {"enter": KernelLaunch(128, 0)}, {}, None)
 
 
 class Kernel1Level(cuda_level.LevelLaunches):

@@ -93,11 +93,31 @@ class Configuration(NamedTuple):
             2 * self.padded_hidden
             + self.taps * self.cell_bytes // 4
             + blocks * _BLOCK_WORDS[self.precision]
+            + (4 * self.padded_hidden if self.precision == "half" else 0)
         )
 
     def sums(self, warps: int) -> int:
         """Numbers that a block of the backward pass sums up (`Sums::kCount`)."""
         return (3 * self.padded + 1) * self.padded_hidden + warps * self.taps * self.padded
+
+
+class Schedule(NamedTuple):
+    """How the forward kernels do their work (`Schedule` in `cuda/forward.cuh`): all do the same.
+
+    The first is the plainest; `benchmarks/cuda_ladder.py` times one choice after the other.
+    """
+
+    ahead: bool = False  # the next tile is copied while this one's last step runs
+    by_bank: bool = False  # fired cells are listed by the bank of shared memory that they lie in
+    pairs: bool = False  # resting cells are copied by neighbouring lanes
+    product: bool = False  # the bias is a product; in float16 only
+    chunks: int = 1  # of 16 cells, for which weights are read once
+
+    @property
+    def source(self) -> str:
+        """As the device code names it."""
+        flags = (self.ahead, self.by_bank, self.pairs, self.product)
+        return f"Schedule<{', '.join(str(flag).lower() for flag in flags)}, {self.chunks}>"
 
 
 class TileLayout(NamedTuple):
@@ -106,6 +126,23 @@ class TileLayout(NamedTuple):
     tile: tuple[int, int, int]
     warps: int
     shared: int
+
+
+def schedule_of(configuration: Configuration, steps: int) -> Schedule:
+    """The engine's choice for the kernel that does `steps` steps a launch.
+
+    By counts of instructions and of passes of the memory pipe (docs/results/kernel_counts.json);
+    no GPU has timed it.
+    """
+    dimension, precision = configuration.dimension, configuration.precision
+    two = False  # chunks
+    if configuration.padded == 16:
+        # In 3-D in float16 the taps are read for each chunk all the same; the other two that have
+        # one chunk spill registers with two.
+        two = dimension == 2 if precision == "half" else (dimension == 2) == (steps == 2)
+    half = precision == "half"
+    chunks = 2 if two and precision != "plain" else 1
+    return Schedule(ahead=True, by_bank=True, pairs=True, product=half, chunks=chunks)
 
 
 def _region(dimension: int, tile: Sequence[int], halo: int) -> int:
@@ -121,7 +158,7 @@ def forward_layout(
 
     def shared(tile: Sequence[int], _: int) -> int:
         cells = _region(configuration.dimension, tile, steps)
-        lists = (_region(configuration.dimension, tile, steps - 1) + 64 * warps) * 2
+        lists = (cells + 64 * warps) * 2
         rows = 8 * steps * cells // (tile[0] + 2 * steps)
         return cells * configuration.cell_bytes * steps + rows + lists
 
@@ -190,12 +227,18 @@ class DoesNotFitError(ValueError):
 
 
 @cache
-def program(configuration: Configuration, architecture: int, backward: bool) -> Program:
+def program(
+    configuration: Configuration,
+    architecture: int,
+    backward: bool,
+    schedule: Schedule | None = None,
+) -> Program:
     """The program of a configuration.
 
     Args:
         architecture: compute capability as a number, 90 for 9.0.
         backward: for training (one step a launch, and the gradient), else for inference.
+        schedule: of the forward pass; the engine's choice if left out.
 
     Raises:
         DoesNotFitError: C and H are too large for this GPU.
@@ -233,6 +276,7 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
         if layout is None:
             continue
         forward[steps] = layout
+        chosen = schedule or schedule_of(configuration, steps)
         lines.append(f"using Tile{steps} = Tile<{', '.join(map(str, layout.tile))}>;")
         lines.append(
             f"static_assert(ForwardMemory<N, Tile{steps}, {steps}, {layout.warps}>::kBytes == "
@@ -243,7 +287,7 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
             32 * layout.warps,
             layout.shared,
             "StepsArguments",
-            f"forward<N, Tile{steps}, {steps}, {layout.warps}>",
+            f"forward<N, Tile{steps}, {steps}, {layout.warps}, {chosen.source}>",
             _resident(configuration, steps, architecture),
         )
     back = backward_layout(configuration, architecture) if backward else None
