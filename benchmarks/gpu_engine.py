@@ -333,7 +333,7 @@ def ladder(bench: Bench) -> Iterator[Row]:
         device = cuda_device.device_of(weights.hidden_weight)
         for rung in RUNGS:
             precision = rung.precision or "plain"
-            if precision == "tf32" and device.architecture < 80:
+            if precision.startswith("tf32") and device.architecture < 80:
                 continue
             draws = FireDraws(0.5, 0, 0, (0,) * len(shape))
             run = rung.level(device, weights, shape=shape, batch=1, draws=draws)

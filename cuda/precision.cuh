@@ -197,7 +197,12 @@ struct Plain : SingleState {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // float32 on tensor cores: every factor is the sum of two numbers of 11 bits, and of their four
 // products the smallest is left out. About 2^-21 of a product is lost.
-struct Tf32 : SingleState {
+//
+//   kMask   the larger number is cut off, not rounded, and the smaller is given whole: the tensor
+//           cores look at 10 bits of fraction. Two instructions a factor; rounding takes seven, for
+//           the machine has no such conversion. 2^-20 of a product is lost.
+template <bool kMask>
+struct SplitTf32 : SingleState {
   static constexpr int kBlockWords = 512;
   struct Operand {
     u32 large[2][4], small[2][4];
@@ -206,6 +211,12 @@ struct Tf32 : SingleState {
     const u32* words;
   };
   static __device__ __forceinline__ void split(float value, u32& large, u32& small) {
+    if constexpr (kMask) {
+      // NaN stays NaN, and infinity becomes it: infinite less infinite.
+      large = float_as_word(value) & 0xFFFFE000u;
+      small = float_as_word(value - word_as_float(large));
+      return;
+    }
     large = to_tf32(value);
     small = to_tf32(value - word_as_float(large));
   }
@@ -245,10 +256,12 @@ struct Tf32 : SingleState {
   static __device__ u32 packed(int word, const Weight& weight) {
     const int r = word % 4, lane = word / 4 % 32, i = word / 128 % 2, j = word / 256;
     u32 large, small;
-    split(weight(4 * (lane % 4) + 2 * i + r % 2, column_of(j, lane / 4)), large, small);
+    SplitTf32<false>::split(weight(4 * (lane % 4) + 2 * i + r % 2, column_of(j, lane / 4)), large, small);
     return r < 2 ? large : small;
   }
 };
+using RoundedTf32 = SplitTf32<false>;
+using Tf32 = SplitTf32<true>;
 #endif
 
 }  // namespace octreenca

@@ -14,8 +14,9 @@ from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.ops.native import STATE_VARIABLE
 
 MOST_SAMPLES = 16  # of a launch: their origins travel as arguments
-_CLASSES = {"half": "Float16", "tf32": "Tf32", "plain": "Plain"}
-_BLOCK_WORDS = {"half": 128, "tf32": 512, "plain": 256}
+# "tf32_rounded" is the ladder's: the engine splits numbers by a mask.
+_CLASSES = {"half": "Float16", "tf32": "Tf32", "tf32_rounded": "RoundedTf32", "plain": "Plain"}
+_BLOCK_WORDS = {"half": 128, "tf32": 512, "tf32_rounded": 512, "plain": 256}
 
 # Dynamic shared memory that a block can have, bytes (CUDA C++ Programming Guide, table "Technical
 # Specifications per Compute Capability", less the 1 KiB that the system keeps).
@@ -64,7 +65,7 @@ class Configuration(NamedTuple):
     channels: int
     inputs: int
     hidden: int
-    precision: str  # "half", "tf32" or "plain"
+    precision: str  # "half", "tf32", "tf32_rounded" or "plain"
 
     @property
     def padded(self) -> int:
@@ -135,13 +136,10 @@ def schedule_of(configuration: Configuration, steps: int) -> Schedule:
     no GPU has timed it.
     """
     dimension, precision = configuration.dimension, configuration.precision
-    two = False  # chunks
-    if configuration.padded == 16:
-        # In 3-D in float16 the taps are read for each chunk all the same; the other two that have
-        # one chunk spill registers with two.
-        two = dimension == 2 if precision == "half" else (dimension == 2) == (steps == 2)
+    # Two chunks where no register is spilled for them. In 3-D there are too many taps to keep.
     half = precision == "half"
-    chunks = 2 if two and precision != "plain" else 1
+    two = dimension == 2 and configuration.padded == 16 and precision != "plain"
+    chunks = 2 if two and (half or steps == 2) else 1
     return Schedule(ahead=True, by_bank=True, pairs=True, product=half, chunks=chunks)
 
 

@@ -243,8 +243,11 @@ def test_the_number_of_blocks_changes_no_bit_of_a_state(devices, tmp_path):
 
 @pytest.mark.slow
 def test_the_order_of_the_threads_changes_no_bit(tmp_path):
-    """Run from the last thread to the first: a barrier that is missing shows, and so does a copy that
-    is begun too early or not waited for: one order does it at once, the other at the last moment."""
+    """Run from the last thread to the first: a barrier that is missing shows.
+
+    So does a copy that is begun too early or not waited for: one order copies at once, the other
+    at the last moment.
+    """
     import subprocess
     import sys
 
@@ -311,7 +314,11 @@ def sparse(numbers, kind):
 
 @pytest.mark.parametrize(
     ("shape", "precision"),
-    [((1, 70_000, 70_001), "Float16"), ((70_000, 70_001, 1), "Float16"), ((1, 60_001, 50_003), "Tf32")],
+    [
+        ((1, 70_000, 70_001), "Float16"),
+        ((70_000, 70_001, 1), "Float16"),
+        ((1, 60_001, 50_003), "Tf32"),
+    ],
     ids=str,
 )  # fmt: skip
 def test_levels_of_more_than_two_to_the_32_cells_are_entered(shape, precision, tmp_path):
