@@ -194,8 +194,12 @@ def _choose(
 
 
 def _resident(configuration: Configuration, steps: int, architecture: int) -> int:
+    # From 12.0 on shared memory holds two blocks anyway.
+    fast_2d = (
+        configuration.dimension == 2 and configuration.precision == "half" and architecture < 120
+    )
     large = (
-        steps > 1
+        (steps > 1 and not fast_2d)
         or configuration.padded > 16
         or configuration.precision == "plain"
         or (configuration.dimension == 3 and architecture >= 120)
