@@ -23,6 +23,33 @@ in the two layers; 64 bytes of state in float32.
 
 What an inner tile needs is known to the compiler in all of 2 to 5: neighbours are fixed distances
 away, and only the tiles at the level's border look for mirrored ones.
+
+No GPU has timed the rungs from 6 on. They follow from counts (kernel_counts.py): shared memory and
+cache are one pipe, which passes 128 bytes a clock, and rung 5 keeps it busier than anything else.
+
+6  While a tile's last step runs, the buffer that it no longer reads takes the next tile
+   (`cp.async`, which needs no registers meanwhile): no block waits for memory, and one barrier of
+   three is gone.
+7  A read of four cells by 16 lanes takes one pass if the cells lie in different banks, and 1.8 if
+   chance has picked them. So a warp lists its fired cells by bank and takes one of each.
+8  A lane that copies a resting cell holds up the others, and lanes 32 bytes apart meet in the
+   banks: two neighbouring lanes copy a cell, and all of the warp's lanes do.
+9  What the sums begin with, the bias, took eight reads of 16 bytes a lane for 16 cells: 32 of 92
+   passes. As a product of ones with the bias, in two numbers of 11 bits, it is in eight registers.
+10 Two chunks of 16 cells for a read of the taps. In 3-D there are too many taps to keep: one.
+
+In float32:
+
+12 Rungs 6 to 8, where a cell is twice as wide: two banks.
+13 The weights do not fit registers, and reading them for 16 cells is over half of all passes. In
+   3-D this spills registers: the engine does it in 2-D only.
+14 A factor's two parts by a mask and a subtraction, where rounding takes seven instructions.
+
+How a level's states are entered from its image and its parents is timed apart: at first a thread
+had a cell (enter_1.cuh), with seven divisions of 64 bits and stores of 8 bytes, 32 apart.
+
+Counted and left out: four steps a launch (the halo eats what they save), `wgmma` (weights and sums
+would pass through shared memory), TMA (the copies of rung 6 are hidden already).
 """
 
 from pathlib import Path
@@ -31,27 +58,52 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from nnunet_octreenca.ops import cuda_level
-from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program
+from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program, Schedule
 
+FIRST_ENTER = Path(__file__).with_name("enter_1.cuh")
 SOURCE = Path(__file__).with_name("kernel_1.cuh")
 _CLASSES = {"tf32": "Tf32", "plain": "Plain"}
 
 
 class Rung(NamedTuple):
-    """One kernel: the precision it is compiled with (None: kernel 1) and its steps a launch."""
+    """One kernel: the precision it is compiled with (None: kernel 1), its steps a launch, and the
+    schedule of its work."""
 
     number: int
     name: str
     precision: str | None
     fused: int
+    schedule: Schedule = Schedule()
 
+    def steps(self, dimension: int) -> int:
+        """A launch: after rung 5, which tries it, one in 3-D, as in the engine."""
+        return 1 if dimension == 3 and self.number > 5 else self.fused
+
+    def level(self, device: Any, weights: Any, **options: Any) -> cuda_level.LevelLaunches:
+        """A level of this rung's kernel."""
+        if self.precision is None:
+            return Kernel1Level(device, weights, "plain", False, **options)
+        options["schedule"] = self.schedule
+        return cuda_level.LevelLaunches(device, weights, self.precision, False, **options)
+
+
+_LISTS = Schedule(ahead=True, by_bank=True, pairs=True)
 
 RUNGS = (
     Rung(1, "a thread a cell, float32", None, 1),
     Rung(2, "tiles in shared memory, fired cells packed", "plain", 1),
-    Rung(3, "tensor cores, three TF32 products", "tf32", 1),
+    Rung(3, "tensor cores, three TF32 products", "tf32_rounded", 1),
     Rung(4, "float16 states and factors", "half", 1),
     Rung(5, "two steps a launch", "half", 2),
+    Rung(6, "the next tile copied meanwhile", "half", 2, Schedule(ahead=True)),
+    Rung(7, "fired cells listed by bank", "half", 2, Schedule(ahead=True, by_bank=True)),
+    Rung(8, "resting cells copied in pairs", "half", 2, _LISTS),
+    Rung(9, "the bias a product", "half", 2, _LISTS._replace(product=True)),
+    Rung(10, "32 cells a read of weights", "half", 2, _LISTS._replace(product=True, chunks=2)),
+    Rung(11, "float32, two steps a launch", "tf32_rounded", 2),
+    Rung(12, "float32, as rungs 6 to 8", "tf32_rounded", 2, _LISTS),
+    Rung(13, "float32, 32 cells a read of weights", "tf32_rounded", 2, _LISTS._replace(chunks=2)),
+    Rung(14, "float32, split by a mask", "tf32", 2, _LISTS._replace(chunks=2)),
 )
 
 
@@ -65,6 +117,19 @@ def kernel_1_program(configuration: Configuration) -> Program:
         f"OCTREENCA_KERNEL(kernel_1, 128, 0, Kernel1Arguments, kernel_1<{network}>)\n"
     )
     return Program("kernel_1.cu", source, {"kernel_1": KernelLaunch(128, 0)}, {}, None)
+
+
+def enter_1_program(configuration: Configuration) -> Program:
+    """States entered as at first, by a kernel that takes what the engine's takes."""
+    dimension, channels, inputs, hidden, precision = configuration
+    name = {"half": "Float16", **_CLASSES}[precision]
+    source = (
+        f"{FIRST_ENTER.read_text()}\n"
+        f"using namespace octreenca;\n"
+        f"using N = Network<{dimension}, {channels}, {inputs}, {hidden}, {name}>;\n"
+        f"OCTREENCA_KERNEL(enter, 128, 0, EnterArguments, enter_1<N>)\n"
+    )
+    return Program("enter_1.cu", source, {"enter": KernelLaunch(128, 0)}, {}, None)
 
 
 class Kernel1Level(cuda_level.LevelLaunches):

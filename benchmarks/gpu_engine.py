@@ -45,7 +45,7 @@ from unittest import mock
 
 import torch
 from cpu_engine import Layerwise, fired_steps, make_network
-from cuda_ladder import RUNGS, Kernel1Level
+from cuda_ladder import RUNGS, Kernel1Level, enter_1_program
 from torch import Tensor
 
 from nnunet_octreenca.network import OctreeNCA
@@ -333,25 +333,23 @@ def ladder(bench: Bench) -> Iterator[Row]:
         device = cuda_device.device_of(weights.hidden_weight)
         for rung in RUNGS:
             precision = rung.precision or "plain"
-            if precision == "tf32" and device.architecture < 80:
+            if precision.startswith("tf32") and device.architecture < 80:
                 continue
-            run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
-                device, weights, precision, False, shape=shape, batch=1,
-                draws=FireDraws(0.5, 0, 0, (0,) * len(shape)),
-            )  # fmt: skip
+            draws = FireDraws(0.5, 0, 0, (0,) * len(shape))
+            run = rung.level(device, weights, shape=shape, batch=1, draws=draws)
             kind = torch.float16 if precision == "half" else torch.float32
             a = torch.rand(1, *shape, 16, device=bench.device, dtype=kind)
             b = torch.empty_like(a)
 
-            def ten_steps(
-                run: Any = run, a: Tensor = a, b: Tensor = b, fused: int = rung.fused
-            ) -> None:
+            fused = rung.steps(len(shape))
+
+            def ten_steps(run: Any = run, a: Tensor = a, b: Tensor = b, fused: int = fused) -> None:
                 for step in range(0, 10, 2 * fused):
                     run.forward(a, b, step, fused)
                     run.forward(b, a, step, fused)
 
             (seconds,) = bench.seconds(ten_steps)
-            count = 2 * len(range(0, 10, 2 * rung.fused)) * rung.fused
+            count = 2 * len(range(0, 10, 2 * fused)) * fused
             yield row(
                 f"ladder {len(shape)}-D, {rung.number}: {rung.name}",
                 None,
@@ -359,6 +357,29 @@ def ladder(bench: Bench) -> Iterator[Row]:
                 unit="ps a cell and step",
             )
             del a, b, run
+        yield from enter(bench, shape, weights, device)
+
+
+def enter(bench: Bench, shape: tuple[int, ...], weights: Any, device: Any) -> Iterator[Row]:
+    """A level's states from its image and its parents, at first and now."""
+    level = cuda_level.LevelLaunches(
+        device, weights, "half", False, shape=shape, batch=1,
+        draws=FireDraws(0.5, 0, 0, (0,) * len(shape)),
+    )  # fmt: skip
+    now, first = level.loaded, device.load_program(enter_1_program(level.configuration))
+    halved = tuple(-(-length // 2) for length in shape)
+    image = torch.rand(1, 3, *shape, device=bench.device)
+    parent = torch.rand(1, *halved, 16, device=bench.device).to(torch.float16)
+    state = torch.empty(1, *shape, 16, device=bench.device, dtype=torch.float16)
+
+    def by(loaded: Any) -> None:
+        level.loaded = loaded
+        cuda_octree._enter(level, image, state, parent, halved, [[2] * len(shape)], 0)
+
+    times = bench.seconds(partial(by, first), partial(by, now))
+    for name, seconds in zip(("a thread a cell", "16 bytes a lane"), times, strict=True):
+        case = f"ladder {len(shape)}-D, enter: {name}"
+        yield row(case, None, 1e12 * seconds / prod(shape), unit="ps a cell")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,9 @@
 // them in chunks of 16 through perceive and update. The state lives in two buffers: a step reads
 // one and writes the other. Several steps a launch work on shared memory, in a box that shrinks by
 // a cell a step; only the last one writes.
+//
+// What is done in which order is a `Schedule`, for benchmarks/cuda_ladder.py to time one choice
+// after the other; the engine's is in ops/cuda_program.py.
 #pragma once
 
 #include "tile.cuh"
@@ -25,8 +28,25 @@ struct StepsArguments {
   int counted_first, counted_end;
 };
 
+// How the work is done; all of them compute the same.
+//
+//   kAhead_     the next tile is copied while the last step of this one runs, into the buffer that
+//               the step no longer reads
+//   kByBank_    fired cells are listed by the bank that they lie in
+//   kPairs_     cells that rest are copied by neighbouring lanes, not by a lane each: no two lanes
+//               meet in a bank, and none waits for those that copy. Needs kByBank_
+//   kProduct_   the bias is a product; float16 only
+//   kChunks_    chunks of 16 cells for which weights are read once
+template <bool kAhead_, bool kByBank_, bool kPairs_, bool kProduct_, int kChunks_>
+struct Schedule {
+  static constexpr bool kAhead = kAhead_, kByBank = kByBank_, kPairs = kPairs_;
+  static constexpr bool kProduct = kProduct_;
+  static constexpr int kChunks = kChunks_;
+  static_assert(kByBank || !kPairs, "cells are copied in pairs by runs");
+};
+
 // The packed weights, kept in registers where they are few.
-template <class N>
+template <class N, bool kProduct = false>
 struct Weights {
   using P = typename N::Precision;
   static constexpr int kBlocks = 3 * N::kGroups * N::kHiddenGroups;
@@ -36,12 +56,19 @@ struct Weights {
   const u32* words;
   u32 lane;
   typename P::Block kept[kInRegisters ? kBlocks : 1];
+  u32 kept_bias[kProduct && kInRegisters ? 2 * N::kHiddenGroups : 1];
 
   __device__ Weights(const u32* words_, u32 lane_) : words(words_), lane(lane_) {
     if constexpr (kInRegisters) {
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
         kept[i] = P::block(words + N::kHiddenBlocks + i * P::kBlockWords, lane);
+      }
+    }
+    if constexpr (kProduct && kInRegisters) {
+#pragma unroll
+      for (int i = 0; i < 2 * N::kHiddenGroups; ++i) {
+        kept_bias[i] = words[N::kBiasBlocks + 32 * i + lane];
       }
     }
   }
@@ -56,7 +83,22 @@ struct Weights {
   __device__ __forceinline__ typename P::Block update(int unit, int channel) const {
     return block(2 * N::kGroups * N::kHiddenGroups + unit * N::kGroups + channel);
   }
+  // What the sums of a group of hidden units begin with.
   __device__ __forceinline__ Rows bias(int unit) const {
+    if constexpr (kProduct) {
+      Rows sum = {};
+      u32 pair[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        if constexpr (kInRegisters) {
+          pair[j] = kept_bias[2 * unit + j];
+        } else {
+          pair[j] = words[N::kBiasBlocks + 32 * (2 * unit + j) + lane];
+        }
+      }
+      P::add_bias(sum, pair, lane);
+      return sum;
+    }
     const auto* from = reinterpret_cast<const float4*>(words + N::kBias + 32 * unit) + lane % 4;
     const float4 first = from[0], second = from[4];
     return {{{first.x, first.y, first.z, first.w}, {second.x, second.y, second.z, second.w}}};
@@ -154,125 +196,242 @@ __device__ __forceinline__ void count_non_finite(const StepsArguments& arguments
   if (row >= arguments.counted_first && row < arguments.counted_end) add_one(arguments.non_finite);
 }
 
-// One step of a box around the tile.
-//
-//   kLast   writes to arguments.out, else to `next` in shared memory
-template <int kMargin, bool kLast, class N, class T, int kHalo>
-__device__ __forceinline__ void one_step(const StepsArguments& arguments,
-                                         const Region<N, T, kHalo>& region,
-                                         const Weights<N>& weights,
-                                         const FireRow* rows, const typename N::State* state,
-                                         typename N::State* next, u16* list, int warps) {
+// A cell that rests: its state, or what comes of it.
+template <bool kLast, class N, class R>
+__device__ __forceinline__ void rest(const StepsArguments& arguments, const R& region, Place p,
+                                     const typename N::State* state, typename N::State* next) {
   using P = typename N::Precision;
+  using State = typename N::State;
+  const State* from = state + R::index(p) * N::kPadded;
+  if (kLast && arguments.non_finite != nullptr) {
+    typename P::Cell sum = P::zero();
+#pragma unroll 1
+    for (int c = 0; c < N::kPadded; c += 4) probe<P>(sum, P::load(from + c));
+    if (!is_finite<P>(sum)) count_non_finite<N>(arguments, region, p);
+  }
+  if (kLast && arguments.label_bytes != 0) {
+    Best best = first_best(arguments.background);
+    for (int c = 0; c < N::kPadded; c += 4) {
+      float numbers[4];
+      P::numbers(P::load(from + c), numbers);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int k = c + i - N::kInputs;
+        if (k >= 0 && k < arguments.logits) best.offer(numbers[i], k + arguments.background);
+      }
+    }
+    write_label(arguments, region.cell(p), best);
+    return;
+  }
+  State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(p) * N::kPadded
+                    : next + R::index(p) * N::kPadded;
+#pragma unroll
+  for (int word = 0; word < N::kStateWords; word += 4) {
+    reinterpret_cast<uint4*>(to)[word / 4] = reinterpret_cast<const uint4*>(from)[word / 4];
+  }
+}
+
+// The states of those of 32 cells that rest, 16 bytes a lane.
+template <bool kLast, class N, class R>
+__device__ __forceinline__ void copy_resting(const StepsArguments& arguments, const R& region,
+                                             int base, u32 resting,
+                                             const typename N::State* state,
+                                             typename N::State* next) {
+  constexpr int kVectors = N::kStateWords / 4;
+  const auto* from = reinterpret_cast<const uint4*>(state) + base * kVectors;
+#pragma unroll
+  for (int turn = 0; turn < kVectors; ++turn) {
+    const int i = 32 * turn + static_cast<int>(threadIdx.x % 32);
+    if (resting >> (i / kVectors) & 1u) {
+      uint4* to = reinterpret_cast<uint4*>(next) + base * kVectors + i;
+      if (kLast) {
+        to = static_cast<uint4*>(arguments.out) +
+             region.cell(R::at(base + i / kVectors)) * kVectors + i % kVectors;
+      }
+      *to = from[i];
+    }
+  }
+}
+
+// Lists the fired cells of a box, and does what has to be done with those that rest.
+template <int kMargin, bool kLast, class S, int kWarps, class N, class T, int kHalo>
+__device__ __forceinline__ FiredList list_and_rest(const StepsArguments& arguments,
+                                                   const Region<N, T, kHalo>& region,
+                                                   const FireRow* rows,
+                                                   const typename N::State* state,
+                                                   typename N::State* next, u16* list) {
   using R = Region<N, T, kHalo>;
+  if constexpr (S::kByBank) {
+    using Box = Run<kMargin, kWarps, R, N::kBanks>;
+    const bool looked_at =
+        kLast && (arguments.label_bytes != 0 || arguments.non_finite != nullptr);
+    return list_by_bank<Box, N::kBanks>(region, rows, list, [&](int base, Place p, u32 resting) {
+      if (S::kPairs && !looked_at) {
+        copy_resting<kLast, N>(arguments, region, base, resting, state, next);
+      } else if (resting >> (threadIdx.x % 32) & 1u) {
+        rest<kLast, N>(arguments, region, p, state, next);
+      }
+    });
+  } else {
+    const int count = list_fired<kMargin>(region, rows, kWarps, list, [&](Place p) {
+      rest<kLast, N>(arguments, region, p, state, next);
+    });
+    const int lane = threadIdx.x % 32;
+    if (count > 0 && lane < (count + 15) / 16 * 16 - count) {
+      list[count + lane] = list[count - 1] | kNobody;
+    }
+    warp_barrier();
+    return {list, count};
+  }
+}
+
+// What fired becomes of: its new state, or its label. All four lanes of a cell call it.
+//
+//   has   the cell is to be written
+template <bool kLast, class N, class R>
+__device__ __forceinline__ void write_fired(const StepsArguments& arguments, const R& region,
+                                            Place p, bool has, bool second,
+                                            const CellPair<N>& centre, const Rows* update,
+                                            typename N::State* next) {
+  using P = typename N::Precision;
   using State = typename N::State;
   const u32 lane = threadIdx.x % 32;
   const bool labels = kLast && arguments.label_bytes != 0;
   const bool counts = kLast && arguments.non_finite != nullptr;
-
-  const int count = list_fired<kMargin>(region, rows, warps, list, [&](Place p) {
-    const State* from = state + R::index(p) * N::kPadded;
-    if (counts) {
-      typename P::Cell sum = P::zero();
-#pragma unroll 1
-      for (int c = 0; c < N::kPadded; c += 4) probe<P>(sum, P::load(from + c));
-      if (!is_finite<P>(sum)) count_non_finite<N>(arguments, region, p);
-    }
-    if (labels) {
-      Best best = first_best(arguments.background);
-      for (int c = 0; c < N::kPadded; c += 4) {
-        float numbers[4];
-        P::numbers(P::load(from + c), numbers);
+  Best best = first_best(arguments.background);
+  typename P::Cell probed = P::zero();
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int k = c + i - N::kInputs;
-          if (k >= 0 && k < arguments.logits) best.offer(numbers[i], k + arguments.background);
+  for (int q = 0; q < N::kGroups; ++q) {
+    float numbers[4];
+    P::numbers(second ? centre.high[q] : centre.low[q], numbers);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high(i) : update[q].low(i);
+    const auto changed = P::cell(numbers);
+    if (counts) probe<P>(probed, changed);
+    const int c = 16 * q + 4 * static_cast<int>(lane % 4);
+    if (labels) {
+      P::numbers(changed, numbers);  // as a state would hold them
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int k = c + i - N::kInputs;
+        if (k >= 0 && k < arguments.logits) best.offer(numbers[i], k + arguments.background);
+      }
+    } else if (has) {
+      State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(p) * N::kPadded
+                        : next + R::index(p) * N::kPadded;
+      P::store(to + c, changed);
+    }
+  }
+  if (counts) {
+    const u32 wrong = ballot(!is_finite<P>(probed)) >> (lane / 4 * 4) & 0xFu;  // of the cell
+    if (has && wrong != 0 && lane % 4 == 0) count_non_finite<N>(arguments, region, p);
+  }
+  if (labels) {
+#pragma unroll
+    for (u32 apart = 1; apart < 4; apart *= 2) {
+      best.offer(from_lane(best.value, lane ^ apart), from_lane(best.label, lane ^ apart));
+    }
+    if (has && lane % 4 == 0) write_label(arguments, region.cell(p), best);
+  }
+}
+
+// Inputs of the two layers to the changes of 16 cells' states, chunk by chunk. Of several chunks
+// the later ones are left out where there are no cells for them.
+template <class S, class N, class W>
+__device__ __forceinline__ void update_chunks(const W& weights, u32 lane, int chunks,
+                                              const typename N::Precision::Operand* inputs,
+                                              Rows* update) {
+  using P = typename N::Precision;
+#pragma unroll
+  for (int i = 0; i < S::kChunks * N::kGroups; ++i) update[i] = {};
+  constexpr int kUnroll = W::kInRegisters ? N::kHiddenGroups : 1;
+#pragma unroll kUnroll
+  for (int unit = 0; unit < N::kHiddenGroups; ++unit) {
+    Rows hidden[S::kChunks];
+    hidden[0] = weights.bias(unit);
+#pragma unroll
+    for (int chunk = 1; chunk < S::kChunks; ++chunk) hidden[chunk] = hidden[0];
+#pragma unroll
+    for (int q = 0; q < 2 * N::kGroups; ++q) {
+      const auto block = weights.hidden(q, unit);
+#pragma unroll
+      for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+        if (chunk < chunks) {
+          P::multiply_add(hidden[chunk], inputs[chunk * 2 * N::kGroups + q], block, lane);
         }
       }
-      write_label(arguments, region.cell(p), best);
-      return;
     }
-    State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(p) * N::kPadded
-                      : next + R::index(p) * N::kPadded;
+    typename P::Operand activations[S::kChunks];
 #pragma unroll
-    for (int word = 0; word < N::kStateWords; word += 4) {
-      reinterpret_cast<uint4*>(to)[word / 4] = reinterpret_cast<const uint4*>(from)[word / 4];
+    for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+      activations[chunk] = P::activations(hidden[chunk]);
     }
-  });
-
-  for (int chunk = 0; chunk < count; chunk += 16) {
-    warp_barrier();  // the tensor cores want the lanes together, and some have just written alone
-    // Beyond the list's end the last cell is computed again and written by nobody.
-    const int row = chunk + static_cast<int>(lane / 4);
-    const bool has_low = row < count, has_high = row + 8 < count;
-    const Place low = R::place(list[has_low ? row : count - 1]);
-    const Place high = R::place(list[has_high ? row + 8 : count - 1]);
-    CellPair<N> centre, perceived;
-    perceive<N, true>(region, state, low, high, weights.words, lane, centre, perceived);
-
-    typename P::Operand inputs[2 * N::kGroups];
 #pragma unroll
     for (int q = 0; q < N::kGroups; ++q) {
-      inputs[q] = P::operand(centre.low[q], centre.high[q]);
-      inputs[N::kGroups + q] = P::operand(perceived.low[q], perceived.high[q]);
-    }
-    Rows update[N::kGroups];
+      const auto block = weights.update(unit, q);
 #pragma unroll
-    for (int q = 0; q < N::kGroups; ++q) update[q] = {};
-    constexpr int kUnroll = Weights<N>::kInRegisters ? N::kHiddenGroups : 1;
-#pragma unroll kUnroll
-    for (int unit = 0; unit < N::kHiddenGroups; ++unit) {
-      Rows hidden = weights.bias(unit);
-#pragma unroll
-      for (int q = 0; q < 2 * N::kGroups; ++q) {
-        P::multiply_add(hidden, inputs[q], weights.hidden(q, unit), lane);
-      }
-      const auto activations = P::activations(hidden);
-#pragma unroll
-      for (int q = 0; q < N::kGroups; ++q) {
-        P::multiply_add(update[q], activations, weights.update(unit, q), lane);
+      for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+        if (chunk < chunks) {
+          P::multiply_add(update[chunk * N::kGroups + q], activations[chunk], block, lane);
+        }
       }
     }
+  }
+}
 
-    // Not a function of its own: called twice it would get all of this through memory.
+// One step of a box around the tile.
+//
+//   kLast   writes to arguments.out, else to `next` in shared memory
+template <int kMargin, bool kLast, class S, int kWarps, class N, class T, int kHalo>
+__device__ __forceinline__ void one_step(const StepsArguments& arguments,
+                                         const Region<N, T, kHalo>& region,
+                                         const Weights<N, S::kProduct>& weights,
+                                         const FireRow* rows, const typename N::State* state,
+                                         typename N::State* next, u16* list) {
+  using P = typename N::Precision;
+  using R = Region<N, T, kHalo>;
+  const u32 lane = threadIdx.x % 32;
+  const auto fired =
+      list_and_rest<kMargin, kLast, S, kWarps>(arguments, region, rows, state, next, list);
+
+  for (int first = 0; first < fired.count; first += 16 * S::kChunks) {
+    warp_barrier();  // the tensor cores want the lanes together, and some have just written alone
+    const int chunks = first + 16 < fired.count ? S::kChunks : 1;
+    Place low[S::kChunks], high[S::kChunks];
+    bool has_low[S::kChunks], has_high[S::kChunks];
+    CellPair<N> centre[S::kChunks];
+    typename P::Operand inputs[S::kChunks * 2 * N::kGroups];
 #pragma unroll
-    for (int second = 0; second < 2; ++second) {
-      const bool has = second ? has_high : has_low;
-      const Place p = second ? high : low;
-      Best best = first_best(arguments.background);
-      typename P::Cell probed = P::zero();
+    for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+      if (chunk < chunks) {
+        const u16* entries = fired.entries + first + 16 * chunk + lane / 4;
+        has_low[chunk] = (entries[0] & kNobody) == 0;
+        has_high[chunk] = (entries[8] & kNobody) == 0;
+        low[chunk] = R::place(entries[0] & (kNobody - 1));
+        high[chunk] = R::place(entries[8] & (kNobody - 1));
+        CellPair<N> perceived;
+        perceive<N, true>(region, state, low[chunk], high[chunk], weights.words, lane,
+                          centre[chunk], perceived);
 #pragma unroll
-      for (int q = 0; q < N::kGroups; ++q) {
-        float numbers[4];
-        P::numbers(second ? centre.high[q] : centre.low[q], numbers);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high(i) : update[q].low(i);
-        const auto changed = P::cell(numbers);
-        if (counts) probe<P>(probed, changed);
-        const int c = 16 * q + 4 * static_cast<int>(lane % 4);
-        if (labels) {
-          P::numbers(changed, numbers);  // as a state would hold them
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int k = c + i - N::kInputs;
-            if (k >= 0 && k < arguments.logits) best.offer(numbers[i], k + arguments.background);
-          }
-        } else if (has) {
-          State* to = kLast ? static_cast<State*>(arguments.out) + region.cell(p) * N::kPadded
-                            : next + R::index(p) * N::kPadded;
-          P::store(to + c, changed);
+        for (int q = 0; q < N::kGroups; ++q) {
+          auto* of_chunk = inputs + chunk * 2 * N::kGroups;
+          of_chunk[q] = P::operand(centre[chunk].low[q], centre[chunk].high[q]);
+          of_chunk[N::kGroups + q] = P::operand(perceived.low[q], perceived.high[q]);
         }
       }
-      if (counts) {
-        const u32 wrong = ballot(!is_finite<P>(probed)) >> (lane / 4 * 4) & 0xFu;  // of the cell
-        if (has && wrong != 0 && lane % 4 == 0) count_non_finite<N>(arguments, region, p);
-      }
-      if (labels) {
+    }
+    Rows update[S::kChunks * N::kGroups];
+    update_chunks<S, N>(weights, lane, chunks, inputs, update);
+    // Once for the low rows, once for the high ones: four calls of a function would pass all of
+    // this through memory.
 #pragma unroll
-        for (u32 apart = 1; apart < 4; apart *= 2) {
-          best.offer(from_lane(best.value, lane ^ apart), from_lane(best.label, lane ^ apart));
-        }
-        if (has && lane % 4 == 0) write_label(arguments, region.cell(p), best);
+    for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+      if (chunk >= chunks) continue;
+#pragma unroll
+      for (int second = 0; second < 2; ++second) {
+        write_fired<kLast, N>(arguments, region, second ? high[chunk] : low[chunk],
+                              second ? has_high[chunk] : has_low[chunk], second != 0,
+                              centre[chunk], update + chunk * N::kGroups, next);
       }
     }
   }
@@ -281,50 +440,72 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
 // Shared memory of `forward`, in bytes.
 template <class N, class T, int kSteps, int kWarps>
 struct ForwardMemory {
+  using R = Region<N, T, kSteps>;
   static constexpr int kCellBytes = 4 * N::kStateWords;
-  static constexpr int kFirst = Region<N, T, kSteps>::kCells * kCellBytes;
+  static constexpr int kFirst = R::kCells * kCellBytes;
   static constexpr int kSecond = kSteps > 1 ? kFirst : 0;
-  static constexpr int kLists = (Region<N, T, kSteps - 1>::kCells + 64 * kWarps) * 2;
-  static constexpr int kRows = kSteps * Region<N, T, kSteps>::kRows * 8;
+  static constexpr int kLists = (R::kCells + 64 * kWarps) * 2;
+  static constexpr int kRows = kSteps * R::kRows * 8;
   static constexpr int kBytes = kFirst + kSecond + kRows + kLists;
+  static constexpr int kShare = kLists / 2 / kWarps;  // entries of a warp's list
+  static_assert(Run<kSteps - 1, kWarps, R, N::kBanks>::kShare + 15 <= kShare, "all cells may fire");
 };
 
 // kSteps steps of all tiles, 1 or 2.
-template <class N, class T, int kSteps, int kWarps>
+template <class N, class T, int kSteps, int kWarps, class S>
 __device__ void forward(const StepsArguments& arguments) {
   static_assert(kSteps == 1 || kSteps == 2, "steps a launch");
   using Memory = ForwardMemory<N, T, kSteps, kWarps>;
+  using R = Region<N, T, kSteps>;
   using State = typename N::State;
+  constexpr bool kAhead = S::kAhead && kSteps == 2;
   unsigned char* memory = shared_memory();
   auto* first = reinterpret_cast<State*>(memory);
   auto* second = reinterpret_cast<State*>(memory + Memory::kFirst);
-  constexpr int kShare = (Region<N, T, kSteps - 1>::kCells + kWarps - 1) / kWarps;
   auto* rows = reinterpret_cast<FireRow*>(memory + Memory::kFirst + Memory::kSecond);
   auto* list = reinterpret_cast<u16*>(memory + Memory::kBytes - Memory::kLists) +
-               threadIdx.x / 32 * kShare;
+               threadIdx.x / 32 * Memory::kShare;
+  const auto draw_rows = [&](const R& region, int step) {
+    region.draw_rows(
+        level_draw_key(arguments.level, arguments.first_step + step, region.sample),
+        rows + step * R::kRows);
+  };
+  const auto load = [&](const R& region) {
+    region.template load<S::kAhead>(arguments.state, reinterpret_cast<u32*>(first), kWarps);
+  };
 
-  const Weights<N> weights(arguments.weights, threadIdx.x % 32);
+  const Weights<N, S::kProduct> weights(arguments.weights, threadIdx.x % 32);
   const u32 tiles = Tiles<T>(arguments.level).of_sample() * arguments.level.samples;
+  if (kAhead && blockIdx.x < tiles) {
+    const R region(arguments.level, blockIdx.x);
+    load(region);
+    draw_rows(region, 0);
+  }
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const Region<N, T, kSteps> region(arguments.level, tile);
-    region.load(arguments.state, reinterpret_cast<u32*>(first), kWarps);
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const u32 number = arguments.first_step + step;
-      region.draw_rows(level_draw_key(arguments.level, number, region.sample),
-                       rows + step * region.kRows);
+    const R region(arguments.level, tile);
+    if constexpr (!kAhead) {
+      load(region);
+      draw_rows(region, 0);
+      if (kSteps == 2) draw_rows(region, 1);
     }
+    if constexpr (S::kAhead) copies_done();
     block_barrier();
     if constexpr (kSteps == 2) {
-      one_step<1, false>(arguments, region, weights, rows, first, second, list, kWarps);
+      if constexpr (kAhead) draw_rows(region, 1);  // the last tile's second step has read them
+      one_step<1, false, S, kWarps>(arguments, region, weights, rows, first, second, list);
       block_barrier();
-      one_step<0, true>(arguments, region, weights, rows + region.kRows, second,
-                        static_cast<State*>(nullptr), list, kWarps);
+      if (kAhead && gridDim.x < tiles - tile) {
+        const R next(arguments.level, tile + gridDim.x);
+        load(next);
+        draw_rows(next, 0);
+      }
+      one_step<0, true, S, kWarps>(arguments, region, weights, rows + R::kRows, second,
+                                   static_cast<State*>(nullptr), list);
     } else {
-      one_step<0, true>(arguments, region, weights, rows, first, static_cast<State*>(nullptr),
-                        list, kWarps);
+      one_step<0, true, S, kWarps>(arguments, region, weights, rows, first,
+                                   static_cast<State*>(nullptr), list);
     }
-    block_barrier();
+    if constexpr (!kAhead) block_barrier();
   }
 }
 

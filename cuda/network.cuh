@@ -8,6 +8,10 @@ namespace octreenca {
 
 constexpr int kMostSamples = 16;  // a launch; their origins travel as arguments
 
+__host__ __device__ constexpr int common_divisor(int a, int b) {
+  return b == 0 ? a : common_divisor(b, a % b);
+}
+
 // One level of some samples, and what its fire draws depend on.
 struct Level {
   int depth, height, width;  // cells; depth is 1 in 2-D
@@ -41,13 +45,17 @@ struct Network {
   static constexpr int kPadded = 16 * kGroups;  // channels from one cell to the next
   static constexpr int kHiddenPadded = 16 * kHiddenGroups;
   static constexpr int kStateWords = kPadded * static_cast<int>(sizeof(State)) / 4;  // of a cell
+  // Cells side by side that lie in different banks of shared memory: the 32 words of a pass over
+  // what the words of a cell share with them.
+  static constexpr int kBanks = 32 / common_divisor(32, kStateWords);
 
   // Where the parts of the packed weights begin, in words of 4 bytes.
   static constexpr int kBias = 0;
   static constexpr int kPerceive = 2 * kHiddenPadded;
   static constexpr int kHiddenBlocks = kPerceive + kTaps * kStateWords;
   static constexpr int kUpdateBlocks = kHiddenBlocks + 2 * kGroups * kHiddenGroups * P::kBlockWords;
-  static constexpr int kForwardWords = kUpdateBlocks + kHiddenGroups * kGroups * P::kBlockWords;
+  static constexpr int kBiasBlocks = kUpdateBlocks + kHiddenGroups * kGroups * P::kBlockWords;
+  static constexpr int kForwardWords = kBiasBlocks + (sizeof(State) == 2 ? 4 * kHiddenPadded : 0);
   static constexpr int kUpdateTransposed = kForwardWords;
   static constexpr int kHiddenTransposed =
       kUpdateTransposed + kGroups * kHiddenGroups * P::kBlockWords;
@@ -122,6 +130,13 @@ __device__ void pack(const PackArguments& arguments) {
         word = halves(read.perceive(tap, 2 * place), read.perceive(tap, 2 * place + 1));
       } else {
         word = float_as_word(read.perceive(tap, place));
+      }
+    } else if (sizeof(typename N::State) == 2 && at >= N::kBiasBlocks && at < N::kForwardWords) {
+      // A word a lane for 8 columns: the bias is in those that hold the first two rows.
+      const int lane = (at - N::kBiasBlocks) % 32, block = (at - N::kBiasBlocks) / 32;
+      const int unit = 16 * (block / 2) + column_of(block % 2, lane / 4);
+      if constexpr (sizeof(typename N::State) == 2) {
+        word = lane % 4 == 0 ? P::packed_bias(read.bias(unit)) : 0u;
       }
     } else {
       // Blocks of 16 x 16, one after the other: rows are what is multiplied, columns what results.

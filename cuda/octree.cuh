@@ -15,35 +15,75 @@ struct EnterArguments {
   void* state;
 };
 
-// Every cell's state: its image beside its parent's other channels (zeros on the coarsest level).
-// A thread has a cell.
+// A piece of a row of cells, by its number in all samples: its sample and its coordinates.
+struct RowPiece {
+  u32 sample, z, y, x;
+};
+constexpr u32 kPieceCells = 128;
+
+// Index: of numbers of pieces. 32 bits where all of them fit: a division of 64 bits takes some
+// seventy instructions.
+template <class Index>
+__device__ __forceinline__ RowPiece row_piece(const EnterArguments& arguments, Index number) {
+  const auto width = static_cast<Index>(arguments.width);
+  const auto height = static_cast<Index>(arguments.height);
+  const auto depth = static_cast<Index>(arguments.depth);
+  const Index pieces = (width + kPieceCells - 1) / kPieceCells;
+  const Index row = number / pieces, plane = row / height, sample = plane / depth;
+  return {static_cast<u32>(sample), static_cast<u32>(plane - sample * depth),
+          static_cast<u32>(row - plane * height),
+          static_cast<u32>(number - row * pieces) * kPieceCells};
+}
+
+// The states of a piece of a row: the image beside the parents' other channels (zeros on the coarsest
+// level). A lane has 16 bytes of a cell, so that a warp writes 512 side by side.
+template <class N>
+__device__ __forceinline__ void enter_piece(const EnterArguments& arguments, RowPiece piece) {
+  using P = typename N::Precision;
+  constexpr u32 kVectors = N::kStateWords / 4;
+  constexpr int kNumbers = N::kPadded / static_cast<int>(kVectors);  // channels of 16 bytes
+  const i64 cells = arguments.depth * arguments.height * arguments.width;
+  const i64 cell = (piece.z * arguments.height + piece.y) * arguments.width + piece.x;
+  const i64 parents =
+      ((piece.sample * arguments.parent_depth + piece.z / static_cast<u32>(arguments.factor[0])) *
+           arguments.parent_height + piece.y / static_cast<u32>(arguments.factor[1])) *
+      arguments.parent_width;
+  const auto* parent = arguments.parent == nullptr
+                           ? nullptr
+                           : static_cast<const uint4*>(arguments.parent) + parents * kVectors;
+  const float* image = arguments.image + piece.sample * N::kInputs * cells + cell;
+  auto* to = static_cast<uint4*>(arguments.state) + (piece.sample * cells + cell) * kVectors;
+  const u32 left = static_cast<u32>(arguments.width) - piece.x;
+  const u32 end = (left < kPieceCells ? left : kPieceCells) * kVectors;
+#pragma unroll 2
+  for (u32 i = threadIdx.x % 32; i < end; i += 32) {
+    const u32 x = i / kVectors, part = i % kVectors;
+    uint4 state = {0u, 0u, 0u, 0u};
+    if (parent != nullptr) {
+      const u32 above = (piece.x + x) / static_cast<u32>(arguments.factor[2]);
+      state = parent[static_cast<i64>(above) * kVectors + part];
+    }
+    u32 words[4] = {state.x, state.y, state.z, state.w};
+#pragma unroll
+    for (int k = 0; k < kNumbers; ++k) {
+      const int channel = static_cast<int>(part) * kNumbers + k;
+      if (k < N::kInputs && channel < N::kInputs) P::put(words, k, image[channel * cells + x]);
+    }
+    to[i] = {words[0], words[1], words[2], words[3]};
+  }
+}
+
+// Every cell's state at the beginning of a level. A warp has a piece of a row.
 template <class N>
 __device__ void enter(const EnterArguments& arguments) {
-  using P = typename N::Precision;
-  using State = typename N::State;
-  const i64 cells = arguments.depth * arguments.height * arguments.width;
-  const i64 stride = static_cast<i64>(gridDim.x) * blockDim.x;
-  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
-       i < arguments.samples * cells; i += stride) {
-    const i64 sample = i / cells, cell = i % cells;
-    const i64 x = cell % arguments.width, y = cell / arguments.width % arguments.height;
-    const i64 z = cell / (arguments.width * arguments.height);
-    const i64 above =
-        ((sample * arguments.parent_depth + z / arguments.factor[0]) * arguments.parent_height +
-         y / arguments.factor[1]) * arguments.parent_width + x / arguments.factor[2];
-    const State* parent = static_cast<const State*>(arguments.parent);
-    const float* image = arguments.image + sample * N::kInputs * cells + cell;
-    State* to = static_cast<State*>(arguments.state) + i * N::kPadded;
-#pragma unroll
-    for (int c = 0; c < N::kPadded; c += 4) {
-      float numbers[4] = {};
-      if (parent != nullptr) P::numbers(P::load(parent + above * N::kPadded + c), numbers);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (c + k < N::kInputs) numbers[k] = image[(c + k) * cells];
-      }
-      P::store(to + c, P::cell(numbers));
-    }
+  const i64 rows = arguments.samples * arguments.depth * arguments.height;
+  const i64 pieces = (arguments.width + kPieceCells - 1) / kPieceCells * rows;
+  const i64 warps = static_cast<i64>(gridDim.x) * (blockDim.x / 32);
+  for (i64 number = static_cast<i64>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+       number < pieces; number += warps) {
+    const bool small = pieces <= 0xFFFFFFFFll && arguments.width <= 0x7FFFFFFFll;
+    enter_piece<N>(arguments, small ? row_piece(arguments, static_cast<u32>(number))
+                                    : row_piece(arguments, static_cast<u64>(number)));
   }
 }
 

@@ -75,6 +75,11 @@ struct Float16 {
   static __device__ __forceinline__ Cell cell(const float* from) {
     return {halves(from[0], from[1]), halves(from[2], from[3])};
   }
+  // Number k of 16 bytes.
+  static __device__ __forceinline__ void put(u32* words, int k, float value) {
+    u32& word = words[k / 2];
+    word = k % 2 ? (word & 0xFFFFu) | halves(0.0f, value) : (word & 0xFFFF0000u) | halves(value, 0.0f);
+  }
   static __device__ __forceinline__ Cell zero() { return {0u, 0u}; }
   static __device__ __forceinline__ void fma(Cell& sum, Cell a, Cell b) {
     sum.x = halves_fma(a.x, b.x, sum.x);
@@ -101,6 +106,18 @@ struct Float16 {
                                                       u32) {
     mma_f16(sum.block[0], x.a, w.words.x, w.words.y);
     mma_f16(sum.block[1], x.a, w.words.z, w.words.w);
+  }
+  // A bias as a product of its own, (1, 1) with the two halves of what float16 cannot hold in one: a
+  // register for 8 columns, where loading what the sums begin with takes 8 passes of the cache.
+  static __device__ __forceinline__ void add_bias(Rows& sum, const u32* words, u32 lane) {
+    const u32 ones = lane % 4 == 0 ? 0x3C003C00u : 0u;
+    const u32 factors[2] = {ones, ones};
+    mma_f16_short(sum.block[0], factors, words[0]);
+    mma_f16_short(sum.block[1], factors, words[1]);
+  }
+  static __device__ u32 packed_bias(float bias) {
+    const u32 large = halves(bias, 0.0f);
+    return large | halves(0.0f, bias - low_half(large));
   }
   // What a word of a block holds, of weight(row of the factor, column of the sum).
   template <class Weight>
@@ -129,6 +146,9 @@ struct SingleState {
   }
   static __device__ __forceinline__ Cell cell(const float* from) {
     return {from[0], from[1], from[2], from[3]};
+  }
+  static __device__ __forceinline__ void put(u32* words, int k, float value) {
+    words[k] = float_as_word(value);
   }
   static __device__ __forceinline__ Cell zero() { return {0.0f, 0.0f, 0.0f, 0.0f}; }
   static __device__ __forceinline__ void fma(Cell& sum, Cell a, Cell b) {
@@ -177,7 +197,12 @@ struct Plain : SingleState {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // float32 on tensor cores: every factor is the sum of two numbers of 11 bits, and of their four
 // products the smallest is left out. About 2^-21 of a product is lost.
-struct Tf32 : SingleState {
+//
+//   kMask   the larger number is cut off, not rounded, and the smaller is given whole: the tensor
+//           cores look at 10 bits of fraction. Two instructions a factor; rounding takes seven, for
+//           the machine has no such conversion. 2^-20 of a product is lost.
+template <bool kMask>
+struct SplitTf32 : SingleState {
   static constexpr int kBlockWords = 512;
   struct Operand {
     u32 large[2][4], small[2][4];
@@ -186,6 +211,12 @@ struct Tf32 : SingleState {
     const u32* words;
   };
   static __device__ __forceinline__ void split(float value, u32& large, u32& small) {
+    if constexpr (kMask) {
+      // NaN stays NaN, and infinity becomes it: infinite less infinite.
+      large = float_as_word(value) & 0xFFFFE000u;
+      small = float_as_word(value - word_as_float(large));
+      return;
+    }
     large = to_tf32(value);
     small = to_tf32(value - word_as_float(large));
   }
@@ -225,10 +256,12 @@ struct Tf32 : SingleState {
   static __device__ u32 packed(int word, const Weight& weight) {
     const int r = word % 4, lane = word / 4 % 32, i = word / 128 % 2, j = word / 256;
     u32 large, small;
-    split(weight(4 * (lane % 4) + 2 * i + r % 2, column_of(j, lane / 4)), large, small);
+    SplitTf32<false>::split(weight(4 * (lane % 4) + 2 * i + r % 2, column_of(j, lane / 4)), large, small);
     return r < 2 ? large : small;
   }
 };
+using RoundedTf32 = SplitTf32<false>;
+using Tf32 = SplitTf32<true>;
 #endif
 
 }  // namespace octreenca

@@ -47,6 +47,26 @@ __device__ __forceinline__ void add_one(u64* counter) {
   atomicAdd(reinterpret_cast<unsigned long long*>(counter), 1ull);
 }
 
+// ------------------------------------------------------------------ copies to shared memory
+
+// Starts to copy 16 bytes; they are there when the thread has called `copies_done`, for others after
+// a barrier. No register is taken meanwhile. Before Ampere the copy is done at once.
+__device__ __forceinline__ void copy_16(void* shared, const void* global) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(static_cast<u32>(__cvta_generic_to_shared(shared))), "l"(global)
+               : "memory");
+#else
+  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
+#endif
+}
+__device__ __forceinline__ void copies_done() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
 // ------------------------------------------------------------------ float16, two a word
 
 __device__ __forceinline__ float low_half(u32 word) {
@@ -118,6 +138,15 @@ __device__ __forceinline__ void mma_f16(float* sum, const u32* a, u32 b0, u32 b1
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[2]), "r"(a[3]), "r"(b1));
 #endif
+}
+
+// sum += A * B, 16 x 8 x 8 float16.
+__device__ __forceinline__ void mma_f16_short(float* sum, const u32* a, u32 b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
 #if __CUDA_ARCH__ >= 800

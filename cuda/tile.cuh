@@ -33,8 +33,9 @@ struct Place {
 };
 
 // The tile with its halo; cells are numbered inside it, halo included, also where the level ends.
-template <class N, class T, int kHalo>
+template <class N, class T, int halo>
 struct Region {
+  static constexpr int kHalo = halo;
   static constexpr int kHaloZ = N::kDimension == 3 ? kHalo : 0;
   static constexpr int kWidth = T::kX + 2 * kHalo;
   static constexpr int kHeight = T::kY + 2 * kHalo;
@@ -43,7 +44,7 @@ struct Region {
   static constexpr int kRows = kHeight * kDepth;
   // A place in 16 bits, for the lists of cells: to be taken apart without a division.
   static constexpr int kXBits = bits_for(kWidth), kYBits = bits_for(kHeight);
-  static_assert(kXBits + kYBits + bits_for(kDepth) <= 16, "places are listed in 16 bits");
+  static_assert(kXBits + kYBits + bits_for(kDepth) <= 15, "places are listed in 15 bits");
 
   const Level& level;
   u32 sample;   // of the launch
@@ -75,6 +76,11 @@ struct Region {
   static __device__ __forceinline__ int index(Place p) {
     return (p.z * kHeight + p.y) * kWidth + p.x;
   }
+  static __device__ __forceinline__ Place at(int index) {
+    const int row = index / kWidth;
+    return {index % kWidth, N::kDimension == 2 ? row : row % kHeight,
+            N::kDimension == 2 ? 0 : row / kHeight};
+  }
   static __device__ __forceinline__ u16 code(Place p) {
     return static_cast<u16>((p.z << kYBits | p.y) << kXBits | p.x);
   }
@@ -98,6 +104,9 @@ struct Region {
   }
 
   // Copies the state of all cells that exist to shared memory, a row a warp.
+  //
+  //   kAsynchronous   only starts to: `copies_done` waits for the end
+  template <bool kAsynchronous = false>
   __device__ void load(const u32* state, u32* shared, int warps) const {
     constexpr int kVectors = N::kStateWords / 4;  // of 16 bytes
     const int begin = x < 0 ? -x * kVectors : 0;
@@ -113,7 +122,13 @@ struct Region {
 #pragma unroll
       for (int base = 0; base < kWidth * kVectors; base += 32) {
         const int i = base + static_cast<int>(threadIdx.x % 32);
-        if (i >= begin && i < end) to[i] = from[i];
+        if (i >= begin && i < end) {
+          if constexpr (kAsynchronous) {
+            copy_16(to + i, from + i);
+          } else {
+            to[i] = from[i];
+          }
+        }
       }
     }
   }
@@ -196,6 +211,108 @@ __device__ __forceinline__ int list_fired(const Region<N, T, kHalo>& region, con
   }
   warp_barrier();
   return count;
+}
+
+// A warp's part of a box around the tile: a run of the region's cells, from the box's first to its
+// last in the region's numbering. Cells of the halo between the box's rows are passed over.
+template <int kMargin, int kWarps, class R, int kBanks>
+struct Run {
+  static constexpr int kShift = R::kHalo - kMargin;
+  static constexpr int kShiftZ = R::kHaloZ == 0 ? 0 : kShift;
+  static constexpr int kX = R::kWidth - 2 * kShift, kY = R::kHeight - 2 * kShift;
+  static constexpr int kZ = R::kDepth - 2 * kShiftZ;
+  static constexpr int kFirst = ((kShiftZ * R::kHeight + kShift) * R::kWidth + kShift) / kBanks * kBanks;
+  static constexpr int kEnd =
+      ((kShiftZ + kZ - 1) * R::kHeight + kShift + kY - 1) * R::kWidth + kShift + kX;
+  // So many of every bank.
+  static constexpr int kShare = ((kEnd - kFirst + kWarps - 1) / kWarps + kBanks - 1) / kBanks * kBanks;
+
+  static __device__ __forceinline__ int begin(int warp) { return kFirst + warp * kShare; }
+  static __device__ __forceinline__ int end(int warp) {
+    return begin(warp + 1) < kEnd ? begin(warp + 1) : kEnd;
+  }
+  static __device__ __forceinline__ bool holds(Place p) {
+    return static_cast<u32>(p.x - kShift) < static_cast<u32>(kX) &&
+           static_cast<u32>(p.y - kShift) < static_cast<u32>(kY) &&
+           static_cast<u32>(p.z - kShiftZ) < static_cast<u32>(kZ);
+  }
+};
+
+// A place of a list that stands for no cell: the cell named there is computed and written by nobody.
+constexpr u16 kNobody = 0x8000;
+
+// What a warp has listed: entries 0 to `count` - 1 and as many more as the last 16 want.
+struct FiredList {
+  const u16* entries;
+  int count;
+};
+
+// Fills the gaps of a list by banks, of which every lane has counted its own, lane % kBanks: with what
+// other banks have too much of, then with nobody. Returns how many cells are listed.
+template <int kBanks>
+__device__ __forceinline__ int fill_gaps(u16* entries, int counted) {
+  const int lane = threadIdx.x % 32, bank = lane % kBanks;
+  int of_bank[kBanks], count = 0, least = counted, first = 0;
+#pragma unroll
+  for (int b = kBanks - 1; b >= 0; --b) {
+    of_bank[b] = from_lane(counted, b);
+    count += of_bank[b];
+    if (of_bank[b] < least) least = of_bank[b];
+    if (of_bank[b] > 0) first = b;
+  }
+  warp_barrier();  // every lane has listed its cells
+  const int rows = (count + 15) / 16 * (16 / kBanks);  // of every bank, so that all find a place
+  for (int place = least * kBanks + lane; place < rows * kBanks; place += 32) {
+    const int gap = place / kBanks - counted;
+    if (gap < 0) continue;
+    int rank = gap;  // among all gaps, by bank
+#pragma unroll
+    for (int b = 0; b < kBanks; ++b) {
+      if (b < bank && of_bank[b] < rows) rank += rows - of_bank[b];
+    }
+    u16 entry = entries[first] | kNobody;
+#pragma unroll
+    for (int b = 0; b < kBanks; ++b) {
+      const int surplus = of_bank[b] > rows ? of_bank[b] - rows : 0;
+      if (rank >= 0 && rank < surplus) entry = entries[(rows + rank) * kBanks + b];
+      rank -= surplus;
+    }
+    entries[place] = entry;
+  }
+  warp_barrier();
+  return count;
+}
+
+// The fired cells of a warp's run, by the bank of shared memory that they lie in: cell i of bank b is
+// entry i * kBanks + b. So cells whose states are read together lie in different banks, and their
+// neighbours too. With float16 and 16 channels four cells are read at a time: of four that are
+// drawn by chance 2.1 share a bank, and the read takes so many passes.
+//
+//   rows      of draw_rows
+//   resting   called by all lanes with 32 cells: the number of their first in the region, the
+//             lane's own cell, which of them exist and do not fire, a bit each
+template <class Run, int kBanks, class R, class Resting>
+__device__ __forceinline__ FiredList list_by_bank(const R& region, const FireRow* rows, u16* list,
+                                                  const Resting& resting) {
+  const u32 lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32, bank = static_cast<int>(lane % kBanks);
+  u32 alike = 0;  // lanes whose cells lie in this lane's bank
+#pragma unroll
+  for (int i = 0; i < 32; i += kBanks) alike |= 1u << (i + bank);
+  const u32 before = alike & ((1u << lane) - 1u);
+  const int end = Run::end(warp);
+  int count = 0;  // of the lane's bank
+  for (int base = Run::begin(warp); base < end; base += 32) {
+    const int index = base + static_cast<int>(lane);
+    const Place p = R::at(index);
+    const bool exists = index < end && Run::holds(p) && region.inside(p);
+    const bool fires = exists && region.fires(rows, p);
+    const u32 fired = ballot(fires);
+    if (fires) list[(count + count_bits(fired & before)) * kBanks + bank] = R::code(p);
+    resting(base, p, ballot(exists && !fires));
+    count += count_bits(fired & alike);
+  }
+  return {list, fill_gaps<kBanks>(list, count)};
 }
 
 }  // namespace octreenca

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nnunet_octreenca.errors import CudaError, OutOfMemoryError
 from nnunet_octreenca.ops.cuda_compiler import best_architecture, compile_program, find_nvrtc
-from nnunet_octreenca.ops.cuda_program import Configuration, Program, program
+from nnunet_octreenca.ops.cuda_program import Configuration, Program, Schedule, program
 from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
 
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
@@ -37,7 +37,9 @@ class Device(Protocol):
 
     architecture: int  # what is compiled for; 90 for compute capability 9.0
 
-    def load(self, configuration: Configuration, backward: bool) -> LoadedProgram:
+    def load(
+        self, configuration: Configuration, backward: bool, schedule: Schedule | None = None
+    ) -> LoadedProgram:
         """The kernels of a configuration, compiled when first asked for."""
 
     def load_program(self, wanted: Program) -> LoadedProgram:
@@ -123,21 +125,23 @@ class Gpu:
         self.architecture = best_architecture(10 * properties.major + properties.minor)
         self._driver = load_driver()
         self._compiler = 0  # the first whose images the driver loads
-        self._programs: dict[tuple[Configuration, bool], GpuProgram] = {}
+        self._programs: dict[tuple[Configuration, bool, Schedule | None], GpuProgram] = {}
         self._lock = threading.Lock()
 
-    def load(self, configuration: Configuration, backward: bool) -> GpuProgram:
+    def load(
+        self, configuration: Configuration, backward: bool, schedule: Schedule | None = None
+    ) -> GpuProgram:
         """The kernels of a configuration; seconds when it is first asked for, then from a cache.
 
         Raises:
             DoesNotFitError: the configuration is too large for this GPU.
             CudaError: it cannot be compiled or loaded.
         """
-        key = (configuration, backward)
+        key = (configuration, backward, schedule)
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = self.load_program(
-                    program(configuration, self.architecture, backward)
+                    program(configuration, self.architecture, backward, schedule)
                 )
             return self._programs[key]
 

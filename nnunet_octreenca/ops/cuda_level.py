@@ -11,6 +11,7 @@ from nnunet_octreenca.ops.cuda_inputs import aligned
 from nnunet_octreenca.ops.cuda_program import (
     MOST_SAMPLES,
     Configuration,
+    Schedule,
     arguments,
     level_arguments,
 )
@@ -49,6 +50,7 @@ class LevelLaunches:
         backward: for training.
         shape: cells per axis.
         draws: of the samples, batch * dimension numbers in its `origin`.
+        schedule: of the forward kernels; the engine's choice if left out.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class LevelLaunches:
         shape: Sequence[int],
         batch: int,
         draws: FireDraws,
+        schedule: Schedule | None = None,
     ) -> None:
         self.configuration = configuration_of(weights, precision)
-        self.loaded = device.load(self.configuration, backward)
+        self.loaded = device.load(self.configuration, backward, schedule)
         self.program = self.loaded.program
         self.shape = tuple(shape)
         self.batch = batch

@@ -14,8 +14,9 @@ from nnunet_octreenca.errors import EnvironmentMismatchError
 from nnunet_octreenca.ops.native import STATE_VARIABLE
 
 MOST_SAMPLES = 16  # of a launch: their origins travel as arguments
-_CLASSES = {"half": "Float16", "tf32": "Tf32", "plain": "Plain"}
-_BLOCK_WORDS = {"half": 128, "tf32": 512, "plain": 256}
+# "tf32_rounded" is the ladder's: the engine splits numbers by a mask.
+_CLASSES = {"half": "Float16", "tf32": "Tf32", "tf32_rounded": "RoundedTf32", "plain": "Plain"}
+_BLOCK_WORDS = {"half": 128, "tf32": 512, "tf32_rounded": 512, "plain": 256}
 
 # Dynamic shared memory that a block can have, bytes (CUDA C++ Programming Guide, table "Technical
 # Specifications per Compute Capability", less the 1 KiB that the system keeps).
@@ -64,7 +65,7 @@ class Configuration(NamedTuple):
     channels: int
     inputs: int
     hidden: int
-    precision: str  # "half", "tf32" or "plain"
+    precision: str  # "half", "tf32", "tf32_rounded" or "plain"
 
     @property
     def padded(self) -> int:
@@ -93,11 +94,31 @@ class Configuration(NamedTuple):
             2 * self.padded_hidden
             + self.taps * self.cell_bytes // 4
             + blocks * _BLOCK_WORDS[self.precision]
+            + (4 * self.padded_hidden if self.precision == "half" else 0)
         )
 
     def sums(self, warps: int) -> int:
         """Numbers that a block of the backward pass sums up (`Sums::kCount`)."""
         return (3 * self.padded + 1) * self.padded_hidden + warps * self.taps * self.padded
+
+
+class Schedule(NamedTuple):
+    """How the forward kernels do their work (`Schedule` in `cuda/forward.cuh`): all do the same.
+
+    The first is the plainest; `benchmarks/cuda_ladder.py` times one choice after the other.
+    """
+
+    ahead: bool = False  # the next tile is copied while this one's last step runs
+    by_bank: bool = False  # fired cells are listed by the bank of shared memory that they lie in
+    pairs: bool = False  # resting cells are copied by neighbouring lanes
+    product: bool = False  # the bias is a product; in float16 only
+    chunks: int = 1  # of 16 cells, for which weights are read once
+
+    @property
+    def source(self) -> str:
+        """As the device code names it."""
+        flags = (self.ahead, self.by_bank, self.pairs, self.product)
+        return f"Schedule<{', '.join(str(flag).lower() for flag in flags)}, {self.chunks}>"
 
 
 class TileLayout(NamedTuple):
@@ -106,6 +127,20 @@ class TileLayout(NamedTuple):
     tile: tuple[int, int, int]
     warps: int
     shared: int
+
+
+def schedule_of(configuration: Configuration, steps: int) -> Schedule:
+    """The engine's choice for the kernel that does `steps` steps a launch.
+
+    By counts of instructions and of passes of the memory pipe (docs/results/kernel_counts.json);
+    no GPU has timed it.
+    """
+    dimension, precision = configuration.dimension, configuration.precision
+    # Two chunks where no register is spilled for them. In 3-D there are too many taps to keep.
+    half = precision == "half"
+    two = dimension == 2 and configuration.padded == 16 and precision != "plain"
+    chunks = 2 if two and (half or steps == 2) else 1
+    return Schedule(ahead=True, by_bank=True, pairs=True, product=half, chunks=chunks)
 
 
 def _region(dimension: int, tile: Sequence[int], halo: int) -> int:
@@ -121,7 +156,7 @@ def forward_layout(
 
     def shared(tile: Sequence[int], _: int) -> int:
         cells = _region(configuration.dimension, tile, steps)
-        lists = (_region(configuration.dimension, tile, steps - 1) + 64 * warps) * 2
+        lists = (cells + 64 * warps) * 2
         rows = 8 * steps * cells // (tile[0] + 2 * steps)
         return cells * configuration.cell_bytes * steps + rows + lists
 
@@ -159,8 +194,12 @@ def _choose(
 
 
 def _resident(configuration: Configuration, steps: int, architecture: int) -> int:
+    # From 12.0 on shared memory holds two blocks anyway.
+    fast_2d = (
+        configuration.dimension == 2 and configuration.precision == "half" and architecture < 120
+    )
     large = (
-        steps > 1
+        (steps > 1 and not fast_2d)
         or configuration.padded > 16
         or configuration.precision == "plain"
         or (configuration.dimension == 3 and architecture >= 120)
@@ -190,12 +229,18 @@ class DoesNotFitError(ValueError):
 
 
 @cache
-def program(configuration: Configuration, architecture: int, backward: bool) -> Program:
+def program(
+    configuration: Configuration,
+    architecture: int,
+    backward: bool,
+    schedule: Schedule | None = None,
+) -> Program:
     """The program of a configuration.
 
     Args:
         architecture: compute capability as a number, 90 for 9.0.
         backward: for training (one step a launch, and the gradient), else for inference.
+        schedule: of the forward pass; the engine's choice if left out.
 
     Raises:
         DoesNotFitError: C and H are too large for this GPU.
@@ -233,6 +278,7 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
         if layout is None:
             continue
         forward[steps] = layout
+        chosen = schedule or schedule_of(configuration, steps)
         lines.append(f"using Tile{steps} = Tile<{', '.join(map(str, layout.tile))}>;")
         lines.append(
             f"static_assert(ForwardMemory<N, Tile{steps}, {steps}, {layout.warps}>::kBytes == "
@@ -243,7 +289,7 @@ def program(configuration: Configuration, architecture: int, backward: bool) -> 
             32 * layout.warps,
             layout.shared,
             "StepsArguments",
-            f"forward<N, Tile{steps}, {steps}, {layout.warps}>",
+            f"forward<N, Tile{steps}, {steps}, {layout.warps}, {chosen.source}>",
             _resident(configuration, steps, architecture),
         )
     back = backward_layout(configuration, architecture) if backward else None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from nnunet_octreenca.octree import Crop, Factors, level_shapes, window_shapes
 from nnunet_octreenca.ops.cpu_sizes import ring_slots
+from nnunet_octreenca.ops.cuda_program import Configuration, backward_layout, single_precision
 from nnunet_octreenca.ops.engine import engine_named
 from nnunet_octreenca.ops.torch_engine import CPU_CHUNK
 
@@ -29,6 +30,11 @@ _LOSS_COPIES = 7
 _CPU_BACKWARD_STATES = 2.0
 
 
+# The CUDA engine's backward pass: two blocks at a time on each of an H100's 132 multiprocessors.
+_CUDA_ARCHITECTURE = 90
+_CUDA_BLOCKS = 264
+
+
 class _Numbers(NamedTuple):
     """What the models of all engines count with; of all levels, finest first."""
 
@@ -39,6 +45,7 @@ class _Numbers(NamedTuple):
     hidden: int
     input_channels: int
     num_classes: int
+    dimension: int
 
     @property
     def state(self) -> int:
@@ -86,7 +93,19 @@ def _training_cuda(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     # The gradient handed in and, filled up, what becomes of it and of perceived; stripped at last.
     stripped = numbers.state if padded > numbers.state else 0
     working = max(numbers.cells) * (2 * padded + numbers.state + stripped)
-    return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image
+    return kept + max(working + _cuda_sums(numbers), numbers.head * _LOSS_COPIES) + numbers.image
+
+
+def _cuda_sums(numbers: _Numbers) -> int:
+    # Each block adds up gradients of the weights on its own.
+    sizes = (numbers.dimension, numbers.channels, numbers.input_channels, numbers.hidden)
+    configuration = Configuration(*sizes, single_precision(_CUDA_ARCHITECTURE))
+    layout = backward_layout(configuration, _CUDA_ARCHITECTURE)
+    if layout is None:  # such a network trains with PyTorch
+        return 0
+    # Of the finest level, in whose backward pass all trajectories are still there.
+    tiles = -(-numbers.cells[0] // prod(layout.tile))
+    return min(tiles, _CUDA_BLOCKS) * configuration.sums(layout.warps) * FLOAT
 
 
 _TRAINING = {"torch": _training_torch, "cuda": _training_cuda, "cpu": _training_cpu}
@@ -128,6 +147,7 @@ def training_bytes(
         hidden,
         input_channels,
         num_classes,
+        len(shape),
     )
     return _TRAINING[engine_named(engine).name](numbers, batch_size, fire_rate)
 
@@ -174,5 +194,7 @@ def inference_bytes(
     Args: as `training_bytes`; `shape` is the image's.
     """
     pixels = [prod(whole) for whole in level_shapes(shape, factors)]
-    numbers = _Numbers(pixels, pixels, steps, channels, hidden, input_channels, num_classes)
+    numbers = _Numbers(
+        pixels, pixels, steps, channels, hidden, input_channels, num_classes, len(shape)
+    )
     return _INFERENCE[engine_named(engine).name](numbers, shape)

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "half.hpp"
@@ -52,6 +53,7 @@ struct Fiber {
   ucontext_t context;
   jmp_buf at;
   bool begun = false, ended = false;
+  std::vector<std::pair<void*, const void*>> copies;  // started and not yet done
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
 };
 
@@ -101,7 +103,10 @@ inline void resume(unsigned number) {
 inline void run_block(unsigned block) {
   machine.block = block;
   machine.waiting = 0;
-  for (Fiber& fiber : machine.fibers) fiber.begun = fiber.ended = false;
+  for (Fiber& fiber : machine.fibers) {
+    fiber.begun = fiber.ended = false;
+    fiber.copies.clear();
+  }
   for (Warp& warp : machine.warps) warp.arrived = warp.left = 0, warp.ready = false;
   // What a block finds in shared memory is left over from another.
   std::memset(machine.shared.data(), 0xFF, machine.shared.size());
@@ -227,6 +232,21 @@ inline int from_lane(int value, u32 lane) {
 inline int count_bits(u32 word) { return __builtin_popcount(word); }
 inline void add_one(u64* counter) { ++*counter; }
 
+// As late as is allowed: before `copies_done` nothing has arrived. From the last thread to the
+// first, as early: a buffer that is still in use is seen to be written.
+inline void copy_16(void* shared, const void* global) {
+  if (shim::reversed()) {
+    std::memcpy(shared, global, 16);
+  } else {
+    shim::machine.fibers[shim::machine.current].copies.emplace_back(shared, global);
+  }
+}
+inline void copies_done() {
+  auto& copies = shim::machine.fibers[shim::machine.current].copies;
+  for (const auto& [to, from] : copies) std::memcpy(to, from, 16);
+  copies.clear();
+}
+
 inline float low_half(u32 word) { return half_to_float(static_cast<u16>(word)); }
 inline float high_half(u32 word) { return half_to_float(static_cast<u16>(word >> 16)); }
 inline u32 halves(float low, float high) {
@@ -267,6 +287,19 @@ inline void mma_f16(float* sum, const u32* a, u32 b0, u32 b1) {
       },
       [&](shim::Warp& warp, int k, int column) {
         return half_of(warp.in[column * 4 + k % 8 / 2][4 + k / 8], k);
+      });
+}
+
+inline void mma_f16_short(float* sum, const u32* a, u32 b) {
+  const auto half_of = [](u32 word, int k) { return k % 2 ? high_half(word) : low_half(word); };
+  const u32 words[4] = {a[0], a[1], 0, 0};
+  mma<8>(
+      sum, words, b, 0,
+      [&](shim::Warp& warp, int row, int k) {
+        return half_of(warp.in[row % 8 * 4 + k / 2][row / 8], k);
+      },
+      [&](shim::Warp& warp, int k, int column) {
+        return half_of(warp.in[column * 4 + k / 2][4], k);
       });
 }
 

@@ -7,8 +7,11 @@ checks on one.
 """
 
 import itertools
+import math
+import mmap
 import os
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -39,6 +42,8 @@ from nnunet_octreenca.ops.cuda_program import (
     SHARED_BYTES,
     Configuration,
     DoesNotFitError,
+    KernelLaunch,
+    Program,
     _choose,
     arguments,
     backward_layout,
@@ -238,7 +243,11 @@ def test_the_number_of_blocks_changes_no_bit_of_a_state(devices, tmp_path):
 
 @pytest.mark.slow
 def test_the_order_of_the_threads_changes_no_bit(tmp_path):
-    """Run from the last thread to the first: a barrier that is missing shows."""
+    """Run from the last thread to the first: a barrier that is missing shows.
+
+    So does a copy that is begun too early or not waited for: one order copies at once, the other
+    at the last moment.
+    """
     import subprocess
     import sys
 
@@ -248,7 +257,7 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
         "from pathlib import Path\n"
         "from helpers.host_device import HostDevice\n"
         "from helpers.oracle import make\n"
-        "from nnunet_octreenca.ops import FireDraws, cuda_engine\n"
+        "from nnunet_octreenca.ops import FireDraws, cuda_engine, cuda_level\n"
         "device = HostDevice(Path(sys.argv[1]), 90)\n"
         "results = []\n"
         "for spatial in ((37, 50), (9, 10, 11)):\n"
@@ -257,6 +266,12 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
         "    out, kept = cuda_engine.forward(state, weights, 4, draws, True, device=device)\n"
         "    grad, grads = cuda_engine.backward(state, out, kept, weights, draws, device=device)\n"
         "    results += [out, grad, *grads]\n"
+        "    for precision, kind in (('half', torch.float16), ('tf32', torch.float32)):\n"
+        "        run = cuda_level.LevelLaunches(\n"
+        "            device, weights, precision, False, shape=spatial, batch=2, draws=draws)\n"
+        "        target = torch.empty_like(state, dtype=kind)\n"
+        "        run.forward(state.to(kind), target, 0, 2)\n"
+        "        results.append(target)\n"
         "torch.save(results, sys.argv[2])\n"
     )
     paths = os.pathsep.join(sys.path)
@@ -267,8 +282,80 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
             check=True,
         )
     one, other = (torch.load(tmp_path / f"{order}.pt") for order in ("forward", "reverse"))
-    assert len(one) == 14
+    assert len(one) == 18
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+ONE_PIECE = """
+#include "octree.cuh"
+using namespace octreenca;
+using N = Network<{dimension}, 16, 3, 64, {precision}>;
+struct OnePiece {{
+  EnterArguments all;
+  u64 number, wide;
+}};
+template <class N>
+__device__ void one_piece(const OnePiece& given) {{
+  enter_piece<N>(given.all, given.wide ? row_piece(given.all, given.number)
+                                       : row_piece(given.all, static_cast<u32>(given.number)));
+}}
+OCTREENCA_KERNEL(one_piece, 32, 0, OnePiece, one_piece<N>)
+"""
+
+
+def sparse(numbers, kind):
+    """Zeros, of which the system provides only those pages that are touched."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    try:
+        return np.frombuffer(mmap.mmap(-1, numbers * np.dtype(kind).itemsize, flags), kind)
+    except (OSError, ValueError) as error:
+        pytest.skip(f"the system does not promise so much memory: {error}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision"),
+    [
+        ((1, 70_000, 70_001), "Float16"),
+        ((70_000, 70_001, 1), "Float16"),
+        ((1, 60_001, 50_003), "Tf32"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_levels_of_more_than_two_to_the_32_cells_are_entered(shape, precision, tmp_path):
+    """The last piece of the last row, where numbers of cells and of rows need 64 bits."""
+    depth, height, width = shape
+    factor = [min(2, length) for length in shape]
+    parent_shape = [-(-a // b) for a, b in zip(shape, factor, strict=True)]
+    cells, parents = math.prod(shape), math.prod(parent_shape)
+    assert 16 * cells > 2**31
+    kind = np.float16 if precision == "Float16" else np.float32
+    state, parent = sparse(16 * cells, kind), sparse(16 * parents, kind)
+    image = sparse(3 * cells, np.float32)
+    pieces = -(-width // 128)
+    number = pieces * height * depth - 1
+    assert (pieces * height * depth > 2**32) == (width == 1)
+    count = width - 128 * (pieces - 1)
+    draws = np.random.default_rng(0)
+    wanted = draws.normal(size=(count, 16)).astype(kind)
+    row = parent[16 * (parents - parent_shape[2]) :].reshape(-1, 16)  # the parents' last
+    row[:] = draws.normal(size=row.shape)
+    for x in range(count):
+        wanted[x] = row[(width - count + x) // factor[2]]
+    for c in range(3):
+        pixels = image[(c + 1) * cells - count : (c + 1) * cells]
+        pixels[:] = draws.normal(size=count)
+        wanted[:, c] = pixels
+    source = ONE_PIECE.format(dimension=2 if depth == 1 else 3, precision=precision)
+    loaded = HostDevice(tmp_path).load_program(
+        Program("one_piece.cu", source, {"one_piece": KernelLaunch(32, 0)}, {}, None)
+    )
+    values = (*shape, *parent_shape, 1, *factor, 0, image.ctypes.data, parent.ctypes.data)
+    for wide in (1,) if number >= 2**32 else (0, 1):
+        given = arguments("EnterArguments", *values, state.ctypes.data)
+        loaded.launch("one_piece", 1, given + struct.pack("QQ", number, wide))
+        assert np.array_equal(state[16 * (cells - count) :].reshape(-1, 16), wanted)
+        assert not state[16 * (cells - count) - 64 : 16 * (cells - count)].any()
+        state[16 * (cells - count) :] = 0
 
 
 # ------------------------------------------------------------------ operator and network

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_ladder import RUNGS, Kernel1Level
+from cuda_ladder import RUNGS, enter_1_program
 from helpers.host_device import HostDevice
 from helpers.oracle import LEVEL, SEED, difference, make
 
-from nnunet_octreenca.ops import FireDraws, cuda_level, torch_engine
+from nnunet_octreenca.ops import FireDraws, cuda_level, cuda_octree, torch_engine
 from nnunet_octreenca.ops.native import cuda_module
 
 if shutil.which("g++") is None or cuda_module() is None:
@@ -31,16 +31,38 @@ def test_rungs_agree(spatial, tmp_path):
     device = HostDevice(tmp_path)
     for rung in RUNGS:
         precision = rung.precision or "plain"
-        run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
-            device, weights, precision, False, shape=spatial, batch=2, draws=draws,
-        )  # fmt: skip
+        run = rung.level(device, weights, shape=spatial, batch=2, draws=draws)
         current = state.to(torch.float16 if precision == "half" else torch.float32)
-        for step in range(0, 4, rung.fused):
+        for step in range(0, 4, rung.steps(len(spatial))):
             target = torch.full_like(current, float("nan"))
-            run.forward(current, target, step, rung.fused)
+            run.forward(current, target, step, rung.steps(len(spatial)))
             current = target
         error = difference(current.float(), wanted)
         assert error < (3e-3 if precision == "half" else 3e-6), rung
+
+
+@pytest.mark.slow
+def test_states_are_entered_as_at_first(tmp_path):
+    """Odd rows, a batch, and a parent whose last cells have one child only."""
+    device = HostDevice(tmp_path)
+    for shape, factor in (((5, 261), (2, 3)), ((3, 4, 130), (1, 2, 2))):
+        _, weights = make(shape, 16, 3, 64, 2)
+        for precision, kind in (("half", torch.float16), ("tf32", torch.float32)):
+            level = cuda_level.LevelLaunches(
+                device, weights, precision, False, shape=shape, batch=2,
+                draws=FireDraws(0.5, SEED, LEVEL, [0] * (2 * len(shape))),
+            )  # fmt: skip
+            above = tuple(-(-a // b) for a, b in zip(shape, factor, strict=True))
+            image, parent = torch.randn(2, 3, *shape), torch.randn(2, *above, 16).to(kind)
+            first = device.load_program(enter_1_program(level.configuration))
+            for given in (parent, None):
+                states = []
+                for loaded in (level.loaded, first):
+                    level.loaded = loaded
+                    states.append(torch.full((2, *shape, 16), float("nan"), dtype=kind))
+                    cuda_octree._enter(level, image, states[-1], given, above, [factor], 0)
+                level.loaded = device.load(level.configuration, False)
+                assert torch.equal(*states)
 
 
 @pytest.mark.slow

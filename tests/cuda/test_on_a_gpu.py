@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_ladder import RUNGS, Kernel1Level
+from cuda_ladder import RUNGS
 from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
 from nnunet_octreenca.ops import (
@@ -19,6 +19,7 @@ from nnunet_octreenca.ops import (
     StepWeights,
     cuda_engine,
     cuda_level,
+    cuda_octree,
     nca_steps,
     torch_engine,
 )
@@ -77,15 +78,13 @@ def test_every_rung_of_the_ladder_equals_pytorch(rung, spatial):
     wanted, _ = torch_engine.forward(state, weights, 4, draws, False)
     weights = on_gpu(weights)
     device = cuda_engine.cuda_device.device_of(weights.hidden_weight)
-    if rung.precision == "tf32" and device.architecture < 80:
+    if (rung.precision or "").startswith("tf32") and device.architecture < 80:
         pytest.skip("no TF32 before compute capability 8.0")
-    run = (Kernel1Level if rung.precision is None else cuda_level.LevelLaunches)(
-        device, weights, rung.precision or "plain", False, shape=spatial, batch=2, draws=draws,
-    )  # fmt: skip
+    run = rung.level(device, weights, shape=spatial, batch=2, draws=draws)
     current = state.cuda().to(torch.float16 if rung.precision == "half" else torch.float32)
-    for step in range(0, 4, rung.fused):
+    for step in range(0, 4, rung.steps(len(spatial))):
         target = torch.full_like(current, float("nan"))
-        run.forward(current, target, step, rung.fused)
+        run.forward(current, target, step, rung.steps(len(spatial)))
         current = target
     error = difference(current.float().cpu(), wanted)
     assert error < (3e-3 if rung.precision == "half" else STATE)
@@ -142,6 +141,13 @@ def test_more_than_two_to_the_31_numbers(precision):
         draws=FireDraws(0.5, SEED, LEVEL, (0, 0)),
     )  # fmt: skip
     out = torch.empty_like(state)
+    image = torch.rand(1, 3, side, side, device="cuda")
+    cuda_octree._enter(run, image, out, state, (side, side), ((1, 1),), 0)
+    entered = out[:, -crop:, -crop:].float()
+    assert torch.equal(entered[..., 3:], corner[..., 3:])
+    pixels = image[:, :, -crop:, -crop:].to(kind).float()
+    assert torch.equal(entered[..., :3], pixels.movedim(1, -1))
+    del image
     run.forward(state, out, 0, 1)
     wanted, _ = torch_engine.forward(
         corner, weights, 1, FireDraws(0.5, SEED, LEVEL, [side - crop, side - crop]), False

@@ -6,7 +6,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from nnunet_octreenca.ops.cuda_program import Configuration, Program, program
+from nnunet_octreenca.ops.cuda_program import Configuration, Program, Schedule, program
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,15 +38,17 @@ class HostDevice:
         self.folder = folder
         self.architecture = architecture
         self._blocks = blocks
-        self._programs: dict[tuple[Configuration, bool], HostProgram] = {}
+        self._programs: dict[tuple[Configuration, bool, Schedule | None], HostProgram] = {}
         self._lock = threading.Lock()
 
-    def load(self, configuration: Configuration, backward: bool) -> HostProgram:
+    def load(
+        self, configuration: Configuration, backward: bool, schedule: Schedule | None = None
+    ) -> HostProgram:
         """Compile where it is not there yet."""
-        key = (configuration, backward)
+        key = (configuration, backward, schedule)
         with self._lock:
             if key not in self._programs:
-                wanted = program(configuration, self.architecture, backward)
+                wanted = program(configuration, self.architecture, backward, schedule)
                 self._programs[key] = self.load_program(wanted)
             return self._programs[key]
 
