@@ -15,6 +15,7 @@ from recipe_trials import Trial, TrialTrainer
 
 from nnunet_octreenca.files import read_json, write_json
 from nnunet_octreenca.integration.time_budget import nnUNetTrainerTimeBudget
+from nnunet_octreenca.planning.context import speed_crop
 
 EPOCH = 25  # iterations between two looks at the time for a checkpoint
 SAVE_EVERY = 60.0  # seconds
@@ -113,7 +114,12 @@ def changed(plans: dict[str, Any], configuration: str, change: dict[str, Any], s
             chosen[key] = change[key]
     if "octreenca" in chosen:
         chosen["octreenca"].update(change.get("octreenca", {}), seed=seed)
-        chosen["architecture"]["arch_kwargs"].update(change.get("arch_kwargs", {}))
+        network = chosen["architecture"]["arch_kwargs"]
+        network.update(change.get("arch_kwargs", {}))
+        if "crop_cells" in change:
+            crop = speed_crop(tuple(chosen["patch_size"]), network["factors"], change["crop_cells"])
+            shape, levels = crop or (None, 0)
+            chosen["octreenca"].update(crop_shape=shape and list(shape), crop_levels=levels)
 
 
 def main() -> None:

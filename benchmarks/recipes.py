@@ -43,6 +43,7 @@ class Budget(NamedTuple):
 
 
 # `extend`: flags of `extend_plans`. `batch_size`, `octreenca`, `arch_kwargs`: keys of the plans.
+# `crop_cells`: the most that a crop for speed has.
 # `trial`: fields of recipe_trials.Trial. `stock`: nnU-Net's own trainer and plans.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -50,6 +51,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "nnunet": {"stock": True},
     "batch 3": {"batch_size": 3},
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
+    "crops of 30,000 cells": {"crop_cells": 30_000},
+    "crops of 10,000 cells": {"crop_cells": 10_000},
     "fire rate 1": {"arch_kwargs": {"fire_rate": 1.0}},
     "average 0.998": {"octreenca": {"ema_decay": 0.998}},
     "rate 1.6e-3": {"octreenca": {"initial_lr": 1.6e-3, "warm_up": 0.0}},

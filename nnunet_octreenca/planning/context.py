@@ -50,16 +50,19 @@ def crops_for_speed(context: Shape, factors: Sequence[Shape]) -> Iterable[Crop |
             yield crop
 
 
-def speed_crop(context: Shape, factors: Sequence[Shape]) -> Crop | None:
+def speed_crop(
+    context: Shape, factors: Sequence[Shape], most_cells: int = MOST_CROP_CELLS
+) -> Crop | None:
     """A crop whose every level takes as long as all the levels together that are seen whole.
 
     More steps in the same time train better than steps that see everything (docs, "Recipes").
-    As few of the finest levels are cropped as bring the crop below MOST_CROP_CELLS. It has the
+    As few of the finest levels are cropped as bring the crop below `most_cells`. It has the
     context's proportions, but for axes that are too short to be cropped.
 
     Args:
         context: cells of level 0 per axis.
         factors: L - 1 rows with 1 or 2 per axis.
+        most_cells: of a crop.
 
     Returns:
         None where the crop would not be smaller than the context, or no level is left whole.
@@ -72,7 +75,7 @@ def speed_crop(context: Shape, factors: Sequence[Shape]) -> Crop | None:
     work = [prod(shape) * count for shape, count in zip(shapes, steps, strict=True)]
     for levels in range(1, len(shapes)):
         cells = sum(work[levels:]) / steps[0]
-        if cells <= MOST_CROP_CELLS:
+        if cells <= most_cells:
             break
     else:
         return None
