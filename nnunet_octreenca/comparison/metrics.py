@@ -111,7 +111,7 @@ def frame_dice(truth: Mask, prediction: Mask) -> float:
     Args:
         truth, prediction: (frame, y, x).
     """
-    each = [dice(*frames) for frames in zip(truth, prediction, strict=True)]
+    each = [dice(true, predicted) for true, predicted in zip(truth, prediction, strict=True)]
     return mean_of_known(each)
 
 
@@ -183,7 +183,7 @@ def measure(
         pixel = float(np.prod(spacing)) / 1000 if millimetres else 1.0
         found["volume_difference"] = volume_difference(truth, prediction, pixel)
     pairs = list(zip(truth, prediction, strict=True)) if video else [(truth, prediction)]
-    rows = [_shapes(*pair, spacing, names, tolerance) for pair in pairs]
+    rows = [_shapes(true, predicted, spacing, names, tolerance) for true, predicted in pairs]
     for name in ("nsd", "hd95", "cldice"):
         if name in names:
             found[name] = mean_of_known([row[name] for row in rows])

@@ -157,7 +157,7 @@ def element_areas(spacing: tuple[float, ...]) -> Numbers:
 def _length(corners: Mask, spacing: tuple[float, ...]) -> float:
     """Of the contour among 2 x 2 pixels, which meets their edges' middles, in mm."""
     pixels = int(corners.sum())
-    oblique = float(np.hypot(*spacing)) / 2
+    oblique = float(np.hypot(spacing[0], spacing[1])) / 2
     if pixels != 2:
         return oblique
     if corners[0, 0] == corners[1, 1]:
@@ -175,4 +175,4 @@ def _area(corners: Mask, spacing: tuple[float, ...]) -> float:
     if corners.sum() > 4:
         corners = ~corners
     vertices, faces, _, _ = marching_cubes(corners.astype(np.float32), 0.5, method="lorensen")
-    return float(mesh_surface_area(vertices.astype(np.float64) * spacing, faces))
+    return float(mesh_surface_area(vertices.astype(np.float64) * np.asarray(spacing), faces))
