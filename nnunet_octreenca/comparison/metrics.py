@@ -158,7 +158,7 @@ def measure(
     *,
     names: Sequence[str],
     tolerance: float,
-    millimetres: bool = True,
+    millilitres: bool = True,
 ) -> dict[str, float]:
     """The metrics of one class in one case.
 
@@ -168,7 +168,7 @@ def measure(
         names: keys of `METRICS`. With frame_dice the masks are of a video: distances and clDice
             are means over its frames, as Dice is in frame_dice.
         tolerance: of NSD, in the unit of `spacing`.
-        millimetres: volumes are in ml, not in pixels.
+        millilitres: volumes are in ml; else in the unit of `spacing`, squared or cubed.
 
     Returns:
         Name to value; NaN where both masks are empty.
@@ -180,7 +180,7 @@ def measure(
     if video:
         found["frame_dice"] = frame_dice(truth, prediction)
     if "volume_difference" in names:
-        pixel = float(np.prod(spacing)) / 1000 if millimetres else 1.0
+        pixel = float(np.prod(spacing)) / (1000 if millilitres else 1)
         found["volume_difference"] = volume_difference(truth, prediction, pixel)
     pairs = list(zip(truth, prediction, strict=True)) if video else [(truth, prediction)]
     rows = [_shapes(true, predicted, spacing, names, tolerance) for true, predicted in pairs]

@@ -48,7 +48,7 @@ def test_pictures_are_measured_in_pixels():
     prediction[5:15, 5:25] = True
     found = measure(
         truth, prediction, (1.0, 1.0), names=("hd95", "volume_difference"), tolerance=1,
-        millimetres=False,
+        millilitres=False,
     )  # fmt: skip
     assert found == {"hd95": pytest.approx(10), "volume_difference": 100}
 
@@ -81,7 +81,7 @@ def test_frames_of_a_video():
     truth[2, 0, 0] = True  # 0
     assert frame_dice(truth, prediction) == 0.5
     found = measure(
-        truth, prediction, (1.0, 1.0), names=("frame_dice", "hd95"), tolerance=1, millimetres=False
+        truth, prediction, (1.0, 1.0), names=("frame_dice", "hd95"), tolerance=1, millilitres=False
     )
     assert found["hd95"] == pytest.approx((0 + 2 + np.hypot(8, 8)) / 3)
 
