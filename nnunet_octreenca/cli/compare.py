@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_octreenca.comparison.report import Provenance, write_report
     from nnunet_octreenca.comparison.scores import checked_metrics, score
     from nnunet_octreenca.comparison.summary import summarise
+    from nnunet_octreenca.comparison.viewer import volume_viewer
 
     folder = Path(arguments.o)
     predictions = parse_predictions(arguments.predictions)
@@ -118,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         video=arguments.video,
         track=_track,
     )
+    if arguments.viewer and inputs.kind != "3-D volume":
+        raise InputError(f"--viewer shows volumes, and a case is a {inputs.kind}; leave it out")
     scores = score(inputs, metrics=arguments.metrics, tolerance=arguments.tolerance, track=_track)
     summary = summarise(scores, inputs, seed=arguments.seed)
     provenance = Provenance(
@@ -127,7 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments={k: v for k, v in vars(arguments).items() if k not in ("run", "debug")},
     )
     files = write_report(
-        folder, inputs, scores, summary, provenance, records=records, title=arguments.title
+        folder,
+        inputs,
+        scores,
+        summary,
+        provenance,
+        records=records,
+        title=arguments.title,
+        viewer=volume_viewer if arguments.viewer else None,
     )
     _print(summary, inputs)
     print(f"{files[0]}: open it in a browser; the tables are beside it")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's without yellow and black, which light and dark pages hide.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933", "#aa4499")
+COLOURS = ("#1b7fc4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933", "#aa4499")
 _INK = "#010203"  # becomes currentColor
 MOST_CLASSES = 12
 _MOST_NAME = 28
@@ -130,7 +130,7 @@ def differences(summary: Summary, inputs: Inputs, metric: str) -> str:
         ]
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(f"difference in {metric_title(metric, inputs)}; filled: p (Holm) < 0.05")
+        axes.set_xlabel(f"{metric_title(metric, inputs)}, first − second; filled: p (Holm) < 0.05")
         return save(f"Paired differences in {METRICS[metric].name} with 95 % intervals")
 
 
@@ -155,7 +155,7 @@ def against_resources(
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, key in zip(panels, names, strict=True):
             _frame(axes)
-            axes.set_xscale("log")
+            _log_axis(axes.xaxis, axes)
             title, unit = QUANTITIES[key]
             scale, unit = (1e9, "GB") if unit == "bytes" else (1, unit)
             for method, name in enumerate(scores.methods):
@@ -194,6 +194,17 @@ def curves(scores: Scores, records: Mapping[str, JsonMapping]) -> str | None:
             axes.set_ylabel(_short(y))
         _legend(figure, scores.methods)
         return save("Curves of the methods")
+
+
+def _log_axis(axis: Any, axes: Any) -> None:
+    """Along x, with numbers such as 20k, for which no powers must be typeset."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _short(name: str) -> str:
