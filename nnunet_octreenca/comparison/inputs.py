@@ -16,11 +16,12 @@ from nnunet_octreenca.comparison.label_maps import (
     label_files,
     read_label_map,
     require_same_grid,
+    shape_text,
 )
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import read_json
 from nnunet_octreenca.images.frames import natural_order
-from nnunet_octreenca.images.open_image import kind_of
+from nnunet_octreenca.images.open_image import kind_of, open_image
 from nnunet_octreenca.planning.dataset_description import DatasetDescription
 
 Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -124,7 +125,9 @@ def find_inputs(
     groups = _groups(cases, group_by)
     found_images = None if images is None else _images(images, cases)
     described = None if labels is None else _described(labels)
-    kind, seen = _check_files(cases, tuple(true_files.values()), predicted, video, track)
+    kind, seen = _check_files(
+        cases, tuple(true_files.values()), predicted, found_images, video, track
+    )
     classes, ignored = _classes(seen, described, labels)
     notes = []
     if not set[int]().union(*classes.values()) & set[int]().union(*seen[TRUTH].values()):
@@ -237,6 +240,7 @@ def _check_files(
     cases: Sequence[str],
     truth: Sequence[Path],
     predictions: Mapping[str, Sequence[Path]],
+    images: Sequence[Path] | None,
     video: bool,
     track: Track,
 ) -> tuple[str, Seen]:
@@ -253,11 +257,26 @@ def _check_files(
                 f"apart"
             )
         seen[TRUTH][case] = values_of(true)
+        if images is not None:
+            _require_image_of(true, images[number], case)
         for method, files in predictions.items():
             found = read_label_map(files[number], video=video)
             require_same_grid(true, found, method, case)
             seen[method][case] = values_of(found)
     return next(iter(kinds)), seen
+
+
+def _require_image_of(truth: LabelMap, image: Path, case: str) -> None:
+    source = open_image(image)
+    try:
+        shape = tuple(source.shape)
+    finally:
+        source.close()
+    if shape != truth.labels.shape:
+        raise InputError(
+            f"the image {image} of {case} has {shape_text(shape)} pixels and its truth "
+            f"{shape_text(truth.labels.shape)}; give the image that was segmented"
+        )
 
 
 def values_of(found: LabelMap) -> set[int]:

@@ -68,7 +68,11 @@ def test_images(tmp_path):
     truth, methods = make_folders(tmp_path, cases=2, images=True)
     found = find_inputs(truth, methods, images=tmp_path / "images")
     assert [image.name for image in found.images] == ["case_0_0000.nii.gz", "case_1_0000.nii.gz"]
-    (tmp_path / "images" / "case_1_0000.nii.gz").unlink()
+    image = tmp_path / "images" / "case_1_0000.nii.gz"
+    save(np.zeros((8, 24, 9), np.int16), image)
+    with pytest.raises(InputError, match=r"of case_1 has 8 x 24 x 9 pixels and its truth 8 x 24 x"):
+        find_inputs(truth, methods, images=tmp_path / "images")
+    image.unlink()
     with pytest.raises(InputError, match="holds no image of case case_1"):
         find_inputs(truth, methods, images=tmp_path / "images")
 

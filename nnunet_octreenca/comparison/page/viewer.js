@@ -10,7 +10,7 @@
       isRadiologicalConvention: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
       isNearestInterpolation: true, loadingText: "", logLevel: "error", dragAndDropEnabled: false,
     });
-    viewer.onLocationChange = (location) => { place.textContent = `Voxel values at ${location.string}`; };
+    viewer.onLocationChange = (location) => { place.textContent = `Place in mm, image value, outcome: ${location.string}`; };
     await viewer.attachToCanvas(element("canvas"));
   } catch (error) {
     place.textContent = `This browser cannot show volumes (no WebGL 2): ${error.message}`;

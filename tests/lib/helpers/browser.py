@@ -1,4 +1,4 @@
-"""A page in headless Chromium, driven over its DevTools pipe; what it asked for and complained of."""
+"""A page in headless Chromium, driven over its DevTools pipe, and what it complained of."""
 
 import base64
 import json
