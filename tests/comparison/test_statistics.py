@@ -19,7 +19,7 @@ def test_interval_agrees_with_scipys_bca():
 
     found = alone(15, count=20_000).interval(DARWIN)
     theirs = bootstrap(
-        (DARWIN,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)
+        (DARWIN,), np.mean, n_resamples=20_000, method="BCa", random_state=1
     ).confidence_interval
     assert found.mean == DARWIN.mean()
     assert found.cases == 15
