@@ -155,7 +155,8 @@ def against_resources(
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, key in zip(panels, names, strict=True):
             _frame(axes)
-            _log_axis(axes.xaxis, axes)
+            known = [record.get(key, 0) for record in records.values()]
+            _log_axis(axes, [value for value in known if value > 0])
             title, unit = QUANTITIES[key]
             scale, unit = (1e9, "GB") if unit == "bytes" else (1, unit)
             for method, name in enumerate(scores.methods):
@@ -196,15 +197,16 @@ def curves(scores: Scores, records: Mapping[str, JsonMapping]) -> str | None:
         return save("Curves of the methods")
 
 
-def _log_axis(axis: Any, axes: Any) -> None:
+def _log_axis(axes: Any, values: Sequence[float]) -> None:
     """Along x, with numbers such as 20k, for which no powers must be typeset."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
     axes.margins(x=0.25)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
-    axis.set_major_formatter(EngFormatter(sep=""))
-    axis.set_minor_formatter(NullFormatter())
+    narrow = max(values) < 50 * min(values)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _short(name: str) -> str:

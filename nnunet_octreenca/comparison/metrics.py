@@ -68,7 +68,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Volume difference",
             "{volume}",
             False,
-            2,
+            3,
             "Absolute difference of both masks' volumes (areas in 2-D). Both masks empty: 0.",
         ),
         "cldice": Metric(

@@ -88,7 +88,7 @@ def score(
 
 
 def checked_metrics(names: Sequence[str], video: bool) -> tuple[str, ...]:
-    """The metrics to compute, in the order of `METRICS`, with frame_dice of videos.
+    """The metrics to compute, each once, with frame_dice of videos.
 
     Raises:
         InputError: one is unknown, none is left, or frame_dice is asked for without a video.
@@ -100,10 +100,10 @@ def checked_metrics(names: Sequence[str], video: bool) -> tuple[str, ...]:
         )
     if "frame_dice" in names and not video:
         raise InputError("the metric frame_dice needs --video: without it cases have no frames")
-    wanted = {*names, "frame_dice"} if video else set(names)
+    wanted = tuple(dict.fromkeys([*names, "frame_dice"] if video else names))
     if not wanted:
         raise InputError(f"--metrics names none; choose of {', '.join(METRICS)}")
-    return tuple(name for name in METRICS if name in wanted)
+    return wanted
 
 
 def nan_mean(values: Numbers, axis: int) -> Numbers:

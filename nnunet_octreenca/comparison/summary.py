@@ -171,7 +171,7 @@ def _caveats(scores: Scores, inputs: Inputs, groups: int) -> list[str]:
     cases = len(scores.cases)
     what = "cases" if groups == cases else "groups of cases"
     found = list(inputs.notes)
-    if groups < FEWEST:
+    if groups < FEWEST and len(scores.methods) > 1:
         found.append(
             f"Only {groups} {what}: with fewer than {FEWEST}, no signed-rank test can reach "
             f"p < 0.05, so none was made. These figures cannot tell which method is better."

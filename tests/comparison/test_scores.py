@@ -91,6 +91,22 @@ def test_few_cases_cannot_tell(tmp_path):
     assert {row[5].text for row in pair_table(summary, inputs).rows} == {"–"}
 
 
+def test_few_cases_of_a_single_method(tmp_path):
+    """There is nothing to test, and nothing is said about tests."""
+    inputs = find_inputs(*make_folders(tmp_path, cases=3, methods=("A",)))
+    summary = summarise(score(inputs, metrics=("dice",)), inputs)
+    assert (summary.pairs, summary.ranks) == ((), {})
+    assert any(caveat.startswith("Only 3 cases: bootstrap") for caveat in summary.caveats)
+    assert not any("test" in caveat for caveat in summary.caveats)
+
+
+def test_cases_are_chosen_by_the_first_metric(compared):
+    _, inputs, _, _ = compared
+    scores = score(inputs, metrics=("hd95", "dice", "hd95"))
+    assert scores.metrics == ("hd95", "dice")
+    assert summarise(scores, inputs).main == "hd95"
+
+
 def test_chosen_cases(compared):
     _, _, scores, summary = compared
     means = np.nanmean([np.nanmean(v, axis=0) for v in scores.values["dice"]], axis=0)
