@@ -37,6 +37,8 @@ def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
     volumes = [
         {
             "case": name,
+            "corner": list(case.corner[::-1]),
+            "step": steps[name],
             "image": nifti(case.image[0], case, steps[name]),
             "overlays": {
                 TRUTH: nifti((case.truth > 0) * np.uint8(RIGHT), case, steps[name]),
@@ -57,7 +59,7 @@ def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
         "Click or scroll to move, or use the arrow keys, Page Up and Page Down. Colours as above."
     )
     if coarser:
-        note += f" Only every {max(steps.values())}th voxel along each axis is kept of large ones."
+        note += f" Large volumes are thinned: one voxel in {max(steps.values())} along each axis."
     # "<" would end the script that holds the text.
     text = json.dumps({"colours": table, "cases": volumes}).replace("<", "\\u003c")
     return {

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_volumes_move_and_change(browser):
     first = shown(browser, "#viewer-canvas")
     assert first.std() > 20  # not blank
     place = browser.run("document.getElementById('viewer-place').textContent")
+    assert re.fullmatch(r"Voxel x \d+, y \d+, z \d+: right \(true positive\)", place)
     browser.run("document.getElementById('viewer-canvas').focus()")
     browser.key("PageUp")
     browser.wait(f"document.getElementById('viewer-place').textContent !== {place!r}")

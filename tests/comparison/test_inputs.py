@@ -203,6 +203,26 @@ def test_pictures_and_what_is_none(tmp_path):
         find_inputs(tmp_path / "t", methods)
 
 
+def test_what_predict_writes(tmp_path):
+    """Pyramids, palettes and frames as our own writers make them."""
+    from nnunet_octreenca.labels.png import write_frame_pngs, write_label_picture
+    from nnunet_octreenca.labels.tiff import write_label_tiff
+
+    labels = np.random.default_rng(0).integers(0, 4, (700, 600)).astype(np.uint8)
+    names = {1: "a", 2: "b", 3: "c"}
+    write_label_tiff(labels, tmp_path / "a.ome.tif", names=names, mpp=0.5)
+    write_label_picture(labels, tmp_path / "a.png")
+    for name in ("a.ome.tif", "a.png"):
+        found = read_label_map(tmp_path / name)
+        assert np.array_equal(found.labels, labels)
+        assert found.kind == "2-D picture"
+    clip = labels[:600].reshape(3, 200, 600)
+    write_frame_pngs(clip, tmp_path / "clip_frames", names=names)
+    write_label_tiff(clip, tmp_path / "clip.ome.tif", names=names, axes="TYX")
+    for name in ("clip_frames", "clip.ome.tif"):
+        assert np.array_equal(read_label_map(tmp_path / name, video=True).labels, clip)
+
+
 def test_kinds_are_not_mixed(folders):
     for folder in (folders[0], *folders[1].values()):
         picture(folder / "x.png", np.ones((4, 4), np.uint8))
@@ -246,3 +266,24 @@ def test_videos_are_folders_of_frames_or_volumes(tmp_path):
     assert both[0].spacing == both[1].spacing == (1.0, 1.0)
     with pytest.raises(InputError, match="holds no label maps"):
         find_inputs(tmp_path / "t", {"P": tmp_path / "p"})
+
+
+def test_pictures_of_predict_are_no_frames(tmp_path):
+    """An output folder of `predict` has overlays beside the frames."""
+    from nnunet_octreenca.labels.overlay import write_overlay
+    from nnunet_octreenca.result_record import FOLDER, ResultRecord
+
+    clip = np.ones((2, 20, 30), np.uint8)
+    for name in ("t/clip", "p/clip_frames"):
+        (tmp_path / name).mkdir(parents=True)
+        for number, frame in enumerate(clip):
+            Image.fromarray(frame).save(tmp_path / name / f"{number}.png")
+    write_overlay(
+        tmp_path / "p" / FOLDER / "clip_overlay.png",
+        np.zeros((20, 30, 3), np.uint8),
+        clip[0],
+        names={1: "a"},
+        record=ResultRecord("video", ("clip_frames",)),
+    )
+    found = find_inputs(tmp_path / "t", {"P": tmp_path / "p"}, video=True)
+    assert found.predictions["P"] == (tmp_path / "p" / "clip_frames",)

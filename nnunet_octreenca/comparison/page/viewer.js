@@ -7,10 +7,15 @@
   try {
     viewer = new niivue.Niivue({
       isColorbar: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.5], crosshairWidth: 0.15,
-      isRadiologicalConvention: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
+      isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
       isNearestInterpolation: true, loadingText: "", logLevel: "error", dragAndDropEnabled: false,
     });
-    viewer.onLocationChange = (location) => { place.textContent = `Place in mm, image value, outcome: ${location.string}`; };
+    viewer.onLocationChange = (location) => {
+      const { corner, step } = cases[element("case").selectedIndex];
+      const voxel = corner.map((first, axis) => first + step * Math.round(location.vox[axis]));
+      const outcome = location.values[1] && colours.labels[location.values[1].value];
+      place.textContent = `Voxel x ${voxel[0]}, y ${voxel[1]}, z ${voxel[2]}: ${outcome || "background"}`;
+    };
     await viewer.attachToCanvas(element("canvas"));
   } catch (error) {
     place.textContent = `This browser cannot show volumes (no WebGL 2): ${error.message}`;
