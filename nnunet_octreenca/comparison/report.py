@@ -275,7 +275,11 @@ def _facts(provenance: Provenance, inputs: Inputs, summary: Summary) -> list[tup
         ("Measuring", f"{provenance.seconds:.1f} s"),
         ("Cases", groups_text(summary, inputs)),
         ("Bootstrap", f"{summary.resamples:,} resamples, BCa, seed {summary.seed}"),
-        ("Test", "Wilcoxon's signed-rank, two-sided; Holm's correction within each metric"),
+        (
+            "Test",
+            "Wilcoxon's signed-rank, two-sided, exact up to 200 pairs; Holm's correction within each "
+            "metric",
+        ),
         ("Machine", machine()),
         ("Versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
     ]

@@ -102,6 +102,36 @@ def test_signed_rank_in_closed_form():
     assert signed_rank(np.array([1.0, 2, 3, 4, 5, 6, 0, 0])) == pytest.approx(2 / 2**6)
 
 
+def test_signed_rank_with_ties_is_exact():
+    """Against all 2^n signs; six equal differences have p = 2 / 2^6, not the normal 0.014."""
+    from itertools import product
+
+    from scipy.stats import rankdata
+
+    assert signed_rank(np.full(6, 0.25)) == pytest.approx(2 / 2**6)
+    assert signed_rank(1e6 * np.full(6, 0.25) + 1e-7 * np.arange(6)) == pytest.approx(2 / 2**6)
+    generator = np.random.default_rng(0)
+    for count in (6, 8, 10):
+        values = generator.integers(-3, 5, count).astype(float)
+        values[values == 0] = 1
+        ranks = rankdata(np.abs(values))
+        sums = np.array([np.dot(signs, ranks) for signs in product((0, 1), repeat=count)])
+        middle = ranks.sum() / 2
+        far = abs(ranks[values > 0].sum() - middle)
+        assert signed_rank(values) == pytest.approx((np.abs(sums - middle) >= far - 1e-9).mean())
+
+
+def test_signed_rank_is_scipys_without_ties():
+    from scipy.stats import wilcoxon
+
+    generator = np.random.default_rng(0)
+    for count in (12, 40, 150, 250):
+        values = generator.standard_normal(count) + 0.15
+        method = "exact" if count <= 200 else "approx"
+        expected = wilcoxon(values, method=method).pvalue
+        assert signed_rank(values) == pytest.approx(expected, rel=1e-6)
+
+
 def test_holms_published_example():
     """Wright (1992): 0.01, 0.02, 0.03, 0.04 of four tests."""
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
