@@ -277,8 +277,8 @@ def _facts(provenance: Provenance, inputs: Inputs, summary: Summary) -> list[tup
         ("Bootstrap", f"{summary.resamples:,} resamples, BCa, seed {summary.seed}"),
         (
             "Test",
-            "Wilcoxon's signed-rank, two-sided, exact up to 200 pairs; Holm's correction within each "
-            "metric",
+            "Wilcoxon's signed-rank, two-sided, exact up to 200 pairs; Holm's correction within "
+            "each metric",
         ),
         ("Machine", machine()),
         ("Versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
