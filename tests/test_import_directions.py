@@ -19,7 +19,7 @@ ROWS = [
     ["preprocessing"],
     ["inference"],
     ["integration"],
-    ["prediction", "datasets"],
+    ["prediction", "datasets", "comparison"],
     ["cli"],
     ["io"],  # the former path of open_image, nothing else
 ]

@@ -193,9 +193,10 @@ def page(listed: Sequence[Part]) -> str:
         "release also carries a CycloneDX list (`sbom.cdx.json`).",
         "",
         "Nothing below is part of this project's own wheel, whose native code includes "
-        "[pybind11](https://github.com/pybind/pybind11) (BSD-3-Clause): `pip` installs each "
-        "package from its publisher. Obligations of the LGPL and GPL arise for whoever "
-        "redistributes them, for example inside a container image.",
+        "[pybind11](https://github.com/pybind/pybind11) (BSD-3-Clause), and which contains "
+        "[NiiVue](https://github.com/niivue/niivue) 0.69.0 (BSD-2-Clause) for reports: `pip` "
+        "installs each package from its publisher. Obligations of the LGPL and GPL arise for "
+        "whoever redistributes them, for example inside a container image.",
         "",
         "## Copyleft parts",
         "",

@@ -1,0 +1,217 @@
+"""`nnunet_octreenca compare`: finished predictions of any programs against a truth, one report."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nnunet_octreenca.comparison.metrics import METRICS
+from nnunet_octreenca.comparison.scores import DEFAULT_METRICS
+from nnunet_octreenca.errors import InputError, OutputError
+
+HELP = "compare predictions of any programs with a truth: metrics, statistics, one report"
+EXAMPLE = """\
+examples:
+  nnunet_octreenca compare --truth labelsTs --predictions OctreeNCA=OUT1 nnU-Net=OUT2 -o REPORT
+  nnunet_octreenca compare --truth labelsTs --predictions A=OUT1 B=OUT2 -o REPORT \\
+      --labels dataset.json --images imagesTs --tolerance 2 --viewer
+  nnunet_octreenca compare --truth masks --predictions A=OUT1 -o REPORT --metrics dice cldice
+
+Volumes (NIfTI, NRRD, MetaImage), pictures (PNG, BMP, TIFF) and, with --video, clips. A method's
+files have the names of the truth's. REPORT holds report.html, which opens without a network, and
+the tables as JSON, CSV, Markdown and LaTeX. All files are checked before anything is measured.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--truth", required=True, metavar="FOLDER", help="true label maps")
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        nargs="+",
+        metavar="NAME=FOLDER",
+        help="each method's name, for the report, and its folder of label maps",
+    )
+    parser.add_argument("-o", required=True, metavar="REPORT_FOLDER", help="folder of the report")
+    parser.add_argument(
+        "--labels",
+        metavar="JSON",
+        help="dataset.json: names of classes, regions, label to ignore (default: each label of "
+        "the truth is a class)",
+    )
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="images, to show the best, median and worst case"
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=list(DEFAULT_METRICS),
+        metavar="METRIC",
+        help=f"of {', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)}; the first orders "
+        "the cases)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        metavar="MM",
+        help="of the normalised surface distance, in mm of volumes and pixels else (default: 1)",
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="REGEX",
+        help="its first group, or what it matches, in a case's name is the patient; cases of a "
+        "patient are drawn and tested together (default: all cases are independent)",
+    )
+    parser.add_argument(
+        "--video",
+        action="store_true",
+        help="the first axis of a case is time; folders of frames are cases too",
+    )
+    parser.add_argument(
+        "--viewer",
+        action="store_true",
+        help="with --images, put the shown volumes and a viewer into the page (2.3 MB and more)",
+    )
+    parser.add_argument(
+        "--records", metavar="JSON", help="seconds, memory, parameters and curves of the methods"
+    )
+    parser.add_argument("--title", default="Comparison of segmentations", help="of the report")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the bootstrap (default: 0)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare; prints the summary and where the report is.
+
+    Raises:
+        OctreeNCAError: something cannot be compared, or the report not be written.
+    """
+    from nnunet_octreenca.comparison.inputs import find_inputs
+    from nnunet_octreenca.comparison.records import read_records
+    from nnunet_octreenca.comparison.report import Provenance, write_report
+    from nnunet_octreenca.comparison.scores import checked_metrics, score
+    from nnunet_octreenca.comparison.summary import summarise
+    from nnunet_octreenca.comparison.viewer import volume_viewer
+
+    folder = Path(arguments.o)
+    predictions = parse_predictions(arguments.predictions)
+    _require_folder(folder, [Path(arguments.truth), *predictions.values()])
+    checked_metrics(arguments.metrics, arguments.video)
+    if arguments.seed < 0:
+        raise InputError(f"--seed is {arguments.seed}, but must be 0 or more")
+    if arguments.viewer and arguments.images is None:
+        raise InputError("--viewer shows images; give their folder with --images")
+    records = read_records(Path(arguments.records), predictions) if arguments.records else {}
+    began, start = datetime.now(timezone.utc), time.monotonic()
+    inputs = find_inputs(
+        Path(arguments.truth),
+        predictions,
+        labels=_path(arguments.labels),
+        images=_path(arguments.images),
+        group_by=arguments.group_by,
+        video=arguments.video,
+        track=_track,
+    )
+    if arguments.viewer and inputs.kind != "3-D volume":
+        raise InputError(f"--viewer shows volumes, and a case is a {inputs.kind}; leave it out")
+    scores = score(inputs, metrics=arguments.metrics, tolerance=arguments.tolerance, track=_track)
+    summary = summarise(scores, inputs, seed=arguments.seed)
+    provenance = Provenance(
+        command=shlex.join(["nnunet_octreenca", *_words()]),
+        began=began.isoformat(timespec="seconds"),
+        seconds=time.monotonic() - start,
+        arguments={k: v for k, v in vars(arguments).items() if k not in ("run", "debug")},
+    )
+    files = write_report(
+        folder,
+        inputs,
+        scores,
+        summary,
+        provenance,
+        records=records,
+        title=arguments.title,
+        viewer=volume_viewer if arguments.viewer else None,
+    )
+    _print(summary, inputs)
+    print(f"{files[0]}: open it in a browser; the tables are beside it")
+    return 0
+
+
+def parse_predictions(words: Sequence[str]) -> dict[str, Path]:
+    """Method to folder of NAME=FOLDER words.
+
+    Raises:
+        InputError: one has another form, or two have the same name.
+
+    >>> parse_predictions(["A=out/a", "B=x=y"])["B"].name
+    'x=y'
+    """
+    found: dict[str, Path] = {}
+    for word in words:
+        name, sign, folder = word.partition("=")
+        if not sign or not name.strip() or not folder:
+            raise InputError(f"--predictions {word} must be NAME=FOLDER")
+        if name in found:
+            raise InputError(
+                f"--predictions names {name} twice ({found[name]} and {folder}); give each method "
+                f"a name of its own"
+            )
+        found[name] = Path(folder)
+    return found
+
+
+def _require_folder(folder: Path, taken: Sequence[Path]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give a folder for the report")
+    if any(folder.resolve() == other.resolve() for other in taken):
+        raise OutputError(f"{folder} holds label maps; give another folder for the report")
+
+
+def _words() -> list[str]:
+    return sys.argv[1:]
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _track(items: Iterable[Any], description: str) -> Iterator[Any]:
+    """A progress bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(list(items), description, console=Console(stderr=True), transient=True)
+
+
+def _print(summary: Any, inputs: Any) -> None:
+    """The summary table, and the caveat about few cases."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from nnunet_octreenca.comparison.tables import summary_table
+
+    content = summary_table(summary, inputs)
+    table = Table()
+    for place, name in enumerate(content.head):
+        table.add_column(Text(name), justify="left" if place < content.texts else "right")
+    first = content.rows[0][0].text  # of several classes their mean; the report has all
+    for row in content.rows:
+        if row[0].text == first:
+            table.add_row(*(Text(cell.text) for cell in row))
+    console = Console()
+    console.print(table)
+    console.print(Text(content.note))
+    for caveat in summary.caveats:
+        if caveat.startswith("Only "):
+            console.print(Text(caveat))

@@ -1,0 +1,1 @@
+"""Finished segmentations compared with a truth: metrics, statistics, and one report."""
