@@ -20,6 +20,8 @@ JsonMapping: TypeAlias = Mapping[str, Any]
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.(?P<what>tmp|old)(\.[a-z.]+)?", re.DOTALL)
 
+MAX_NESTING = 500  # of JSON; coordinates of regions are some ten deep
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')  # and strings, whose brackets do not count
 MAX_JSON = 1 << 28  # bytes; the largest that nnU-Net writes, of many cases, are a few MiB
 
 
@@ -134,6 +136,29 @@ def read_json(path: Path | str, otherwise: str) -> JsonObject:
     return parse_json(data, path, otherwise)
 
 
+def load_json(text: str) -> Any:
+    """`json.loads` of what somebody else wrote.
+
+    Python's parser calls itself for every bracket. Where a library has raised the limit of such
+    calls, thousands of them end the process instead of an error.
+
+    Raises:
+        ValueError: no JSON, or brackets are nested too deeply.
+
+    >>> load_json('{"a": [1, 2]}')
+    {'a': [1, 2]}
+    """
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        if bracket[0] in "[{":
+            depth += 1
+        elif bracket[0] in "]}":
+            depth -= 1
+        if depth > MAX_NESTING:
+            raise ValueError(f"nested too deeply: more than {MAX_NESTING} brackets")
+    return json.loads(text)
+
+
 def parse_json(data: bytes, name: Path | str, otherwise: str) -> dict[str, Any]:
     """`read_json` of a file's content.
 
@@ -148,9 +173,7 @@ def parse_json(data: bytes, name: Path | str, otherwise: str) -> dict[str, Any]:
     try:
         # Editors of Windows put byte order marks in front.
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        content = json.loads(data.decode("utf-16" if utf16 else "utf-8-sig"))
-    except RecursionError as error:
-        raise InputError(f"{name} cannot be read (nested too deeply); {otherwise}") from error
+        content = load_json(data.decode("utf-16" if utf16 else "utf-8-sig"))
     except ValueError as error:  # no text, no JSON, or a number of thousands of digits
         raise InputError(f"{name} cannot be read ({error}); {otherwise}") from error
     if not isinstance(content, dict):

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from nnunet_octreenca.errors import LockedError, OutputError
-from nnunet_octreenca.files import temporary_name
+from nnunet_octreenca.files import load_json, temporary_name
 
 LOCK_NAME = ".octreenca.lock"
 HEARTBEAT = 15.0
@@ -351,7 +351,7 @@ def is_locked(folder: Path | str, name: str = LOCK_NAME) -> bool:
 def _read(path: Path) -> Holder | None:
     """What a lock says; None where it is missing, or still being written, or damaged."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return Holder(**load_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_octreenca.files import JsonObject, write_json
+from nnunet_octreenca.files import JsonObject, load_json, write_json
 
 RECORDS = ".octreenca"
 WRITING, FINISHED = "writing", "finished"
@@ -98,7 +98,7 @@ def write_case_record(folder: Path, record: CaseRecord) -> None:
 def read_case_record(path: Path) -> CaseRecord | None:
     """A record; None where it is missing, damaged or of another form."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path.read_text(encoding="utf-8"))
         if content.pop("form") != _FORM:
             return None
         record = CaseRecord(**content)
@@ -121,7 +121,7 @@ def read_record(overlay: Path) -> ResultRecord | None:
 
     try:
         with Image.open(overlay, formats=("PNG",)) as image:
-            content = json.loads(image.info[_KEY])
+            content = load_json(image.info[_KEY])
         return ResultRecord(content["kind"], tuple(content["outputs"]))
     except Exception:  # a damaged picture can raise anything
         return None

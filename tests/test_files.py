@@ -1,9 +1,10 @@
 import json
+import sys
 
 import pytest
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import atomic_write, read_json, write_json
+from nnunet_octreenca.files import atomic_write, load_json, read_json, write_json
 
 
 def test_the_new_file_appears_when_all_went_well(tmp_path):
@@ -68,3 +69,22 @@ def test_what_cannot_be_read_is_named(tmp_path, content, named):
 def test_a_folder_in_the_files_place_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_json(tmp_path, "run it again")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 600, '["]",' * 600, '[["\\"]]]' + "[" * 600]
+)
+def test_deep_nesting_is_an_error_whatever_the_limit_of_calls(text, monkeypatch):
+    """A library may have raised the limit; Python's parser then overflows the stack."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            load_json(text)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_brackets_in_strings_do_not_count():
+    text = '{"a": "' + "[" * 1000 + '", "b": [[1]]}'
+    assert load_json(text) == {"a": "[" * 1000, "b": [[1]]}

@@ -1,10 +1,9 @@
 """`nnunet_octreenca extend_plans`."""
 
 import argparse
-import json
 
 from nnunet_octreenca.errors import PlansError
-from nnunet_octreenca.files import JsonObject
+from nnunet_octreenca.files import JsonObject, load_json
 
 HELP = "derive OctreeNCA's plans from an existing plans file"
 EXAMPLE = """\
@@ -70,8 +69,8 @@ def parse_settings(pairs: list[str]) -> JsonObject:
         if not equals:
             raise PlansError(f"--set {pair} must be KEY=VALUE, such as --set num_epochs=100")
         try:
-            settings[key] = json.loads(text)
-        except json.JSONDecodeError:
+            settings[key] = load_json(text)
+        except ValueError:
             settings[key] = text
     return settings
 

@@ -1,6 +1,5 @@
 """Annotated regions of a GeoJSON file, as QuPath exports them, and the labels they stand for."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.files import JsonMapping, JsonObject
+from nnunet_octreenca.files import JsonMapping, JsonObject, load_json
 from nnunet_octreenca.libraries import import_optional
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def read_regions(file: Path, labels: Mapping[str, int]) -> Regions:
     shapes: list[tuple[Polygon, str | None]] = []
     flat = 0
     try:
-        for feature in _features(json.loads(file.read_text(encoding="utf-8-sig"))):
+        for feature in _features(load_json(file.read_text(encoding="utf-8-sig"))):
             polygon = _polygon(feature.get("geometry"))
             if polygon is None:
                 flat += 1

@@ -3,6 +3,7 @@
 import json
 import pydoc
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 
@@ -92,7 +93,8 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     assert network.fire_rate == 0.5
     assert network.constant_background
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
-    assert settings == Settings(crop_shape=crop, crop_levels=1)
+    recipe = Settings(initial_lr=4e-3, warm_up=0.05)
+    assert settings == replace(recipe, crop_shape=crop, crop_levels=1)
 
 
 def test_the_paper_s_recipe():
@@ -229,7 +231,8 @@ def test_a_preset_replaces_the_configurations_of_its_dimension():
     assert configuration["patch_size"] == [24, 320, 320]
     assert configuration["batch_size"] == 3
     assert build(extended, "3d_fullres", 1, 3).steps == (10, 10, 10, 10, 20)
-    expected = {**load_preset("radiology")["octreenca"], "num_epochs": 7}
+    preset = Settings.from_plans(load_preset("radiology")["octreenca"])
+    expected = replace(preset, num_epochs=7).to_plans()
     assert configuration["octreenca"] == expected
     assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres"
     assert extended["configurations"]["2d"]["patch_size"] == [56, 40]
