@@ -19,6 +19,7 @@ GREY = "#eceff1"
 TO_TEAL = LinearSegmentedColormap.from_list("to_teal", [PAPER, LIGHT_TEAL, TEAL])
 
 # Text as paths of matplotlib's own font, and ids from a fixed salt instead of random ones.
+mpl.rcdefaults()  # whoever imports us may have a style of their own
 mpl.rcParams.update(
     {
         "svg.fonttype": "path",

@@ -250,10 +250,11 @@ def _figure(width: float, height: float) -> Iterator[tuple["Figure", Callable[[s
         "font.size": 10,
         "axes.unicode_minus": False,
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of signs that matplotlib's font lacks; the page's has them
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # nnU-Net sets a style of its own
+        matplotlib.rcParams.update(settings)
+        # Of signs that matplotlib's font lacks; the page's has them.
+        warnings.simplefilter("ignore")
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)
 
