@@ -116,7 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             )
             iterations = round(statistics.mean(row["iterations"] for row in runs))
             lines.append(
-                f"| {dataset} | {budget} | {recipe} | {len(runs)} | {iterations} | "
+                f"| {dataset} | {re.sub('[-_]', ' ', budget)} | {recipe} | {len(runs)} | {iterations} | "
                 f"{statistics.mean(dice):.4f} | {min(dice):.4f} to {max(dice):.4f} | {difference} |"
             )
     return "\n".join(lines)
