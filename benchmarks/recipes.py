@@ -105,6 +105,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         group = groups.setdefault((row["dataset"], row["budget"]), {})
         group.setdefault(row["recipe"], []).append(row)
     for (dataset, budget), recipes in groups.items():
+        length = re.sub("[-_]", " ", budget)
         first = {row["seed"]: row["mean_dice"] for row in next(iter(recipes.values()))}
         for recipe, runs in recipes.items():
             dice = [row["mean_dice"] for row in runs]
@@ -116,7 +117,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             )
             iterations = round(statistics.mean(row["iterations"] for row in runs))
             lines.append(
-                f"| {dataset} | {re.sub('[-_]', ' ', budget)} | {recipe} | {len(runs)} | {iterations} | "
+                f"| {dataset} | {length} | {recipe} | {len(runs)} | {iterations} | "
                 f"{statistics.mean(dice):.4f} | {min(dice):.4f} to {max(dice):.4f} | {difference} |"
             )
     return "\n".join(lines)
