@@ -88,6 +88,7 @@ class Rung(NamedTuple):
 
 
 _LISTS = Schedule(ahead=True, by_bank=True, pairs=True)
+_DENSE = _LISTS._replace(product=True, chunks=2, dense=True)
 
 RUNGS = (
     Rung(1, "a thread a cell, float32", None, 1),
@@ -104,6 +105,7 @@ RUNGS = (
     Rung(12, "float32, as rungs 6 to 8", "tf32_rounded", 2, _LISTS),
     Rung(13, "float32, 32 cells a read of weights", "tf32_rounded", 2, _LISTS._replace(chunks=2)),
     Rung(14, "float32, split by a mask", "tf32", 2, _LISTS._replace(chunks=2)),
+    Rung(15, "float16, every cell, no lists", "half", 2, _DENSE),
 )
 
 

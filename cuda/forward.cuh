@@ -37,26 +37,32 @@ struct StepsArguments {
 //               meet in a bank, and none waits for those that copy. Needs kByBank_
 //   kProduct_   the bias is a product; float16 only
 //   kChunks_    chunks of 16 cells for which weights are read once
-template <bool kAhead_, bool kByBank_, bool kPairs_, bool kProduct_, int kChunks_>
+//   kDense_     no lists: every cell is computed, and those that rest keep their state. In 2-D; cells
+//               are taken 8 x 4 at a time, two chunks
+template <bool kAhead_, bool kByBank_, bool kPairs_, bool kProduct_, int kChunks_, bool kDense_>
 struct Schedule {
   static constexpr bool kAhead = kAhead_, kByBank = kByBank_, kPairs = kPairs_;
-  static constexpr bool kProduct = kProduct_;
+  static constexpr bool kProduct = kProduct_, kDense = kDense_;
   static constexpr int kChunks = kChunks_;
   static_assert(kByBank || !kPairs, "cells are copied in pairs by runs");
+  static_assert(!kDense || kChunks == 2, "8 x 4 cells are two chunks");
 };
 
 // The packed weights, kept in registers where they are few.
-template <class N, bool kProduct = false>
+template <class N, bool kProduct = false, bool kDense = false>
 struct Weights {
   using P = typename N::Precision;
   static constexpr int kBlocks = 3 * N::kGroups * N::kHiddenGroups;
   // C = 16, H = 64 in float16: 48 registers
   static constexpr bool kInRegisters = sizeof(typename P::Block) == 16 && kBlocks <= 12;
+  // 18 registers; lists leave no room for them
+  static constexpr bool kKeepsTaps = kDense && kInRegisters && N::kTaps * N::kGroups <= 9;
 
   const u32* words;
   u32 lane;
   typename P::Block kept[kInRegisters ? kBlocks : 1];
   u32 kept_bias[kProduct && kInRegisters ? 2 * N::kHiddenGroups : 1];
+  typename P::Cell kept_taps[kKeepsTaps ? N::kTaps * N::kGroups : 1];
 
   __device__ Weights(const u32* words_, u32 lane_) : words(words_), lane(lane_) {
     if constexpr (kInRegisters) {
@@ -71,6 +77,21 @@ struct Weights {
         kept_bias[i] = words[N::kBiasBlocks + 32 * i + lane];
       }
     }
+    if constexpr (kKeepsTaps) {
+#pragma unroll
+      for (int i = 0; i < N::kTaps * N::kGroups; ++i) {
+        kept_taps[i] = load_tap(i / N::kGroups, i % N::kGroups);
+      }
+    }
+  }
+  // Of the lane's four channels of a group.
+  __device__ __forceinline__ typename P::Cell load_tap(int tap, int group) const {
+    const auto* kernel = reinterpret_cast<const typename N::State*>(words + N::kPerceive);
+    return P::load(kernel + tap * N::kPadded + 16 * group + 4 * (lane % 4));
+  }
+  __device__ __forceinline__ typename P::Cell tap(int tap, int group) const {
+    if constexpr (kKeepsTaps) return kept_taps[tap * N::kGroups + group];
+    return load_tap(tap, group);
   }
   // By number: first those of the hidden layer, then those of the update.
   __device__ __forceinline__ typename P::Block block(int i) const {
@@ -287,10 +308,11 @@ __device__ __forceinline__ FiredList list_and_rest(const StepsArguments& argumen
 
 // What fired becomes of: its new state, or its label. All four lanes of a cell call it.
 //
-//   has   the cell is to be written
+//   has     the cell is to be written
+//   fires   it changes; else it keeps its state
 template <bool kLast, class N, class R>
 __device__ __forceinline__ void write_fired(const StepsArguments& arguments, const R& region,
-                                            Place p, bool has, bool second,
+                                            Place p, bool has, bool fires, bool second,
                                             const CellPair<N>& centre, const Rows* update,
                                             typename N::State* next) {
   using P = typename N::Precision;
@@ -303,10 +325,11 @@ __device__ __forceinline__ void write_fired(const StepsArguments& arguments, con
 #pragma unroll
   for (int q = 0; q < N::kGroups; ++q) {
     float numbers[4];
-    P::numbers(second ? centre.high[q] : centre.low[q], numbers);
+    const auto before = second ? centre.high[q] : centre.low[q];
+    P::numbers(before, numbers);
 #pragma unroll
     for (int i = 0; i < 4; ++i) numbers[i] += second ? update[q].high(i) : update[q].low(i);
-    const auto changed = P::cell(numbers);
+    const auto changed = fires ? P::cell(numbers) : before;
     if (counts) probe<P>(probed, changed);
     const int c = 16 * q + 4 * static_cast<int>(lane % 4);
     if (labels) {
@@ -337,40 +360,40 @@ __device__ __forceinline__ void write_fired(const StepsArguments& arguments, con
 
 // Inputs of the two layers to the changes of 16 cells' states, chunk by chunk. Of several chunks
 // the later ones are left out where there are no cells for them.
-template <class S, class N, class W>
+template <int kChunks, class N, class W>
 __device__ __forceinline__ void update_chunks(const W& weights, u32 lane, int chunks,
                                               const typename N::Precision::Operand* inputs,
                                               Rows* update) {
   using P = typename N::Precision;
 #pragma unroll
-  for (int i = 0; i < S::kChunks * N::kGroups; ++i) update[i] = {};
+  for (int i = 0; i < kChunks * N::kGroups; ++i) update[i] = {};
   constexpr int kUnroll = W::kInRegisters ? N::kHiddenGroups : 1;
 #pragma unroll kUnroll
   for (int unit = 0; unit < N::kHiddenGroups; ++unit) {
-    Rows hidden[S::kChunks];
+    Rows hidden[kChunks];
     hidden[0] = weights.bias(unit);
 #pragma unroll
-    for (int chunk = 1; chunk < S::kChunks; ++chunk) hidden[chunk] = hidden[0];
+    for (int chunk = 1; chunk < kChunks; ++chunk) hidden[chunk] = hidden[0];
 #pragma unroll
     for (int q = 0; q < 2 * N::kGroups; ++q) {
       const auto block = weights.hidden(q, unit);
 #pragma unroll
-      for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
         if (chunk < chunks) {
           P::multiply_add(hidden[chunk], inputs[chunk * 2 * N::kGroups + q], block, lane);
         }
       }
     }
-    typename P::Operand activations[S::kChunks];
+    typename P::Operand activations[kChunks];
 #pragma unroll
-    for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
       activations[chunk] = P::activations(hidden[chunk]);
     }
 #pragma unroll
     for (int q = 0; q < N::kGroups; ++q) {
       const auto block = weights.update(unit, q);
 #pragma unroll
-      for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
         if (chunk < chunks) {
           P::multiply_add(update[chunk * N::kGroups + q], activations[chunk], block, lane);
         }
@@ -379,13 +402,13 @@ __device__ __forceinline__ void update_chunks(const W& weights, u32 lane, int ch
   }
 }
 
-// One step of a box around the tile.
+// One step of a box around the tile, from lists of the cells that fire.
 //
 //   kLast   writes to arguments.out, else to `next` in shared memory
 template <int kMargin, bool kLast, class S, int kWarps, class N, class T, int kHalo>
-__device__ __forceinline__ void one_step(const StepsArguments& arguments,
+__device__ __forceinline__ void listed_step(const StepsArguments& arguments,
                                          const Region<N, T, kHalo>& region,
-                                         const Weights<N, S::kProduct>& weights,
+                                         const Weights<N, S::kProduct, S::kDense>& weights,
                                          const FireRow* rows, const typename N::State* state,
                                          typename N::State* next, u16* list) {
   using P = typename N::Precision;
@@ -421,7 +444,7 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
       }
     }
     Rows update[S::kChunks * N::kGroups];
-    update_chunks<S, N>(weights, lane, chunks, inputs, update);
+    update_chunks<S::kChunks, N>(weights, lane, chunks, inputs, update);
     // Once for the low rows, once for the high ones: four calls of a function would pass all of
     // this through memory.
 #pragma unroll
@@ -430,32 +453,153 @@ __device__ __forceinline__ void one_step(const StepsArguments& arguments,
 #pragma unroll
       for (int second = 0; second < 2; ++second) {
         write_fired<kLast, N>(arguments, region, second ? high[chunk] : low[chunk],
-                              second ? has_high[chunk] : has_low[chunk], second != 0,
+                              second ? has_high[chunk] : has_low[chunk], true, second != 0,
                               centre[chunk], update + chunk * N::kGroups, next);
       }
     }
   }
 }
 
+// Cells of a block: 8 across and 4 down, so that a lane's cells lie below one another.
+constexpr int kAcross = 8, kDown = 4;
+
+// The neighbourhoods of a block's cells, weighted. A row that is read serves the up to three rows of
+// cells around it: 18 reads, where cell by cell it would be 36. Every sum is that of `perceive`.
+//
+//   at        the lane's cell of a row of the region (-1 to 4, as the block counts) and of a column
+//             beside it (-1 to 1), as a number in the region
+template <class N, class W, class At>
+__device__ __forceinline__ void perceive_block(const typename N::State* state, const W& weights,
+                                               const At& at, CellPair<N>* centre,
+                                               CellPair<N>* perceived) {
+  using P = typename N::Precision;
+  const auto* channels = state + 4 * (weights.lane % 4);
+#pragma unroll
+  for (int q = 0; q < N::kGroups; ++q) {
+#pragma unroll
+    for (int k = 0; k < kDown; ++k) {
+      (k % 2 ? perceived[k / 2].high : perceived[k / 2].low)[q] = P::zero();
+    }
+#pragma unroll
+    for (int row = -1; row <= kDown; ++row) {
+#pragma unroll
+      for (int column = -1; column <= 1; ++column) {
+        const auto cell = P::load(channels + at(row, column) * N::kPadded + 16 * q);
+        if (column == 0 && row >= 0 && row < kDown) {
+          (row % 2 ? centre[row / 2].high : centre[row / 2].low)[q] = cell;
+        }
+#pragma unroll
+        for (int k = row - 1; k <= row + 1; ++k) {
+          if (k < 0 || k >= kDown) continue;
+          P::fma((k % 2 ? perceived[k / 2].high : perceived[k / 2].low)[q], cell,
+                 weights.tap(3 * (row - k + 1) + column + 1, q));
+        }
+      }
+    }
+  }
+}
+
+// The same step without lists: all cells of the box in blocks, of which a warp takes one after the
+// other. Of a box that is no multiple of blocks the last ones overlap those before them.
+template <int kMargin, bool kLast, class S, int kWarps, class N, class T, int kHalo>
+__device__ __forceinline__ void dense_step(const StepsArguments& arguments,
+                                           const Region<N, T, kHalo>& region,
+                                           const Weights<N, S::kProduct, true>& weights,
+                                           const FireRow* rows, const typename N::State* state,
+                                           typename N::State* next) {
+  using P = typename N::Precision;
+  using R = Region<N, T, kHalo>;
+  static_assert(N::kDimension == 2, "blocks are of 2-D tiles");
+  constexpr int kShift = kHalo - kMargin, kX = T::kX + 2 * kMargin, kY = T::kY + 2 * kMargin;
+  static_assert(kX >= kAcross && kY >= kDown, "a block lies in the box");
+  constexpr int kColumns = (kX + kAcross - 1) / kAcross, kRows = (kY + kDown - 1) / kDown;
+  const u32 lane = threadIdx.x % 32;
+  const int g = static_cast<int>(lane / 4), t = static_cast<int>(lane % 4);
+  for (int block = threadIdx.x / 32; block < kColumns * kRows; block += kWarps) {
+    const int wanted_x = block % kColumns * kAcross, wanted_y = block / kColumns * kDown;
+    const int x = (wanted_x < kX - kAcross ? wanted_x : kX - kAcross) + kShift;
+    const int y = (wanted_y < kY - kDown ? wanted_y : kY - kDown) + kShift;
+    // Lane (g, t) draws for column g and row t.
+    const Place drawn = {x + g, y + t, 0};
+    const bool exists = drawn.x >= wanted_x + kShift && drawn.y >= wanted_y + kShift &&
+                        region.inside(drawn);
+    const u32 existing = ballot(exists);
+    const u32 fired = ballot(exists && region.fires(rows, drawn));
+    if (existing == 0) continue;  // behind the level's end
+
+    CellPair<N> centre[2], perceived[2];
+    if (region.inner) {
+      const int own = R::index({x + g, y, 0});
+      perceive_block<N>(
+          state, weights, [&](int row, int column) { return own + row * R::kWidth + column; },
+          centre, perceived);
+    } else {
+      perceive_block<N>(
+          state, weights,
+          [&](int row, int column) {
+            return region.mirrored_y(y + row) * R::kWidth + region.mirrored_x(x + g + column);
+          },
+          centre, perceived);
+    }
+    // Together where weights are read for them, else one after the other: fewer sums are kept.
+    constexpr int kTogether = Weights<N, S::kProduct, true>::kInRegisters ? 1 : 2;
+#pragma unroll
+    for (int first = 0; first < 2; first += kTogether) {
+      typename P::Operand inputs[kTogether * 2 * N::kGroups];
+      Rows update[kTogether * N::kGroups];
+#pragma unroll
+      for (int i = 0; i < kTogether * N::kGroups; ++i) {
+        const int chunk = first + i / N::kGroups, q = i % N::kGroups;
+        auto* of_chunk = inputs + i / N::kGroups * 2 * N::kGroups;
+        of_chunk[q] = P::operand(centre[chunk].low[q], centre[chunk].high[q]);
+        of_chunk[N::kGroups + q] = P::operand(perceived[chunk].low[q], perceived[chunk].high[q]);
+      }
+      update_chunks<kTogether, N>(weights, lane, kTogether, inputs, update);
+#pragma unroll
+      for (int k = 2 * first; k < 2 * (first + kTogether); ++k) {
+        const u32 bit = 1u << (4 * g + k);
+        write_fired<kLast, N>(arguments, region, {x + g, y + k, 0}, (existing & bit) != 0,
+                              (fired & bit) != 0, k % 2 != 0, centre[k / 2],
+                              update + (k / 2 - first) * N::kGroups, next);
+      }
+    }
+  }
+}
+
+// One step, as the schedule says.
+template <int kMargin, bool kLast, class S, int kWarps, class N, class T, int kHalo>
+__device__ __forceinline__ void step_of(const StepsArguments& arguments,
+                                        const Region<N, T, kHalo>& region,
+                                        const Weights<N, S::kProduct, S::kDense>& weights,
+                                        const FireRow* rows, const typename N::State* state,
+                                        typename N::State* next, u16* list) {
+  if constexpr (S::kDense) {
+    dense_step<kMargin, kLast, S, kWarps>(arguments, region, weights, rows, state, next);
+  } else {
+    listed_step<kMargin, kLast, S, kWarps>(arguments, region, weights, rows, state, next, list);
+  }
+}
+
 // Shared memory of `forward`, in bytes.
-template <class N, class T, int kSteps, int kWarps>
+template <class N, class T, int kSteps, int kWarps, bool kDense>
 struct ForwardMemory {
   using R = Region<N, T, kSteps>;
   static constexpr int kCellBytes = 4 * N::kStateWords;
   static constexpr int kFirst = R::kCells * kCellBytes;
   static constexpr int kSecond = kSteps > 1 ? kFirst : 0;
-  static constexpr int kLists = (R::kCells + 64 * kWarps) * 2;
+  static constexpr int kLists = kDense ? 0 : (R::kCells + 64 * kWarps) * 2;
   static constexpr int kRows = kSteps * R::kRows * 8;
   static constexpr int kBytes = kFirst + kSecond + kRows + kLists;
   static constexpr int kShare = kLists / 2 / kWarps;  // entries of a warp's list
-  static_assert(Run<kSteps - 1, kWarps, R, N::kBanks>::kShare + 15 <= kShare, "all cells may fire");
+  static_assert(kDense || Run<kSteps - 1, kWarps, R, N::kBanks>::kShare + 15 <= kShare,
+                "all cells may fire");
 };
 
 // kSteps steps of all tiles, 1 or 2.
 template <class N, class T, int kSteps, int kWarps, class S>
 __device__ void forward(const StepsArguments& arguments) {
   static_assert(kSteps == 1 || kSteps == 2, "steps a launch");
-  using Memory = ForwardMemory<N, T, kSteps, kWarps>;
+  using Memory = ForwardMemory<N, T, kSteps, kWarps, S::kDense>;
   using R = Region<N, T, kSteps>;
   using State = typename N::State;
   constexpr bool kAhead = S::kAhead && kSteps == 2;
@@ -474,7 +618,7 @@ __device__ void forward(const StepsArguments& arguments) {
     region.template load<S::kAhead>(arguments.state, reinterpret_cast<u32*>(first), kWarps);
   };
 
-  const Weights<N, S::kProduct> weights(arguments.weights, threadIdx.x % 32);
+  const Weights<N, S::kProduct, S::kDense> weights(arguments.weights, threadIdx.x % 32);
   const u32 tiles = Tiles<T>(arguments.level).of_sample() * arguments.level.samples;
   if (kAhead && blockIdx.x < tiles) {
     const R region(arguments.level, blockIdx.x);
@@ -492,17 +636,17 @@ __device__ void forward(const StepsArguments& arguments) {
     block_barrier();
     if constexpr (kSteps == 2) {
       if constexpr (kAhead) draw_rows(region, 1);  // the last tile's second step has read them
-      one_step<1, false, S, kWarps>(arguments, region, weights, rows, first, second, list);
+      step_of<1, false, S, kWarps>(arguments, region, weights, rows, first, second, list);
       block_barrier();
       if (kAhead && gridDim.x < tiles - tile) {
         const R next(arguments.level, tile + gridDim.x);
         load(next);
         draw_rows(next, 0);
       }
-      one_step<0, true, S, kWarps>(arguments, region, weights, rows + R::kRows, second,
+      step_of<0, true, S, kWarps>(arguments, region, weights, rows + R::kRows, second,
                                    static_cast<State*>(nullptr), list);
     } else {
-      one_step<0, true, S, kWarps>(arguments, region, weights, rows, first,
+      step_of<0, true, S, kWarps>(arguments, region, weights, rows, first,
                                    static_cast<State*>(nullptr), list);
     }
     if constexpr (!kAhead) block_barrier();

@@ -81,6 +81,20 @@ struct Region {
     return {index % kWidth, N::kDimension == 2 ? row : row % kHeight,
             N::kDimension == 2 ? 0 : row / kHeight};
   }
+  // The column of the region that stands for column `at`: mirrored at the level's ends, `at` itself
+  // inside. Next to cells that do not exist it is any.
+  __device__ __forceinline__ int mirrored_x(int at) const {
+    return mirrored(x + at, level.width, x, kWidth);
+  }
+  __device__ __forceinline__ int mirrored_y(int at) const {
+    return mirrored(y + at, level.height, y, kHeight);
+  }
+  static __device__ __forceinline__ int mirrored(int at, int length, int first, int count) {
+    at = at < 0 ? -at : at >= length ? 2 * (length - 1) - at : at;
+    at = at < 0 ? 0 : at >= length ? length - 1 : at;  // of an axis of length 1 the only cell
+    at -= first;
+    return at < 0 ? 0 : at >= count ? count - 1 : at;
+  }
   static __device__ __forceinline__ u16 code(Place p) {
     return static_cast<u16>((p.z << kYBits | p.y) << kXBits | p.x);
   }

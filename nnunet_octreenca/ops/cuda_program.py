@@ -42,6 +42,9 @@ _TILES = {
     2: ((32, 16, 1), (16, 16, 1), (16, 8, 1), (8, 8, 1), (8, 4, 1)),
     3: ((16, 8, 4), (8, 8, 4), (8, 4, 4), (4, 4, 4), (4, 4, 2)),
 }
+# Without lists: blocks of 8 x 4 cells fill the box of the first of two steps, a cell larger all
+# round.
+_DENSE_TILES = {2: ((30, 22, 1), (30, 14, 1), (14, 14, 1), (14, 6, 1))}
 _WARPS = (4, 2, 1)
 # Blocks that a multiprocessor shall have registers for: with these the compiler spills nothing at
 # the paper's sizes (its own choice spills 8 bytes here and there, one block more up to 300).
@@ -113,12 +116,13 @@ class Schedule(NamedTuple):
     pairs: bool = False  # resting cells are copied by neighbouring lanes
     product: bool = False  # the bias is a product; in float16 only
     chunks: int = 1  # of 16 cells, for which weights are read once
+    dense: bool = False  # no lists: every cell is computed, and those that rest keep their state
 
     @property
     def source(self) -> str:
         """As the device code names it."""
-        flags = (self.ahead, self.by_bank, self.pairs, self.product)
-        return f"Schedule<{', '.join(str(flag).lower() for flag in flags)}, {self.chunks}>"
+        flags = (self.ahead, self.by_bank, self.pairs, self.product, self.chunks, self.dense)
+        return f"Schedule<{', '.join(str(flag).lower() for flag in flags)}>"
 
 
 class TileLayout(NamedTuple):
@@ -143,24 +147,37 @@ def schedule_of(configuration: Configuration, steps: int) -> Schedule:
     return Schedule(ahead=True, by_bank=True, pairs=True, product=half, chunks=chunks)
 
 
+def dense_schedule(configuration: Configuration) -> Schedule | None:
+    """The same without lists, where there are such kernels: fast mode, 2-D, C at most 16."""
+    dimension, precision = configuration.dimension, configuration.precision
+    if dimension != 2 or precision != "half" or configuration.padded != 16:
+        return None
+    return Schedule(ahead=True, by_bank=True, pairs=True, product=True, chunks=2, dense=True)
+
+
 def _region(dimension: int, tile: Sequence[int], halo: int) -> int:
     x, y, z = tile
     return (x + 2 * halo) * (y + 2 * halo) * (z + 2 * halo * (dimension == 3))
 
 
 def forward_layout(
-    configuration: Configuration, architecture: int, steps: int
+    configuration: Configuration, architecture: int, steps: int, dense: bool = False
 ) -> TileLayout | None:
-    """Of the kernel that does `steps` steps a launch; None where it does not fit the GPU."""
+    """Of the kernel that does `steps` steps a launch; None where it does not fit the GPU.
+
+    Args:
+        dense: without lists.
+    """
     warps = _WARPS[0]
+    tiles = (_DENSE_TILES if dense else _TILES)[configuration.dimension]
 
     def shared(tile: Sequence[int], _: int) -> int:
         cells = _region(configuration.dimension, tile, steps)
-        lists = (cells + 64 * warps) * 2
+        lists = 0 if dense else (cells + 64 * warps) * 2
         rows = 8 * steps * cells // (tile[0] + 2 * steps)
         return cells * configuration.cell_bytes * steps + rows + lists
 
-    return _choose(configuration.dimension, architecture, shared, (warps,))
+    return _choose(tiles, architecture, shared, (warps,))
 
 
 def backward_layout(configuration: Configuration, architecture: int) -> TileLayout | None:
@@ -173,11 +190,11 @@ def backward_layout(configuration: Configuration, architecture: int) -> TileLayo
         rows = 8 * cells // (tile[0] + 2)
         return 4 * (cells * configuration.padded + warps * (stage + 1)) + rows + 2 * warps * listed
 
-    return _choose(configuration.dimension, architecture, shared, _WARPS)
+    return _choose(_TILES[configuration.dimension], architecture, shared, _WARPS)
 
 
 def _choose(
-    dimension: int,
+    tiles: Sequence[tuple[int, int, int]],
     architecture: int,
     shared: Callable[[tuple[int, int, int], int], int],
     warps: Sequence[int],
@@ -187,13 +204,13 @@ def _choose(
     system = _SYSTEM_BYTES if architecture >= 80 else 0
     for room in ((limit + system) // 2 - system, limit):
         for count in warps:
-            for tile in _TILES[dimension]:
+            for tile in tiles:
                 if shared(tile, count) <= room:
                     return TileLayout(tile, count, shared(tile, count))
     return None
 
 
-def _resident(configuration: Configuration, steps: int, architecture: int) -> int:
+def _resident(configuration: Configuration, steps: int, architecture: int, dense: bool) -> int:
     # From 12.0 on shared memory holds two blocks anyway.
     fast_2d = (
         configuration.dimension == 2 and configuration.precision == "half" and architecture < 120
@@ -203,6 +220,7 @@ def _resident(configuration: Configuration, steps: int, architecture: int) -> in
         or configuration.padded > 16
         or configuration.precision == "plain"
         or (configuration.dimension == 3 and architecture >= 120)
+        or (dense and architecture >= 100)
     )
     return _RESIDENT_LARGE if large else _RESIDENT_SMALL
 
@@ -274,14 +292,15 @@ def program(
     add("draw", 128, 0, "DrawArguments", "draw<N>")
     forward = {}
     for steps in (1,) if backward else (1, 2):
-        layout = forward_layout(configuration, architecture, steps)
+        chosen = schedule or schedule_of(configuration, steps)
+        layout = forward_layout(configuration, architecture, steps, chosen.dense)
         if layout is None:
             continue
         forward[steps] = layout
-        chosen = schedule or schedule_of(configuration, steps)
         lines.append(f"using Tile{steps} = Tile<{', '.join(map(str, layout.tile))}>;")
         lines.append(
-            f"static_assert(ForwardMemory<N, Tile{steps}, {steps}, {layout.warps}>::kBytes == "
+            f"static_assert(ForwardMemory<N, Tile{steps}, {steps}, {layout.warps}, "
+            f"{str(chosen.dense).lower()}>::kBytes == "
             f"{layout.shared});"
         )
         add(
@@ -290,7 +309,7 @@ def program(
             layout.shared,
             "StepsArguments",
             f"forward<N, Tile{steps}, {steps}, {layout.warps}, {chosen.source}>",
-            _resident(configuration, steps, architecture),
+            _resident(configuration, steps, architecture, chosen.dense),
         )
     back = backward_layout(configuration, architecture) if backward else None
     if 1 not in forward or (backward and back is None):

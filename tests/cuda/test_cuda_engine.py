@@ -39,6 +39,7 @@ from nnunet_octreenca.ops import (
     torch_engine,
 )
 from nnunet_octreenca.ops.cuda_program import (
+    _TILES,
     SHARED_BYTES,
     Configuration,
     DoesNotFitError,
@@ -47,6 +48,7 @@ from nnunet_octreenca.ops.cuda_program import (
     _choose,
     arguments,
     backward_layout,
+    dense_schedule,
     forward_layout,
     level_arguments,
     program,
@@ -140,11 +142,11 @@ def test_both_passes_equal_the_oracle_on_older_gpus(case, devices):
 def run_forward(device, state, weights, precision, steps, fused, **options):
     """All steps in launches of `fused`, from and to a state in the precision's type."""
     spatial = state.shape[1:-1]
-    origin = (5,) * (state.shape[0] * len(spatial))
+    origin = options.get("origin", (5,) * (state.shape[0] * len(spatial)))
     draws = FireDraws(options.get("rate", 0.5), SEED, LEVEL, origin)
     run = cuda_level.LevelLaunches(
         device, weights, precision, False, shape=spatial, batch=state.shape[0],
-        draws=draws,
+        draws=draws, schedule=options.get("schedule"),
     )  # fmt: skip
     kept = torch.float16 if precision == "half" else torch.float32
     current = cuda_level.padded(state.to(kept), run.configuration.padded)
@@ -192,6 +194,72 @@ def test_float16_is_as_near_as_its_digits_allow(spatial, devices):
     error = difference(found.float(), wanted)
     assert 1e-6 < error < 3e-3  # ten roundings to 11 bits
     assert torch.equal(found[..., :3], state[..., :3].half())
+
+
+@pytest.mark.parametrize(
+    ("spatial", "channels", "hidden"),
+    [
+        ((37, 50), 16, 64),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ((64, 66), 16, 64), ((30, 22), 16, 64), ((61, 31), 16, 64), ((1, 40), 16, 64),
+                ((5, 1), 16, 64), ((2, 2), 16, 64), ((1, 1), 16, 64), ((3, 70), 13, 37),
+                ((33, 20), 16, 80),
+            ]
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "architecture", [TENSOR_CORES, pytest.param(TURING, marks=pytest.mark.slow)]
+)
+def test_without_lists_every_bit_is_the_same(spatial, channels, hidden, architecture, devices):
+    """Crops of two samples; blocks that overlap, that lie across the level's end and beyond it."""
+    device = devices[architecture]
+    state, weights = make(spatial, channels, 3, hidden, 2)
+    origin = (1000, 7, 3, 2**32 - 5)
+    dense = dense_schedule(cuda_level.configuration_of(weights, "half"))
+    assert dense is not None
+    for rate in (0.5, 1.0, 0.05):
+        wanted, _ = torch_engine.forward(
+            state, weights, 5, FireDraws(rate, SEED, LEVEL, origin), False
+        )
+        listed = run_forward(device, state, weights, "half", 5, 2, rate=rate, origin=origin)
+        for fused in (1, 2):
+            found = run_forward(
+                device, state, weights, "half", 5, fused, rate=rate, origin=origin, schedule=dense
+            )
+            assert torch.equal(found, listed)
+        assert 1e-6 < difference(found.float(), wanted) < 3e-3
+
+
+@pytest.mark.parametrize("bytes_a_label", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_without_lists_labels_and_lost_cells_are_the_same(bytes_a_label, devices):
+    """Each cell is counted once, those of overlapping blocks too; ties and NaN as with lists."""
+    state, weights = make((37, 50), 16, 3, 64, 2)
+    state[0, 5, 7, 4] = float("nan")
+    state[1, 30:36, 44:, 9] = float("inf")
+    draws = FireDraws(0.5, SEED, LEVEL, (5, 6, 7, 8))
+    results = []
+    for schedule in (None, dense_schedule(Configuration(2, 16, 3, 64, "half"))):
+        run = cuda_level.LevelLaunches(
+            devices[TENSOR_CORES], weights, "half", False, shape=(37, 50), batch=2, draws=draws,
+            schedule=schedule,
+        )  # fmt: skip
+        for fused, label_bytes in itertools.product((1, 2), (0, bytes_a_label)):
+            kind = {0: torch.float16, 1: torch.uint8, 2: torch.int16}[label_bytes]
+            out = torch.full((2, 37, 50, *((16,) * (label_bytes == 0))), 77, dtype=kind)
+            counter = torch.zeros(1, dtype=torch.int64)
+            run.forward(
+                state.half(), out, 3, fused, label_bytes=label_bytes, logits=5, background=True,
+                counter=counter.data_ptr(), counted=(4, 36),
+            )  # fmt: skip
+            results.append((out, int(counter)))
+    for (out, count), (wanted, wanted_count) in zip(results[4:], results[:4], strict=True):
+        assert torch.equal(out.nan_to_num(), wanted.nan_to_num())
+        assert torch.equal(out.isnan(), wanted.isnan())
+        assert count == wanted_count > 36
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0])
@@ -593,7 +661,7 @@ def test_tiles_for_two_blocks_leave_the_systems_memory(architecture):
         def shared(tile, warps, room=room):
             return room if tile == (32, 16, 1) else 1
 
-        layout = _choose(2, architecture, shared, (4,))
+        layout = _choose(_TILES[2], architecture, shared, (4,))
         assert (layout.shared == room) == (room == 1 or 2 * (room + system) <= whole)
 
 
