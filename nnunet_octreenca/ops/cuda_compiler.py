@@ -233,7 +233,7 @@ def compile_program(name: str, source: str, architecture: int, number: int = 0) 
     found = find_nvrtc(number)
     if found is None:
         raise CudaError(f"there is no NVRTC number {number}")
-    key = cache_key(source, _headers(), options(architecture), found.identity)
+    key = cache_key(source, device_sources(), options(architecture), found.identity)
     entry = cache_folder() / f"{key}.cubin"
     cached = read_entry(entry)
     if cached is not None:
@@ -273,7 +273,9 @@ class _Compiling(Thread):
 
     def __init__(self, compiler: Compiler, source: str, name: str, architecture: int) -> None:
         super().__init__(name="nvrtc", daemon=True)
-        self._compile = partial(compiler.compile, source, name, _headers(), options(architecture))
+        self._compile = partial(
+            compiler.compile, source, name, device_sources(), options(architecture)
+        )
         self.cubin = b""
         self.error: Exception | None = None
         self.start()
@@ -285,7 +287,8 @@ class _Compiling(Thread):
             self.error = error
 
 
-def _headers() -> list[tuple[str, str]]:
+def device_sources() -> list[tuple[str, str]]:
+    """Names and texts of the files that a source may include."""
     module = cuda_module()
     assert module is not None
     return [*sorted(module.sources().items()), ("cstdint", _CSTDINT)]

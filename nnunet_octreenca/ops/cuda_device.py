@@ -2,8 +2,9 @@
 
 import itertools
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Protocol
 
 import torch
@@ -32,10 +33,23 @@ class LoadedProgram(Protocol):
         """Blocks of the kernel that the whole device holds at a time."""
 
 
+class Clock(Protocol):
+    """Times work on a device."""
+
+    identity: str  # what times depend on: the GPU, its compute capability, its driver
+
+    def is_free(self) -> bool:
+        """Whether work can be timed now."""
+
+    def milliseconds(self, before: Callable[[], object], work: Callable[[], object]) -> float:
+        """What `work` takes on the device."""
+
+
 class Device(Protocol):
     """Where programs run. The tests have one that is no GPU."""
 
     architecture: int  # what is compiled for; 90 for compute capability 9.0
+    clock: Clock | None
 
     def load(
         self, configuration: Configuration, backward: bool, schedule: Schedule | None = None
@@ -107,6 +121,37 @@ def driver_error(error: Exception, what: str) -> Exception:
     return CudaError(f"{what}: {error}")
 
 
+class GpuClock:
+    """CUDA events on PyTorch's current stream."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def is_free(self) -> bool:
+        """Not while a CUDA graph is captured: then nothing runs."""
+        return not torch.cuda.is_current_stream_capturing()
+
+    def milliseconds(self, before: Callable[[], object], work: Callable[[], object]) -> float:
+        """What `work` takes on the GPU.
+
+        Args:
+            before: keeps the GPU busy while `work` is launched, so that launching is not timed.
+        """
+        event = partial(torch.cuda.Event, enable_timing=True)
+        begin, end = event(), event()
+        before()
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+
+def _driver_version() -> str:
+    version = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return "unknown" if version is None else str(version())
+
+
 class Gpu:
     """One GPU of this process.
 
@@ -123,6 +168,11 @@ class Gpu:
         properties = torch.cuda.get_device_properties(index)
         self.multiprocessors = properties.multi_processor_count
         self.architecture = best_architecture(10 * properties.major + properties.minor)
+        capability = f"{properties.major}.{properties.minor}"
+        self.clock: Clock | None = GpuClock(
+            f"{properties.name}, {capability}, {self.multiprocessors} multiprocessors, "
+            f"driver {_driver_version()}"
+        )
         self._driver = load_driver()
         self._compiler = 0  # the first whose images the driver loads
         self._programs: dict[tuple[Configuration, bool, Schedule | None], GpuProgram] = {}

@@ -9,6 +9,7 @@ from torch import Tensor
 from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import cuda_device
 from nnunet_octreenca.ops.automaton import Automaton, Part
+from nnunet_octreenca.ops.cuda_cells import schedule_for
 from nnunet_octreenca.ops.cuda_inputs import aligned, check_octree
 from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid
 from nnunet_octreenca.ops.cuda_program import arguments, single_precision
@@ -107,6 +108,7 @@ def run_levels(
     rest = (0,) * (automaton.dimension - 1)
     current: Tensor | None = None
     with cuda_device.current(pyramid[0]):
+        schedule = schedule_for(device, automaton.weights[0], kind, automaton.fire_rate)
         while pyramid:
             number, origin = part.finest + len(pyramid) - 1, part.origins[len(pyramid) - 1]
             image = pyramid.pop().contiguous()
@@ -122,6 +124,7 @@ def run_levels(
                 shape=shape,
                 batch=batch,
                 draws=FireDraws(automaton.fire_rate, seed, number, (origin, *rest) * batch),
+                schedule=schedule,
             )
             current = torch.empty(
                 (batch, *shape, run.configuration.padded),

@@ -11,6 +11,7 @@ ENGINE_VARIABLE = "OCTREENCA_ENGINE"
 KERNELS_VARIABLE = "OCTREENCA_CPU_KERNELS"
 MULTIPLY_VARIABLE = "OCTREENCA_MULTIPLY"
 STATE_VARIABLE = "OCTREENCA_STATE"
+CELLS_VARIABLE = "OCTREENCA_CUDA_CELLS"
 
 
 @cache
@@ -98,6 +99,21 @@ def cpu_kernels() -> str:
             f"{', '.join(names)}"
         )
     return wanted or names[0]
+
+
+def wanted_cells() -> str:
+    """Which kernels `OCTREENCA_CUDA_CELLS` names: "lists", "dense" or "measured" (also if unset).
+
+    Raises:
+        EnvironmentMismatchError: it names none.
+    """
+    wanted = os.environ.get(CELLS_VARIABLE, "") or "measured"
+    if wanted not in ("lists", "dense", "measured"):
+        raise EnvironmentMismatchError(
+            f"{CELLS_VARIABLE} is {wanted!r}; it can be 'lists' (cells that fire), 'dense' (every "
+            f"cell) or 'measured' (the faster of the two on this GPU)"
+        )
+    return wanted
 
 
 def precision(multiply: str | None = None, state: str | None = None) -> tuple[str, str]:

@@ -27,7 +27,7 @@ def device_without_kernels():
             resident_blocks=lambda kernel: RESIDENT,
         )
 
-    return SimpleNamespace(architecture=90, load=load)
+    return SimpleNamespace(architecture=90, load=load, clock=None)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+from nnunet_octreenca.ops.cuda_device import Clock
 from nnunet_octreenca.ops.cuda_program import Configuration, Program, Schedule, program
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +38,7 @@ class HostDevice:
     def __init__(self, folder: Path, architecture: int = 90, blocks: int = 3) -> None:
         self.folder = folder
         self.architecture = architecture
+        self.clock: Clock | None = None
         self._blocks = blocks
         self._programs: dict[tuple[Configuration, bool, Schedule | None], HostProgram] = {}
         self._lock = threading.Lock()
