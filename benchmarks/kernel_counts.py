@@ -6,6 +6,7 @@
 NVRTC compiles each rung; `nvdisasm` (of the CUDA toolkit or of triton's package) disassembles it.
 Counted is the shortest way once round two loops: the one that takes 16 fired cells (or as many as
 `cells` says) through perceive and update, and the one that lists them and copies those that rest.
+Without lists there is one loop, whose cells need not fire.
 Counted are instructions, those of them for the tensor cores, and passes of the pipe that shared
 memory and cache share (128 bytes a clock and multiprocessor). A read or write of 4, 8 or 16 bytes a
 lane takes 1, 2 or 4 passes at least; reads of states in shared memory that meet in a bank take
@@ -245,7 +246,9 @@ def count(rung: Rung, dimension: int, architecture: int) -> dict[str, Any]:
         code = subprocess.run(
             [disassembler(), "-c", file.name], capture_output=True, text=True, check=True
         ).stdout
-    factor = conflicts(schedule.by_bank, 4 if precision == "half" else 2)
+    factor = 1.0  # cells side by side
+    if not schedule.dense:
+        factor = conflicts(schedule.by_bank, 4 if precision == "half" else 2)
     blocks = blocks_of(code, kernel)
     width = ".64" if precision == "half" else ".128"
     work = ("HMMA", f"LDS{width}")

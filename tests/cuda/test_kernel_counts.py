@@ -77,5 +77,12 @@ def test_every_rung_spills_nothing_and_passes_fall():
         ]
         assert each == sorted(each, reverse=True)
         assert each[-1] < 0.6 * each[0]
+    # For 32 cells of which half fire, with lists and without.
+    lists, dense = (by_number[number] for number in (10, 15))
+    listed = lists["chunk_of_step_1"]["passes"] / 2
+    listed += lists["list_of_step_1"]["passes_without_conflicts"]
+    assert dense["chunk_of_step_1"]["cells"] == lists["chunk_of_step_1"]["cells"] == 32
+    assert dense["chunk_of_step_1"]["passes"] < 0.75 * listed
+    assert dense["warps_resident"] == lists["warps_resident"]
     split, rounded = (by_number[n]["chunk_of_step_1"]["instructions"] for n in (14, 13))
     assert split < 0.8 * rounded
