@@ -45,6 +45,12 @@ In float32:
    3-D this spills registers: the engine does it in 2-D only.
 14 A factor's two parts by a mask and a subtraction, where rounding takes seven instructions.
 
+In float16 again, chosen per GPU by measurement (ops/cuda_cells.py):
+
+15 No lists: every cell, 8 x 4 at a time, and those that rest keep their state. A row that is read
+   serves the three rows around it, 18 reads where rung 10 has 36, and there are registers for the
+   taps. Twice the work for the tensor cores where half of the cells fire.
+
 How a level's states are entered from its image and its parents is timed apart: at first a thread
 had a cell (enter_1.cuh), with seven divisions of 64 bits and stores of 8 bytes, 32 apart.
 
@@ -74,6 +80,10 @@ class Rung(NamedTuple):
     precision: str | None
     fused: int
     schedule: Schedule = Schedule()
+
+    def exists(self, dimension: int) -> bool:
+        """Without lists in 2-D only."""
+        return dimension == 2 or not self.schedule.dense
 
     def steps(self, dimension: int) -> int:
         """A launch: after rung 5, which tries it, one in 3-D, as in the engine."""

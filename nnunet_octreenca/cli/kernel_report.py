@@ -34,15 +34,25 @@ def architecture_of(name: str) -> int:
 
 
 def programs(architecture: int, networks: Iterable[Network] = NETWORKS) -> Iterator[Any]:
-    """(configuration, backward, program) of everything that is run on an architecture."""
-    from nnunet_octreenca.ops.cuda_program import Configuration, DoesNotFitError, program
+    """(configuration, name of the pass, program) of everything that is run on an architecture."""
+    from nnunet_octreenca.ops.cuda_program import (
+        Configuration,
+        DoesNotFitError,
+        dense_schedule,
+        program,
+    )
 
     single = "tf32" if architecture >= 80 else "plain"
     for network in networks:
         for precision, backward in (("half", False), (single, False), (single, True)):
             configuration = Configuration(*network, precision)
+            dense = None if backward else dense_schedule(configuration)
             try:
-                yield configuration, backward, program(configuration, architecture, backward)
+                name = "training" if backward else "inference"
+                yield configuration, name, program(configuration, architecture, backward)
+                if dense is not None:
+                    name = "inference, every cell"
+                    yield configuration, name, program(configuration, architecture, False, dense)
             except DoesNotFitError:  # such a network runs in PyTorch there
                 continue
 
@@ -59,7 +69,7 @@ def compile_kernels(architecture: int, networks: Iterable[Network] = NETWORKS) -
     from nnunet_octreenca.ops.cuda_compiler import compile_uncached
 
     rows = []
-    for configuration, backward, wanted in programs(architecture, networks):
+    for configuration, name, wanted in programs(architecture, networks):
         begun = time.perf_counter()
         cubin = compile_uncached(wanted.name, wanted.source, architecture)
         seconds = time.perf_counter() - begun
@@ -75,7 +85,7 @@ def compile_kernels(architecture: int, networks: Iterable[Network] = NETWORKS) -
                     "input_channels": configuration.inputs,
                     "hidden": configuration.hidden,
                     "precision": configuration.precision,
-                    "pass": "training" if backward else "inference",
+                    "pass": name,
                     "kernel": kernel,
                     "threads": launch.threads,
                     "registers": figures[kernel].registers,

@@ -85,6 +85,8 @@ def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, ca
             assert row["stack_bytes"] == 0, row
         assert row["stack_bytes"] <= 512, row
         half = row["precision"] == "half" and row["channels"] == 16
+        if row["pass"] == "inference, every cell" and row["architecture"] in ("sm_100", "sm_120"):
+            continue  # two blocks: with three, registers are spilled
         if half and row["kernel"] == "forward_1" and row["architecture"] != "sm_120":
             # Three blocks of 128 threads a multiprocessor with its 65,536 registers.
             assert row["registers"] <= 168, row
@@ -97,6 +99,7 @@ def test_the_main_kernels_spill_nothing():
         "backward_perceive", "reduce",
     }  # fmt: skip
     assert all(row["stack_bytes"] == 0 for row in rows)
+    assert {row["pass"] for row in rows} == {"inference", "inference, every cell", "training"}
     half = next(r for r in rows if r["kernel"] == "forward_1" and r["precision"] == "half")
     assert 64 < half["registers"] <= 168
     assert half["shared_bytes"] == (34 * 18) * 32 + 18 * 8 + (34 * 18 + 256) * 2

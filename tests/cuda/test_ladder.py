@@ -30,6 +30,8 @@ def test_rungs_agree(spatial, tmp_path):
     wanted, _ = torch_engine.forward(state, weights, 4, draws, False)
     device = HostDevice(tmp_path)
     for rung in RUNGS:
+        if not rung.exists(len(spatial)):
+            continue
         precision = rung.precision or "plain"
         run = rung.level(device, weights, shape=spatial, batch=2, draws=draws)
         current = state.to(torch.float16 if precision == "half" else torch.float32)
