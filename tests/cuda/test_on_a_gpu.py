@@ -17,12 +17,15 @@ from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, o
 from nnunet_octreenca.ops import (
     FireDraws,
     StepWeights,
+    cuda_cells,
     cuda_engine,
     cuda_level,
     cuda_octree,
     nca_steps,
     torch_engine,
 )
+from nnunet_octreenca.ops.cuda_compiler import CACHE_VARIABLE
+from nnunet_octreenca.ops.cuda_program import dense_schedule
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE
 
 if not torch.cuda.is_available():
@@ -80,6 +83,8 @@ def test_every_rung_of_the_ladder_equals_pytorch(rung, spatial):
     device = cuda_engine.cuda_device.device_of(weights.hidden_weight)
     if (rung.precision or "").startswith("tf32") and device.architecture < 80:
         pytest.skip("no TF32 before compute capability 8.0")
+    if not rung.exists(len(spatial)):
+        pytest.skip("in 2-D only")
     run = rung.level(device, weights, shape=spatial, batch=2, draws=draws)
     current = state.cuda().to(torch.float16 if rung.precision == "half" else torch.float32)
     for step in range(0, 4, rung.steps(len(spatial))):
@@ -88,6 +93,52 @@ def test_every_rung_of_the_ladder_equals_pytorch(rung, spatial):
         current = target
     error = difference(current.float().cpu(), wanted)
     assert error < (3e-3 if rung.precision == "half" else STATE)
+
+
+@pytest.mark.parametrize("spatial", [(301, 257), (37, 50), (1, 40), (2, 2)], ids=str)
+@pytest.mark.parametrize("rate", [0.5, 1.0, 0.05])
+def test_without_lists_every_bit_is_the_same(spatial, rate):
+    state, weights = make(spatial, 16, 3, 64, 2)
+    weights = on_gpu(weights)
+    device = cuda_engine.cuda_device.device_of(weights.hidden_weight)
+    draws = FireDraws(rate, SEED, LEVEL, [3] * 4)
+    results = []
+    for schedule in (None, dense_schedule(cuda_level.configuration_of(weights, "half"))):
+        run = cuda_level.LevelLaunches(
+            device, weights, "half", False, shape=spatial, batch=2, draws=draws, schedule=schedule
+        )
+        for fused in (1, 2):
+            current = state.cuda().half()
+            for step in range(0, 4, fused):
+                target = torch.full_like(current, float("nan"))
+                run.forward(current, target, step, fused)
+                current = target
+            results.append(current)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_both_kernels_are_timed(monkeypatch, tmp_path):
+    """They give the same bits, times are positive, and the choice is the faster one's."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cuda_cells, "_chosen", {})
+    _, weights = make((1, 1), 16, 3, 64, 1)
+    weights = on_gpu(weights)
+    device = cuda_engine.cuda_device.device_of(weights.hidden_weight)
+    dense = dense_schedule(cuda_level.configuration_of(weights, "half"))
+    seen = []
+
+    def measure(*given):
+        seen.append(measured(*given))
+        return seen[-1]
+
+    measured = cuda_cells.measure
+    monkeypatch.setattr(cuda_cells, "measure", measure)
+    chosen = cuda_cells.schedule_for(device, weights, "half", 0.5)
+    ((lists, every, same_bits),) = seen
+    assert same_bits
+    assert min(lists, every) > 0
+    assert chosen == (dense if every <= cuda_cells.GAIN * lists else None)
+    assert len(list(tmp_path.glob("*.cells"))) == 1
 
 
 SHAPES = [(37, 50), (301, 257), (1, 40), (9, 1), (6, 13, 10), (33, 20, 71)]
@@ -230,7 +281,7 @@ def test_torch_compile():
 SANITIZED = """\
 import torch
 from helpers.oracle import make
-from nnunet_octreenca.ops import FireDraws, StepWeights, cuda_engine, cuda_level
+from nnunet_octreenca.ops import FireDraws, StepWeights, cuda_cells, cuda_engine, cuda_level
 for spatial in ((37, 50), (7, 8, 9)):
     state, weights = make(spatial, 16, 3, 64, 2)
     weights = StepWeights(*(weight.cuda() for weight in weights))
@@ -238,9 +289,12 @@ for spatial in ((37, 50), (7, 8, 9)):
     out, kept = cuda_engine.forward(state.cuda(), weights, 2, draws, True)
     cuda_engine.backward(out, out, kept, weights, draws)
     device = cuda_engine.cuda_device.device_of(out)
-    for kind, name in ((torch.float16, "half"), (torch.float32, "tf32")):
+    every = cuda_cells.dense_schedule(cuda_level.configuration_of(weights, "half"))
+    for kind, name, schedule in (
+        (torch.float16, "half", None), (torch.float32, "tf32", None), (torch.float16, "half", every)
+    ):
         run = cuda_level.LevelLaunches(
-            device, weights, name, False, shape=spatial, batch=2, draws=draws)
+            device, weights, name, False, shape=spatial, batch=2, draws=draws, schedule=schedule)
         a = state.to("cuda", kind)
         run.forward(a, torch.empty_like(a), 0, 2)
 torch.cuda.synchronize()
