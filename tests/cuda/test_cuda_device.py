@@ -60,7 +60,7 @@ def gpu(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(
         torch.cuda,
         "get_device_properties",
-        lambda index: SimpleNamespace(multi_processor_count=132, major=9, minor=0),
+        lambda index: SimpleNamespace(name="H", multi_processor_count=132, major=9, minor=0),
     )
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=0))
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
@@ -70,6 +70,15 @@ def gpu(fake, monkeypatch, tmp_path):
     yield cuda_device.gpu(0)
     for cache in caches:
         cache.cache_clear()
+
+
+def test_what_times_depend_on(gpu, monkeypatch):
+    """A choice that was measured with another driver does not count."""
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12040, raising=False)
+    identity = cuda_device.Gpu(0).clock.identity
+    assert identity == "H, 9.0, 132 multiprocessors, driver 12040"
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000)
+    assert cuda_device.Gpu(0).clock.identity != identity
 
 
 def test_kernels_start(gpu):
