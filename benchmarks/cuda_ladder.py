@@ -55,8 +55,8 @@ How a level's states are entered from its image and its parents is timed apart: 
 had a cell (enter_1.cuh), with seven divisions of 64 bits and stores of 8 bytes, 32 apart.
 
 Counted and left out: four steps a launch (the halo eats what they save), `wgmma` (weights and sums
-would pass through shared memory), TMA (the copies of rung 6 are hidden already), in float32 an accumulator of its own for the small
-terms and tiles of 16 x 16 (docs/explanation/engines.md).
+would pass through shared memory), TMA (the copies of rung 6 are hidden already), in float32 an
+accumulator of its own for the small terms and tiles of 16 x 16 (docs/explanation/engines.md).
 """
 
 from pathlib import Path

@@ -326,6 +326,7 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
         "from helpers.host_device import HostDevice\n"
         "from helpers.oracle import make\n"
         "from nnunet_octreenca.ops import FireDraws, cuda_engine, cuda_level\n"
+        "from nnunet_octreenca.ops.cuda_program import dense_schedule\n"
         "device = HostDevice(Path(sys.argv[1]), 90)\n"
         "results = []\n"
         "for spatial in ((37, 50), (9, 10, 11)):\n"
@@ -334,9 +335,11 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
         "    out, kept = cuda_engine.forward(state, weights, 4, draws, True, device=device)\n"
         "    grad, grads = cuda_engine.backward(state, out, kept, weights, draws, device=device)\n"
         "    results += [out, grad, *grads]\n"
-        "    for precision, kind in (('half', torch.float16), ('tf32', torch.float32)):\n"
-        "        run = cuda_level.LevelLaunches(\n"
-        "            device, weights, precision, False, shape=spatial, batch=2, draws=draws)\n"
+        "    every = dense_schedule(cuda_level.configuration_of(weights, 'half'))\n"
+        "    for precision, kind, schedule in (('half', torch.float16, None),\n"
+        "            ('tf32', torch.float32, None), ('half', torch.float16, every)):\n"
+        "        run = cuda_level.LevelLaunches(device, weights, precision, False,\n"
+        "            shape=spatial, batch=2, draws=draws, schedule=schedule)\n"
         "        target = torch.empty_like(state, dtype=kind)\n"
         "        run.forward(state.to(kind), target, 0, 2)\n"
         "        results.append(target)\n"
@@ -350,7 +353,7 @@ def test_the_order_of_the_threads_changes_no_bit(tmp_path):
             check=True,
         )
     one, other = (torch.load(tmp_path / f"{order}.pt") for order in ("forward", "reverse"))
-    assert len(one) == 18
+    assert len(one) == 20
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
