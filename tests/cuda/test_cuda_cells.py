@@ -152,9 +152,11 @@ def test_the_variable_decides_alone(choose, device, monkeypatch):
         monkeypatch.setenv(CELLS_VARIABLE, wanted)
         assert choose(MadeUpClock([])) == schedule
     monkeypatch.setenv(CELLS_VARIABLE, "dense")
-    for shape, channels, precision in (((1, 1), 16, "tf32"), ((1, 1), 20, "half"),
-                                       ((1, 1, 1), 16, "half")):  # fmt: skip
-        _, weights = make(shape, channels, 1, 64, 1)
+    for shape, channels, n_in, precision in (
+        ((1, 1), 16, 1, "tf32"), ((1, 1), 20, 1, "half"), ((1, 1), 16, 0, "half"),
+        ((1, 1, 1), 16, 1, "half"),
+    ):  # fmt: skip
+        _, weights = make(shape, channels, n_in, 64, 1)
         assert cuda_cells.schedule_for(device, weights, precision, 0.5) is None
     monkeypatch.setenv(CELLS_VARIABLE, "masked")
     with pytest.raises(EnvironmentMismatchError, match=r"OCTREENCA_CUDA_CELLS is 'masked'.*dense"):
