@@ -19,7 +19,9 @@ from nnunet_octreenca.locks import LOCK_NAME, FolderLock, is_locked
 # Imports what the module needs and nothing of torch, so that a process starts at once.
 _HOLDER = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us with &
+# Ignored where a shell started us with &, or nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+getattr(signal, "SIGHUP", None) and signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from nnunet_octreenca.locks import FolderLock
 with FolderLock(sys.argv[1], "training"):
     print("held", flush=True)

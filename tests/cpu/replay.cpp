@@ -141,7 +141,7 @@ void replay_steps(Reader& from, int number) {
         std::vector<float> gradient = grad_out, grads[5];
         for (int i = 0; i < 5; ++i) grads[i].assign(weights.arrays[i].size(), 0.0f);
         steps_backward<float>(
-            weights.raw(), shape, batch, out.data(), log.data(), gradient.data(), steps, draws,
+            weights.raw(), shape, batch, out.data(), log.data(), true, gradient.data(), steps, draws,
             origins,
             {grads[0].data(), grads[1].data(), grads[2].data(), grads[3].data(), grads[4].data()},
             options);

@@ -44,7 +44,7 @@ def test_memory_target_crops(nnunet):
     """A fiftieth of a gibibyte does not hold three whole images."""
     output = nnunet.run(
         "nnunet_octreenca",
-        *("extend_plans", "-d", 901, "-gpu_memory_target", 0.02),
+        *("extend_plans", "-d", 901, "--preset", "paper", "-gpu_memory_target", 0.02),
         *("-overwrite_plans_name", "SmallPlans"),
     ).output
     small, whole = (

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_octreenca.training import learning_rate
+
 pytestmark = pytest.mark.slow
 
 EPOCHS = 12
@@ -50,7 +52,18 @@ def test_kill_and_continue(nnunet):
     assert final["current_epoch"] == EPOCHS
     assert final["octreenca_weight_average"]["updates"] == 3 * EPOCHS
     rates = final["logging"]["lrs"]
-    expected = [1.6e-3 * (1 - epoch / EPOCHS) ** 0.9 for epoch in range(EPOCHS)]
+    expected = [
+        learning_rate(
+            epoch / EPOCHS,
+            initial_lr=4e-3,
+            lr_schedule="poly",
+            num_epochs=EPOCHS,
+            poly_exponent=0.9,
+            lr_decay=1.0,
+            warm_up=0.05,
+        )
+        for epoch in range(EPOCHS)
+    ]
     assert rates == pytest.approx(expected)
     logs = sorted((fold / "fold_0").glob("training_log_*.txt"))
     epochs = [int(n) for n in re.findall(r"Epoch (\d+) \n", logs[-1].read_text())]

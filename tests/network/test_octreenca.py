@@ -221,7 +221,8 @@ def test_compiled_equals_eager():
     for grad, wanted in zip(
         torch.autograd.grad(traced.square().sum(), network.parameters()), expected, strict=True
     ):
-        assert torch.equal(grad, wanted)
+        # Without compilation, one call goes through all levels and adds up in another order.
+        torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
