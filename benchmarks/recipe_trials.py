@@ -315,24 +315,10 @@ class TrialTrainer(OctreeNCATrainer):
         crop, origins = self.settings.crop, None
         if crop is not None:
             each = target.repeat_interleave(self.trial.crops, 0)
-            oversample = self.oversample_foreground_percent
-            if len(each) == 1:  # nnU-Net rounds to none
-                oversample = float(self.iteration % round(1 / oversample) == 0)
             generator = torch.Generator().manual_seed(seed)
-            origins = crop_origins(each, crop.shape, oversample, generator)
-        self._set_learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+            origins = crop_origins(each, crop.shape, self.oversample_foreground_percent, generator)
         assert isinstance(self.loss, TrialLoss)
         self.loss.network = [self.bare_network]
+        self._set_learning_rate()
         loss = self.loss(self.network(data, seed=seed, crop=crop, origins=origins), target)
-        loss.backward()
-        parameters = list(self.network.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(
-            parameters, self.settings.gradient_clip or float("inf")
-        )
-        self.iteration += 1
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            assert self.average is not None
-            self.average.update(self.bare_network)
-        return {"loss": loss.detach().numpy()}
+        return self.take_step(loss, batch)

@@ -303,8 +303,16 @@ class OctreeNCATrainer(nnUNetTrainer):
             )
             target = cut(target, crop.shape, origins)
         self._set_learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.network(data, seed=seed, crop=crop, origins=origins), target)
+        return self.take_step(loss, batch)
+
+    def take_step(self, loss: Tensor, batch: dict) -> dict:
+        """Change the weights and their average by a loss, unless it or a gradient is not finite.
+
+        Raises:
+            TrainingError: too many non-finite steps in a row.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = list(self.network.parameters())
         norm = torch.nn.utils.clip_grad_norm_(

@@ -53,9 +53,18 @@ def validated(batch):
     return {"loss": np.float32(1), **counts}
 
 
+def epoch_ends(trainer, step, now):
+    """Train with a step of the test's own; what its clock said at the end of every epoch."""
+    ends, end = [], trainer.on_epoch_end
+    trainer.train_step, trainer.validation_step = step, validated
+    trainer.on_epoch_end = lambda: (ends.append(now[0]), end())
+    trainer.run_training()
+    return ends
+
+
 def test_fast_epochs_last_a_fiftieth_of_the_budget(make_trainer, on_noise, monkeypatch):
     """A step of a second, a budget of 400: an epoch ends after 8 s, not after its five steps."""
-    now, ends, iterations = [0.0], [], []
+    now, iterations = [0.0], []
     monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
     monkeypatch.setenv(MINUTES_VARIABLE, str(400 / 60))
     trainer = on_noise(make_trainer(trainer="OctreeNCATrainerTimeBudget"))
@@ -66,11 +75,7 @@ def test_fast_epochs_last_a_fiftieth_of_the_budget(make_trainer, on_noise, monke
         trainer.iteration += 1
         return {"loss": np.float32(1)}
 
-    trainer.train_step = step
-    trainer.validation_step = validated
-    end = trainer.on_epoch_end
-    trainer.on_epoch_end = lambda: (ends.append(now[0]), end())
-    trainer.run_training()
+    ends = epoch_ends(trainer, step, now)
     assert {after - before for before, after in pairwise([0.0, *ends[:-1]])} <= {8, 9}
     assert ends[-1] == 400
     # No seed of the fire draws is used twice.
@@ -79,7 +84,7 @@ def test_fast_epochs_last_a_fiftieth_of_the_budget(make_trainer, on_noise, monke
 
 def test_slow_epochs_have_their_iterations(make_trainer, on_noise, monkeypatch):
     """A step of 100 s, a budget of 1,100: one epoch of five steps, another, and the rest."""
-    now, ends = [0.0], []
+    now = [0.0]
     monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
     monkeypatch.setenv(MINUTES_VARIABLE, str(1100 / 60))
     trainer = on_noise(make_trainer(trainer="OctreeNCATrainerTimeBudget"))
@@ -88,11 +93,7 @@ def test_slow_epochs_have_their_iterations(make_trainer, on_noise, monkeypatch):
         now[0] += 100
         return {"loss": np.float32(1)}
 
-    trainer.train_step = step
-    trainer.validation_step = validated
-    end = trainer.on_epoch_end
-    trainer.on_epoch_end = lambda: (ends.append(now[0]), end())
-    trainer.run_training()
+    ends = epoch_ends(trainer, step, now)
     assert ends == [500.0, 1000.0, 1100.0]
 
 
