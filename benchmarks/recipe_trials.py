@@ -18,6 +18,7 @@ from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, upsample, windows
 from nnunet_octreenca.ops import nca_steps_channels_last
+from nnunet_octreenca.planning.settings import Settings
 from nnunet_octreenca.training import crop_origins
 
 SMOOTH = 1e-5  # of the Dice quotient
@@ -30,7 +31,6 @@ class Trial:
     Attributes:
         channels: of the levels' cells, finest first, the last for all coarser levels; hidden
             channels pass a linear map on their way to the next level. None: the plans' on all.
-        loss_on_levels: weight of level l + 1's loss relative to level l's, against averaged truth.
         softmax: cross-entropy and Dice of a softmax with the background's logit at 0, instead of
             sigmoids.
         optimizer: "adam" or "adamw".
@@ -43,7 +43,6 @@ class Trial:
     """
 
     channels: tuple[int, ...] | None = None
-    loss_on_levels: float = 0.0
     softmax: bool = False
     optimizer: str = "adam"
     schedule: str = "plans"
@@ -97,8 +96,9 @@ class TrialNetwork(OctreeNCA):
         seed: int | None = None,
         crop: Crop | None = None,
         origins: Any = None,
+        every_level: bool = False,
     ) -> Any:
-        """OctreeNCA's; in training with a loss on every level, the logits of all levels."""
+        """OctreeNCA's, with several crops of a sample."""
         image = self._checked(image)
         seed = self.seed if seed is None else seed
         samples = len(image)
@@ -112,11 +112,19 @@ class TrialNetwork(OctreeNCA):
             else:  # one window for all crops of a sample
                 whole = self.boxes[level]
                 self.boxes[level] = Window(whole.shape, whole.origins[::repeats])
-        return self._descend(images, self.boxes, seed)
+        heads = self._descend(images, self.boxes, seed, every_level=every_level)
+        return heads if every_level else heads[0]
 
-    def _descend(self, images: Any, boxes: Any, seed: int, non_finite: Any = None) -> Any:
+    def _descend(
+        self,
+        images: Any,
+        boxes: Any,
+        seed: int,
+        *,
+        every_level: bool = False,
+        non_finite: Any = None,
+    ) -> list[Tensor]:
         state, logits = None, []
-        deep = self.training and self.trial.loss_on_levels
         rate = self.trial.predict_fire_rate
         fire_rate = self.fire_rate if self.training or rate is None else rate
         for level in reversed(range(len(self.steps))):
@@ -131,13 +139,9 @@ class TrialNetwork(OctreeNCA):
             )
             if non_finite is not None:
                 non_finite.add_state(level, state)
-            if deep or level == 0:
-                first = self.input_channels
-                heads = state[..., first : first + self.logits].movedim(-1, 1)
-                if self.constant_background:
-                    heads = torch.cat([torch.zeros_like(heads[:, :1]), heads], 1)
-                logits.append(heads.contiguous())
-        return logits[::-1] if deep else logits[-1]
+            if every_level or level == 0:
+                logits.append(self._heads(state))
+        return logits[::-1]
 
     def _steps(self, level: int, seed: int) -> int:
         spread = self.trial.random_steps
@@ -192,13 +196,14 @@ class TrialLoss(nn.Module):
 
     Args:
         trial: what is tried.
-        dice_weight: lambda.
+        settings: the plans'.
         batch_dice: Dice over the whole batch.
     """
 
-    def __init__(self, trial: Trial, dice_weight: float, batch_dice: bool) -> None:
+    def __init__(self, trial: Trial, settings: Settings, batch_dice: bool) -> None:
         super().__init__()
-        self.trial, self.dice_weight, self.batch_dice = trial, dice_weight, batch_dice
+        self.trial, self.batch_dice = trial, batch_dice
+        self.dice_weight, self.level_weight = settings.dice_weight, settings.loss_on_levels
         self.network: list[TrialNetwork] = []  # in a list, so that it is no part of the module
 
     def forward(self, heads: Any, target: Tensor) -> Tensor:
@@ -215,7 +220,7 @@ class TrialLoss(nn.Module):
             window = network.boxes[level]
             samples = _samples(len(window.origins), len(truth))
             cut = [truth[_box(window, number, sample)] for number, sample in enumerate(samples)]
-            weight = self.trial.loss_on_levels**level
+            weight = self.level_weight**level
             total = total + weight * self._of_level(logits.float(), torch.stack(cut))
             weights += weight
         return total / weights
@@ -271,7 +276,7 @@ class TrialTrainer(OctreeNCATrainer):
         if not self.trial.changes_network:
             return super()._build_loss()
         batch_dice = self.configuration_manager.batch_dice
-        return TrialLoss(self.trial, self.settings.dice_weight, batch_dice)
+        return TrialLoss(self.trial, self.settings, batch_dice)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Adam, or AdamW with the plans' weight decay."""
@@ -320,5 +325,6 @@ class TrialTrainer(OctreeNCATrainer):
         assert isinstance(self.loss, TrialLoss)
         self.loss.network = [self.bare_network]
         self._set_learning_rate()
-        loss = self.loss(self.network(data, seed=seed, crop=crop, origins=origins), target)
-        return self.take_step(loss, batch)
+        deep = self.settings.loss_on_levels > 0
+        heads = self.network(data, seed=seed, crop=crop, origins=origins, every_level=deep)
+        return self.take_step(self.loss(heads, target), batch)

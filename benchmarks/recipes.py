@@ -5,7 +5,7 @@
     python benchmarks/recipes.py --table --work FOLDER        # of what is finished there
     python benchmarks/recipes.py --list
 
-Every run trains fold 0 of a data set (recipe_data.py) with nnU-Net's loader and augmentation,
+Recipes can be joined: `--recipes "2 crops + softmax"`. Every run trains fold 0 of a data set (recipe_data.py) with nnU-Net's loader and augmentation,
 then validates its held-out cases whole. A recipe is a change of the plans that `extend_plans`
 writes, or one of the trials in recipe_trials.py, or stock nnU-Net. `--minutes` are on the clock of
 this machine with all its processors, `--processor_minutes` of processor time of the training
@@ -53,6 +53,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
     "crops of 30,000 cells": {"crop_cells": 30_000},
     "crops of 10,000 cells": {"crop_cells": 10_000},
+    "foreground 0.8": {"octreenca": {"oversample_foreground_percent": 0.8}},
+    "context 1024": {"patch_size": [1024, 1024]},
     "fire rate 1": {"arch_kwargs": {"fire_rate": 1.0}},
     "average 0.998": {"octreenca": {"ema_decay": 0.998}},
     "rate 1.6e-3": {"octreenca": {"initial_lr": 1.6e-3, "warm_up": 0.0}},
@@ -64,15 +66,28 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cosine": {"trial": {"schedule": "cosine"}},
     "2 crops": {"trial": {"crops": 2}},
     "softmax": {"trial": {"softmax": True}},
-    "loss on levels": {"trial": {"loss_on_levels": 0.5}},
+    "loss on levels": {"octreenca": {"loss_on_levels": 0.5}},
     "wide": {"trial": {"channels": [16, 24, 32, 48]}},
-    "wide, loss on levels": {"trial": {"channels": [16, 24, 32, 48], "loss_on_levels": 0.5}},
     "random steps": {"trial": {"random_steps": 3}},
     "predict at rate 1": {"trial": {"predict_fire_rate": 1.0}},
     "random start": {"trial": {"start_std": 0.01}},
     "mirrored only": {"trial": {"augmentation": "mirror"}},
     "mirrored, turned, scaled": {"trial": {"augmentation": "spatial"}},
 }
+
+
+def recipe_named(name: str) -> dict[str, Any]:
+    """One of RECIPES, or several joined: "2 crops + softmax"; what comes later wins.
+
+    Raises:
+        KeyError: one of them does not exist.
+    """
+    joined: dict[str, Any] = {}
+    for part in name.split(" + "):
+        for key, value in RECIPES[part].items():
+            before = joined.get(key)
+            joined[key] = {**before, **value} if isinstance(before, dict) else value
+    return joined
 
 
 def rows_of(work: Path) -> list[dict[str, Any]]:
@@ -146,7 +161,7 @@ def main() -> None:
         for name, recipe in RECIPES.items():
             print(f"{name:20} {json.dumps(recipe)}")
         return
-    unknown = [name for name in given.recipes if name not in RECIPES]
+    unknown = [part for name in given.recipes for part in name.split(" + ") if part not in RECIPES]
     if unknown:
         parser.error(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RECIPES)}")
     if not given.table:
@@ -175,17 +190,18 @@ def train(given: argparse.Namespace, budget: Budget, key: tuple[Any, ...]) -> No
     """One run in a process of its own; its line is added to rows.jsonl."""
     dataset, recipe, seed, _ = key
     name = "_".join(map(str, key))
+    change = recipe_named(recipe)
     plans = "nnUNetPlans"
-    if not RECIPES[recipe].get("stock"):
+    if not change.get("stock"):
         plans = f"OctreeNCA{re.sub('[^a-z0-9]', '', recipe)}Plans"
         extend = ["nnunet_octreenca", "extend_plans", "-d", str(DATA_SETS[dataset].number)]
-        extend += ["-overwrite_plans_name", plans, *RECIPES[recipe].get("extend", ())]
+        extend += ["-overwrite_plans_name", plans, *change.get("extend", ())]
         run(extend, given.work / "extend.log")
     spec = {
         "dataset": dataset,
         "plans": plans,
         "recipe": recipe,
-        "change": RECIPES[recipe],
+        "change": change,
         "seed": seed,
         "budget": [budget.unit, budget.amount],
         "threads": given.threads,

@@ -174,6 +174,8 @@ class OctreeNCASlideTrainer(OctreeNCATrainer):
             wrong = f"the octree's factors must be [2, 2], not {factors}"
         elif self.settings.crop is not None:
             wrong = "crop_shape must be null: every level has its own window already"
+        elif self.settings.loss_on_levels:
+            wrong = "loss_on_levels must be 0: a slide's truth is read for the finest level alone"
         elif schemes != {_NORMALIZATION}:
             wrong = f"the normalization must be {_NORMALIZATION}, not {', '.join(sorted(schemes))}"
         elif self.label_manager.has_regions:

@@ -5,6 +5,7 @@ Data loader, augmentation, oversampling, splits, logging and progress.png are nn
 
 import io
 import operator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,6 +33,7 @@ from nnunet_octreenca.integration.fold_folder import (
 from nnunet_octreenca.integration.nnunet_version import nnunet_version
 from nnunet_octreenca.integration.worker_pools import watched_pools
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.octree import Shape, windows
 from nnunet_octreenca.ops.fire import draw_key
 from nnunet_octreenca.planning import octreenca_settings
 from nnunet_octreenca.planning.plans_faults import configuration_faults
@@ -301,10 +303,26 @@ class OctreeNCATrainer(nnUNetTrainer):
             origins = crop_origins(
                 self._annotated(target), crop.shape, self.oversample_foreground_percent, generator
             )
-            target = cut(target, crop.shape, origins)
         self._set_learning_rate()
-        loss = self.loss(self.network(data, seed=seed, crop=crop, origins=origins), target)
-        return self.take_step(loss, batch)
+        return self.take_step(self._training_loss(data, target, seed, origins), batch)
+
+    def _training_loss(
+        self, data: Tensor, target: Tensor, seed: int, origins: Sequence[Shape] | None
+    ) -> Tensor:
+        """Of whole contexts, or of the crops that begin at `origins`."""
+        crop, weight = self.settings.crop, self.settings.loss_on_levels
+        if not weight:
+            if crop is not None and origins is not None:
+                target = cut(target, crop.shape, origins)
+            heads = self.network(data, seed=seed, crop=crop, origins=origins)
+            loss: Tensor = self.loss(heads, target)
+            return loss
+        factors = self.bare_network.factors
+        starts = origins or [(0,) * (target.ndim - 2)] * len(target)
+        boxes = windows(target.shape[2:], factors, crop, starts)
+        heads = self.network(data, seed=seed, crop=crop, origins=origins, every_level=True)
+        loss = self.loss.on_levels(heads, target, boxes, factors, weight)
+        return loss
 
     def take_step(self, loss: Tensor, batch: dict) -> dict:
         """Change the weights and their average by a loss, unless it or a gradient is not finite.

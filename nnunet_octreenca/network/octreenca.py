@@ -131,7 +131,8 @@ class OctreeNCA(nn.Module):
         seed: int | None = None,
         crop: Crop | None = None,
         origins: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
+        every_level: bool = False,
+    ) -> Tensor | list[Tensor]:
         """Logits of an image of any size.
 
         Args:
@@ -140,16 +141,18 @@ class OctreeNCA(nn.Module):
             seed: of the fire draws; `self.seed` if left out.
             crop: compute the finest levels on crops only (training); None computes all.
             origins: with `crop`, the first cell of each sample's crop on level 0.
+            every_level: logits of all levels, for a loss on each.
 
         Returns:
-            (N, num_classes, *spatial), with `crop` (N, num_classes, *crop shape).
+            (N, num_classes, *spatial), with `crop` (N, num_classes, *crop shape); with
+            `every_level` a list of such, of each level's window (`octree.windows`), finest first.
 
         Raises:
             InputError: the image has other channels or axes than the network.
         """
         image = self._checked(image)
         seed = self.seed if seed is None else seed
-        if crop is None and self._is_inference(image):
+        if crop is None and not every_level and self._is_inference(image):
             values = image.new_empty(image.shape[0], self.num_classes, *image.shape[2:])
             self._octree_engine().octree(image, self.automaton(), seed, values=values)
             return values
@@ -157,7 +160,9 @@ class OctreeNCA(nn.Module):
         if origins is None:
             origins = [(0,) * self.dimension] * batch
         boxes = windows(spatial, self.factors, crop, origins)
-        return self._descend(image_pyramid(image, self.factors), boxes, seed)
+        images = image_pyramid(image, self.factors)
+        heads = self._descend(images, boxes, seed, every_level=every_level)
+        return heads if every_level else heads[0]
 
     @torch.no_grad()
     def infer(self, image: Tensor, seed: int | None = None) -> Tensor:
@@ -187,7 +192,8 @@ class OctreeNCA(nn.Module):
         else:
             origins = [(0,) * self.dimension] * image.shape[0]
             boxes = windows(image.shape[2:], self.factors, None, origins)
-            values = self._descend(image_pyramid(image, self.factors), boxes, seed, non_finite)
+            images = image_pyramid(image, self.factors)
+            values = self._descend(images, boxes, seed, non_finite=non_finite)[0]
         non_finite.check(self.steps, half=half)
         return values
 
@@ -226,16 +232,21 @@ class OctreeNCA(nn.Module):
             Window(tuple(image.shape[2:]), tuple(tuple(int(c) for c in first) for first in firsts))
             for image, firsts in zip(images, origins, strict=True)
         ]
-        return self._descend(images, boxes, self.seed if seed is None else seed)
+        return self._descend(images, boxes, self.seed if seed is None else seed)[0]
 
     def _descend(
         self,
         images: Sequence[Tensor],
         boxes: list[Window],
         seed: int,
+        *,
+        every_level: bool = False,
         non_finite: NonFiniteCells | None = None,
-    ) -> Tensor:
-        """From the coarsest level to the finest; the images are the levels' or their windows'."""
+    ) -> list[Tensor]:
+        """Logits of the finest level, or of every level, finest first.
+
+        The images are the levels' or their windows'.
+        """
         engine = self._descent_engine(images) if non_finite is None else None
         if engine is not None:
             return engine.descend(
@@ -244,8 +255,10 @@ class OctreeNCA(nn.Module):
                 [box.origins for box in boxes],
                 self.automaton(),
                 seed,
+                every_level,
             )
         state: Tensor | None = None
+        heads: list[Tensor] = []
         for level in reversed(range(len(self.steps))):
             state = nca_steps_channels_last(
                 self._enter(level, images[level], boxes, state),
@@ -258,7 +271,12 @@ class OctreeNCA(nn.Module):
             )
             if non_finite is not None:
                 non_finite.add_state(level, state)
-        assert state is not None
+            if every_level or level == 0:
+                heads.append(self._heads(state))
+        return heads[::-1]
+
+    def _heads(self, state: Tensor) -> Tensor:
+        """Logits of a state (N, *spatial, C), with the background's where it is constant."""
         logits = state[..., self.input_channels : self.input_channels + self.logits].movedim(-1, 1)
         if self.constant_background:
             logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)

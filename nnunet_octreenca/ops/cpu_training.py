@@ -143,15 +143,40 @@ def _forward(at: _Descent, weights: Sequence[StepWeights]) -> list[_LevelRun]:
     return runs[::-1]
 
 
+def _heads(run: _LevelRun, automaton: Automaton) -> Tensor:
+    """Logits of a level, (N, K or K + 1, *window)."""
+    state = run.state
+    heads = automaton.logits + automaton.background
+    values = state.new_empty((state.shape[0], heads, *state.shape[1:-1]))
+    module().heads(
+        state.numpy(),
+        automaton.input_channels,
+        automaton.background,
+        values.numpy(),
+        torch.get_num_threads(),
+    )
+    return values
+
+
+def _add_heads_backward(gradient: Tensor, grad_values: Tensor, automaton: Automaton) -> None:
+    """Add to a state's gradient what its logits' gradient says."""
+    first, last = automaton.input_channels, automaton.input_channels + automaton.logits
+    logits = grad_values[:, int(automaton.background) :]
+    gradient[..., first:last] += logits.movedim(1, -1)
+
+
 def _backward(
-    at: _Descent, weights: Sequence[StepWeights], runs: list[_LevelRun], grad_values: Tensor
+    at: _Descent,
+    weights: Sequence[StepWeights],
+    runs: list[_LevelRun],
+    grad_values: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Gradients of all weights; the runs are used up."""
+    """Gradients of all weights from those of the levels' logits; the runs are used up."""
     threads = torch.get_num_threads()
     automaton = at.automaton
-    gradient = _memory.take(runs[0].state.shape, grad_values.dtype)
+    gradient = _memory.take(runs[0].state.shape, grad_values[0].dtype)
     module().heads_backward(
-        grad_values.contiguous().numpy(),
+        grad_values[0].contiguous().numpy(),
         automaton.input_channels,
         automaton.background,
         gradient.numpy(),
@@ -188,6 +213,8 @@ def _backward(
             )
             _memory.give(gradient)
             gradient = above
+            if level + 1 < len(grad_values):
+                _add_heads_backward(gradient, grad_values[level + 1], automaton)
         _memory.give(run.state)
         _memory.give(run.log)
     _memory.give(gradient)
@@ -201,29 +228,19 @@ def _by_level(tensors: Sequence[Tensor]) -> list[StepWeights]:
 
 class _Descend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, at: _Descent, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, at: _Descent, wanted_levels: int, *weights: Tensor) -> tuple[Tensor, ...]:
         runs = _forward(at, _by_level(weights))
         ctx.at, ctx.runs = at, runs
         ctx.save_for_backward(*weights)
-        state, automaton = runs[0].state, at.automaton
-        heads = automaton.logits + automaton.background
-        values = state.new_empty((state.shape[0], heads, *state.shape[1:-1]))
-        module().heads(
-            state.numpy(),
-            automaton.input_channels,
-            automaton.background,
-            values.numpy(),
-            torch.get_num_threads(),
-        )
-        return values
+        return tuple(_heads(run, at.automaton) for run in runs[:wanted_levels])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_values: Tensor) -> tuple[Tensor | None, ...]:
         weights = _by_level(ctx.saved_tensors)
         # A backward pass uses the states up: another one begins with the forward pass.
         runs, ctx.runs = ctx.runs or _forward(ctx.at, weights), None
-        return (None, *_backward(ctx.at, weights, runs, grad_values))
+        return (None, None, *_backward(ctx.at, weights, runs, grad_values))
 
 
 def descend(
@@ -232,7 +249,8 @@ def descend(
     origins: Sequence[Origins],
     automaton: Automaton,
     seed: int,
-) -> Tensor:
+    every_level: bool = False,
+) -> list[Tensor]:
     """Logits of a training step, differentiable with respect to the weights.
 
     Args:
@@ -242,9 +260,11 @@ def descend(
         automaton: all levels; the states' channels may differ, and those that parents and
             children share are handed down.
         seed: of the fire draws.
+        every_level: also return the coarser levels' logits.
 
     Returns:
-        (N, K or K + 1, *window of level 0).
+        (N, K or K + 1, *window of level 0), and with `every_level` those of all levels, finest
+        first.
 
     Raises:
         ValueError: windows that do not nest or reach beyond an image.
@@ -252,5 +272,7 @@ def descend(
     at = _Descent(
         tuple(image.detach() for image in images), tuple(origins), tuple(shapes), automaton, seed
     )
-    values: Tensor = _Descend.apply(at, *(tensor for own in automaton.weights for tensor in own))
-    return values
+    wanted = len(automaton.weights) if every_level else 1
+    tensors = (tensor for own in automaton.weights for tensor in own)
+    values: tuple[Tensor, ...] = _Descend.apply(at, wanted, *tensors)
+    return list(values)

@@ -127,8 +127,12 @@ class DescentEngine(Engine, Protocol):
         origins: Sequence[Sequence[Sequence[int]]],
         automaton: Automaton,
         seed: int,
-    ) -> Tensor:
-        """Logits, differentiable with respect to the weights (ops.cpu_training)."""
+        every_level: bool = False,
+    ) -> list[Tensor]:
+        """Logits, differentiable with respect to the weights (ops.cpu_training).
+
+        Those of level 0 only, or of every level, finest first.
+        """
 
 
 @runtime_checkable

@@ -36,6 +36,8 @@ class Settings:
         gradient_clip: the gradients' norm is cut to this; None leaves it (the paper).
         ema_decay: of the weights' average, which is validated, saved and predicted with.
         dice_weight: lambda in (2 - lambda) BCE + lambda Dice.
+        loss_on_levels: weight of each coarser level's loss relative to the next finer level's; 0
+            has a loss on the finest level alone (the paper).
         num_epochs: length of the training.
         num_iterations_per_epoch: training steps of an epoch.
         num_val_iterations_per_epoch: validation steps of an epoch.
@@ -58,6 +60,7 @@ class Settings:
     gradient_clip: float | None = 1.0
     ema_decay: float = 0.99
     dice_weight: float = 1.0
+    loss_on_levels: float = 0.0
     num_epochs: int = 1000
     num_iterations_per_epoch: int = 250
     num_val_iterations_per_epoch: int = 50
@@ -147,6 +150,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "gradient_clip": (lambda value: value is None or value > 0, "null or above 0"),
     "ema_decay": (lambda value: 0 <= value < 1, "within [0, 1)"),
     "dice_weight": (lambda value: 0 <= value <= 2, "within [0, 2]"),
+    "loss_on_levels": (lambda value: 0 <= value <= 1, "within [0, 1]"),
     "num_epochs": (_whole, "a whole number above 0, at most 2^31"),
     "num_iterations_per_epoch": (_whole, "a whole number above 0, at most 2^31"),
     "num_val_iterations_per_epoch": (_whole, "a whole number above 0, at most 2^31"),

@@ -1,12 +1,15 @@
 """The paper's loss: (2 - lambda) BCE + lambda Dice, over every foreground logit."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
+
+from nnunet_octreenca.octree import Factors, Window, pool
+from nnunet_octreenca.training.crops import cut
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -27,6 +30,23 @@ class _SumOverProcesses(torch.autograd.Function):
         total = grads[0].clone()
         dist.all_reduce(total)
         return total
+
+
+class _Truth(NamedTuple):
+    """What logits should say.
+
+    Attributes:
+        wanted: (N, K, *spatial), 0 to 1.
+        mask: (N, 1, *spatial), the part of a cell that counts; None where all of it does.
+    """
+
+    wanted: Tensor
+    mask: Tensor | None
+
+    def cut(self, window: Window) -> "_Truth":
+        """That of a window for each sample."""
+        mask = None if self.mask is None else cut(self.mask, *window)
+        return _Truth(cut(self.wanted, *window), mask)
 
 
 class SegmentationLoss(nn.Module):
@@ -68,8 +88,46 @@ class SegmentationLoss(nn.Module):
                 background's first for label maps.
             target: (N, K or K + 1, *spatial) booleans for regions, (N, 1, *spatial) labels.
         """
+        return self._loss(heads, self._truth(target, self._regions_of(heads)))
+
+    def on_levels(
+        self,
+        heads: Sequence[Tensor],
+        target: Tensor,
+        windows: Sequence[Window],
+        factors: Factors,
+        weight: float,
+    ) -> Tensor:
+        """The mean of all levels' losses, each weighted by `weight` times the finer level's.
+
+        A coarse cell's truth is the average over the cells below it, of those that are not to be
+        ignored.
+
+        Args:
+            heads: logits of every level's window, finest first; as those of `forward`.
+            target: of the whole context, as that of `forward`.
+            windows: of every level.
+            factors: the octree's.
+        """
+        regions = self._regions_of(heads[0])
+        finest = cut(target, windows[0].shape, windows[0].origins)
+        total, weights = self._loss(heads[0], self._truth(finest, regions)), 1.0
+        truth: _Truth | None = None
+        for level, (logits, window) in enumerate(zip(heads[1:], windows[1:], strict=True), start=1):
+            factor = factors[level - 1]
+            truth = (
+                self._pooled_labels(target, regions, factor)
+                if truth is None
+                else _pooled(truth, factor)
+            )
+            total = total + weight**level * self._loss(logits, truth.cut(window))
+            weights += weight**level
+        return total / weights
+
+    def _loss(self, heads: Tensor, truth: _Truth) -> Tensor:
         with torch.autocast(heads.device.type, enabled=False):
-            logits, wanted, mask = self._foreground(heads.float(), target)
+            logits = heads.float() if self.regions else heads[:, 1:].float()
+            wanted, mask = truth
             bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
             if mask is None:
                 bce = bce.mean()
@@ -79,29 +137,55 @@ class SegmentationLoss(nn.Module):
             dice = self._dice(logits.sigmoid(), wanted, mask)
             return (2 - self.dice_weight) * bce + self.dice_weight * (1 - dice)
 
-    def _foreground(self, heads: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _regions_of(self, heads: Tensor) -> range:
+        """The target's channels, or the labels, that there are logits for."""
+        return range(heads.shape[1]) if self.regions else range(1, heads.shape[1])
+
+    def _truth(self, target: Tensor, regions: range) -> _Truth:
         if self.regions:
-            if self.ignore_label is None:
-                return heads, target.float(), None
-            return heads, target[:, :-1].float(), 1.0 - target[:, -1:].float()
-        mask = None if self.ignore_label is None else (target != self.ignore_label).float()
-        logits = heads[:, 1:]
-        labels = torch.arange(1, heads.shape[1], device=target.device, dtype=target.dtype)
+            return _Truth(target[:, : len(regions)].float(), self._mask(target))
+        labels = torch.arange(regions.start, regions.stop, device=target.device, dtype=target.dtype)
         labels = labels.view(1, -1, *[1] * (target.ndim - 2))
-        return logits, (target == labels).float(), mask
+        return _Truth((target == labels).float(), self._mask(target))
+
+    def _mask(self, target: Tensor) -> Tensor | None:
+        """1 where the target counts, (N, 1, *spatial); None where all of it does."""
+        if self.ignore_label is None:
+            return None
+        return (
+            1.0 - target[:, -1:].float() if self.regions else (target != self.ignore_label).float()
+        )
+
+    def _pooled_labels(self, target: Tensor, regions: range, factor: Sequence[int]) -> _Truth:
+        """Truth of level 1, region by region: level 0's of all regions would be large."""
+        parts = []
+        mask = self._mask(target)
+        for region in regions:
+            own = target[:, region : region + 1] if self.regions else target == region
+            parts.append(_pooled(_Truth(own.float(), mask), factor).wanted)
+        return _Truth(torch.cat(parts, 1), None if mask is None else pool(mask, factor))
 
     def _dice(self, probability: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:
-            probability, wanted = probability * mask, wanted * mask
+            probability = probability * mask
         axes = tuple(range(2, probability.ndim))
         overlap = (probability * wanted).sum(axes)
-        total = probability.sum(axes) + wanted.sum(axes)
+        total = probability.sum(axes) + (wanted if mask is None else wanted * mask).sum(axes)
         if self.batch_dice:
             gather: Callable[[Tensor], Tensor] = (
                 _SumOverProcesses.apply if dist.is_available() and dist.is_initialized() else _same
             )
             overlap, total = gather(overlap.sum(0)), gather(total.sum(0))
         return ((2 * overlap + self.smooth) / (total + self.smooth)).mean()
+
+
+def _pooled(truth: _Truth, factor: Sequence[int]) -> _Truth:
+    """Truth of the next coarser level."""
+    wanted, mask = truth
+    if mask is None:
+        return _Truth(pool(wanted, factor), None)
+    counted = pool(mask, factor)
+    return _Truth(pool(wanted * mask, factor) / counted.clamp_min(1e-6), counted)
 
 
 def _same(value: Tensor) -> Tensor:

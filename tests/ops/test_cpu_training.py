@@ -61,6 +61,26 @@ def test_logits_and_gradients_are_the_oracles(case, dtype, monkeypatch):
         torch.testing.assert_close(grad / scale, other / scale, rtol=0, atol=3 * rounding)
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if CASES[name][1]])
+def test_every_levels_logits_and_their_gradients_are_the_oracles(case, monkeypatch):
+    shape, factors, options, crop, origins = CASES[case]
+    network = make(factors, len(shape), options, torch.float64)
+    image = torch.randn(2, 2, *shape, dtype=torch.float64)
+    results = []
+    for engine in ("cpu", "torch"):
+        monkeypatch.setenv(ENGINE_VARIABLE, engine)
+        network.zero_grad()
+        heads = network(image, seed=5, crop=crop, origins=origins, every_level=True)
+        assert len(heads) == len(factors) + 1
+        # Another weight for each cell, so that no level's gradient can stand in for another's.
+        sum((logits * torch.arange(logits.numel()).view_as(logits)).sum() for logits in heads
+            ).backward()  # fmt: skip
+        results.append([*(h.detach() for h in heads), *(p.grad for p in network.parameters())])
+    for ours, wanted in zip(*results, strict=True):
+        scale = wanted.abs().max().clamp_min(1e-3)
+        torch.testing.assert_close(ours / scale, wanted / scale, rtol=0, atol=1e-12)
+
+
 def test_images_of_any_strides(monkeypatch):
     network = make([[2, 2]], 2, {})
     image = torch.randn(2, 2, 14, 18)

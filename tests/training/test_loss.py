@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_octreenca.octree import Crop, windows
 from nnunet_octreenca.training import SegmentationLoss
 
 SMOOTH = 1e-5
@@ -67,6 +68,69 @@ def test_regions(regions, ignore, batch_dice):
     mask = ~flat(target)[:, -1] if ignore else np.ones((3, 30), bool)
     expected = formula(flat(heads), flat(target)[:, :regions], mask, 1.0, batch_dice)
     assert result.item() == pytest.approx(expected, rel=2e-6)
+
+
+def averaged(values, counts, factors):
+    """Means of blocks of cells, (N, K, rows, columns), each cell weighted by `counts`."""
+    rows, columns = (-(-n // f) for n, f in zip(values.shape[2:], factors, strict=True))
+    means = np.zeros((*values.shape[:2], rows, columns))
+    parts = np.zeros((len(values), rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            block = (
+                slice(row * factors[0], (row + 1) * factors[0]),
+                slice(column * factors[1], (column + 1) * factors[1]),
+            )
+            weight = counts[(slice(None), *block)]
+            parts[:, row, column] = weight.mean((1, 2))
+            total = (values[(..., *block)] * weight[:, None]).sum((2, 3))
+            means[:, :, row, column] = total / np.maximum(weight.sum((1, 2)), 1e-9)[:, None]
+    return means, parts
+
+
+@pytest.mark.parametrize("crop", [None, Crop((4, 3), 1), Crop((3, 3), 2)])
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_loss_on_every_level_takes_averaged_truth(regions, ignore, crop):
+    """Weighted averages of the truth, level by level, in numpy; odd shapes, nested crops."""
+    generator = np.random.default_rng(4)
+    factors, context, weight = [(2, 2), (1, 2)], (7, 5), 0.4
+    boxes = windows(context, factors, crop, [(0, 0), (3, 2)] if crop else [(0, 0)] * 2)
+    heads = [generator.normal(size=(2, 3 - regions, *box.shape)) for box in boxes]
+    labels = generator.integers(0, 3 + ignore, size=(2, 1, *context))
+    target = np.concatenate([labels == k for k in (1, 2, 3)[: 2 + ignore]], 1)
+    loss = SegmentationLoss(regions=regions, ignore_label=3 if ignore else None)
+    result = loss.on_levels(
+        [torch.from_numpy(each) for each in heads],
+        torch.from_numpy(target) if regions else torch.from_numpy(labels).short(),
+        boxes,
+        factors,
+        weight,
+    )
+    wanted = target[:, :2].astype(float)
+    counts = (labels[:, 0] != 3).astype(float)
+    total = 0.0
+    for level, (logits, box) in enumerate(zip(heads, boxes, strict=True)):
+        if level:
+            wanted, counts = averaged(wanted, counts, factors[level - 1])
+        own = [
+            (slice(None), *(slice(o, o + n) for o, n in zip(origin, box.shape, strict=True)))
+            for origin in box.origins
+        ]
+        truth = np.stack([wanted[sample][at] for sample, at in enumerate(own)])
+        mask = np.stack([counts[sample][at[1:]] for sample, at in enumerate(own)])
+        total += weight**level * soft_formula(logits[:, 0 if regions else 1 :], truth, mask)
+    assert result.item() == pytest.approx(total / (1 + weight + weight**2), rel=3e-6)
+
+
+def soft_formula(logits, truth, mask):
+    """`formula` for truth and masks between 0 and 1, lambda 1."""
+    p = 1 / (1 + np.exp(-logits))
+    cross_entropy = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)) * mask[:, None]
+    bce = cross_entropy.sum() / max(mask.sum() * p.shape[1], 1.0)
+    overlap = (p * truth * mask[:, None]).sum((2, 3))
+    both = ((p + truth) * mask[:, None]).sum((2, 3))
+    return bce + 1 - ((2 * overlap + SMOOTH) / (both + SMOOTH)).mean()
 
 
 def test_worked_example():
