@@ -22,7 +22,9 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "default": Recipe(1, crops_for_speed, {"initial_lr": 4e-3, "warm_up": 0.05}),
+    "default": Recipe(
+        1, crops_for_speed, {"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5}
+    ),
     # As published: three contexts a step, cropped only where they do not fit.
     "paper": Recipe(3, crops_for_memory, {"lr_schedule": "exponential", "gradient_clip": None}),
 }
