@@ -5,11 +5,12 @@
     python benchmarks/recipes.py --table --work FOLDER        # of what is finished there
     python benchmarks/recipes.py --list
 
-Recipes can be joined: `--recipes "2 crops + softmax"`. Every run trains fold 0 of a data set (recipe_data.py) with nnU-Net's loader and augmentation,
+Every run trains fold 0 of a data set (recipe_data.py) with nnU-Net's loader and augmentation,
 then validates its held-out cases whole. A recipe is a change of the plans that `extend_plans`
-writes, or one of the trials in recipe_trials.py, or stock nnU-Net. `--minutes` are on the clock of
-this machine with all its processors, `--processor_minutes` of processor time of the training
-process (which other programs disturb less; one thread), `--iterations` are training steps.
+writes, or one of the trials in recipe_trials.py, or stock nnU-Net; several are joined with " + ",
+as in `--recipes "2 crops + softmax"`. `--minutes` are on the clock of this machine with all its
+processors, `--processor_minutes` of processor time of the training process (which other programs
+disturb less; one thread), `--iterations` are training steps.
 
 Runs are resumed: what is finished in --work is not repeated, and a training that was killed goes
 on from its last checkpoint. Each finished run is a line of rows.jsonl. The table shows the mean
