@@ -11,6 +11,7 @@ import torch
 from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.integration.trainer import AVERAGE, RAW_WEIGHTS
 from nnunet_octreenca.integration.trainer_variants import EPOCHS, VARIANTS
+from nnunet_octreenca.octree import window_shapes
 
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "inner": 2}, "regions": [1, 2]}
 IGNORED = {"labels": {"background": 0, "first": 1, "second": 2, "ignore": 3}}
@@ -229,6 +230,7 @@ def test_crops_are_not_drawn_to_what_is_ignored(make_trainer, described):
         crop_shape=[3, 3, 3],
         crop_levels=1,
         oversample_foreground_percent=1.0,
+        loss_on_levels=0.0,  # whose loss takes what is cut
     )
     trainer.initialize()
     shape = trainer.configuration_manager.patch_size
@@ -246,6 +248,33 @@ def test_crops_are_not_drawn_to_what_is_ignored(make_trainer, described):
         trainer.train_step({"data": torch.zeros(2, 1, *shape), "target": target})
     annotated = [trainer._annotated(part) > 0 for part in cropped]
     assert all(part.flatten(1).any(1).all() for part in annotated)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [IGNORED, BOTH, {"crop_shape": [4, 6, 5], "crop_levels": 1}, {"crop_shape": None}],
+    ids=["ignore", "regions", "crop", "whole"],
+)
+def test_every_level_is_taught(make_trainer, batch, options, monkeypatch):
+    """The loss is of all levels' windows, against the truth of the whole context."""
+    options = {"crop_shape": None, "crop_levels": 0, **options}
+    trainer = make_trainer(**options, loss_on_levels=0.25)
+    trainer.initialize()
+    data, network = batch(trainer), trainer.bare_network
+    calls = []
+    on_levels = trainer.loss.on_levels
+    monkeypatch.setattr(trainer.loss, "on_levels", lambda *given: calls.append(given) or
+                        on_levels(*given))  # fmt: skip
+    result = trainer.train_step(data)["loss"]
+    [(heads, target, boxes, factors, weight)] = calls
+    assert (target.shape, factors, weight) == (data["target"].shape, network.factors, 0.25)
+    crop = trainer.settings.crop
+    assert [tuple(each.shape[2:]) for each in heads] == [box.shape for box in boxes]
+    assert [box.shape for box in boxes] == window_shapes(target.shape[2:], factors, crop)
+    assert all(each.requires_grad for each in heads)
+    assert float(on_levels([each.detach() for each in heads], target, boxes, factors, weight)) == (
+        pytest.approx(float(result), rel=1e-6)
+    )
 
 
 def test_gradients_are_clipped(make_trainer, batch):

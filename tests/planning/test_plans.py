@@ -93,7 +93,7 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     assert network.fire_rate == 0.5
     assert network.constant_background
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
-    recipe = Settings(initial_lr=4e-3, warm_up=0.05)
+    recipe = Settings(initial_lr=4e-3, warm_up=0.05, loss_on_levels=0.5)
     assert settings == replace(recipe, crop_shape=crop, crop_levels=1)
 
 
