@@ -35,6 +35,7 @@ class Case(NamedTuple):
     mirror_axes: tuple[int, ...] = ()
     engine: str = "torch"
     band_rows: int = 0
+    every_level: bool = False  # whether each level has a loss
     steps: tuple[int, ...] = ()  # another number than planned, to measure memory in less time
 
 
@@ -52,6 +53,23 @@ CASES = {
     "hippocampus, C++": Case("training", (40, 56, 40), engine="cpu"),
     "pathology, C++": Case("training", (320, 320), input_channels=3, num_classes=2, engine="cpu"),
     "20 classes, C++": Case("training", (48, 48, 48), num_classes=20, batch_size=1, engine="cpu"),
+    "20 classes, a loss on every level, C++": Case(
+        "training",
+        (48, 48, 48),
+        num_classes=20,
+        batch_size=1,
+        crop=((24, 24, 24), 1),
+        engine="cpu",
+        every_level=True,
+    ),
+    "radiology, cropped, a loss on every level": Case(
+        "training",
+        (24, 320, 320),
+        num_classes=2,
+        batch_size=1,
+        crop=((6, 80, 80), 2),
+        every_level=True,
+    ),
     "one volume, C++": Case("inference", (96, 96, 96), engine="cpu"),
     "one slide, C++": Case(
         "inference", (1536, 1536), input_channels=3, num_classes=2, engine="cpu"
@@ -119,7 +137,13 @@ def predicted_bytes(case: Case) -> int:
             output=Output.LABELS if alone else Output.LOGITS,
         ).host  # fmt: skip
     crop = Crop(*case.crop) if case.crop else None
-    return training_bytes(case.shape, **network, batch_size=case.batch_size, crop=crop)
+    return training_bytes(
+        case.shape,
+        **network,
+        batch_size=case.batch_size,
+        crop=crop,
+        every_level=case.every_level,
+    )
 
 
 def status(key: str) -> int:
@@ -155,7 +179,7 @@ def work(case: Case, shape: tuple[int, ...]) -> None:
     from nnunet_octreenca.inference import predict_logits
     from nnunet_octreenca.inference.ensemble import Ensemble, Member
     from nnunet_octreenca.network import OctreeNCA
-    from nnunet_octreenca.octree import Crop
+    from nnunet_octreenca.octree import Crop, windows
     from nnunet_octreenca.training import SegmentationLoss
 
     network = OctreeNCA(
@@ -176,9 +200,15 @@ def work(case: Case, shape: tuple[int, ...]) -> None:
     crop = Crop(*case.crop) if case.crop else None
     origins = [(0,) * len(shape)] * case.batch_size
     image = torch.rand(case.batch_size, case.input_channels, *shape)
-    heads = network(image, 0, crop, origins)
-    target = torch.zeros(case.batch_size, 1, *heads.shape[2:], dtype=torch.int16)
-    SegmentationLoss()(heads, target).backward()
+    if not case.every_level:
+        heads = network(image, 0, crop, origins)
+        target = torch.zeros(case.batch_size, 1, *heads.shape[2:], dtype=torch.int16)
+        SegmentationLoss()(heads, target).backward()
+        return
+    target = torch.zeros(case.batch_size, 1, *shape, dtype=torch.int16)
+    boxes = windows(shape, network.factors, crop, origins)
+    heads = network(image, 0, crop, origins, every_level=True)
+    SegmentationLoss().on_levels(heads, target, boxes, network.factors, 0.5).backward()
 
 
 def measure_here(case: Case) -> int:

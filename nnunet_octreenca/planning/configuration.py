@@ -78,6 +78,7 @@ def octreenca_configuration(
             num_classes=num_classes,
             batch_size=batch_size,
             crop=context.crop,
+            every_level=chosen.loss_on_levels > 0,
             engine="cuda",  # what trains on a GPU, whose memory the target is about
         )
         return needed <= gpu_memory_target_in_gb * GIBIBYTE

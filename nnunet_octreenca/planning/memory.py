@@ -46,6 +46,7 @@ class _Numbers(NamedTuple):
     input_channels: int
     num_classes: int
     dimension: int
+    every_level: bool = False  # whether each level has a loss
 
     @property
     def state(self) -> int:
@@ -62,6 +63,14 @@ class _Numbers(NamedTuple):
         """Bytes of the finest level's logits."""
         return self.cells[0] * self.num_classes * FLOAT
 
+    @property
+    def loss(self) -> int:
+        """Bytes that the loss needs at once: logits of its levels, and averaged truth."""
+        if not self.every_level:
+            return self.head * _LOSS_COPIES
+        heads = sum(self.cells) * self.num_classes * FLOAT
+        return heads * _LOSS_COPIES + sum(self.pixels[1:]) * self.num_classes * FLOAT
+
 
 def _training_torch(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     # Every step keeps its input state until the backward pass has used it.
@@ -71,7 +80,7 @@ def _training_torch(numbers: _Numbers, batch_size: int, fire_rate: float) -> int
     # One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
     chunk = CPU_CHUNK * (4 * numbers.channels + 3 * numbers.hidden) * FLOAT
     # The loss is over before the last level's backward pass works.
-    return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image + chunk
+    return kept + max(working, numbers.loss) + numbers.image + chunk
 
 
 def _training_cpu(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
@@ -83,7 +92,7 @@ def _training_cpu(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     padded = engine_named("cpu").padded_channels(numbers.channels)
     copies = 2 * largest // batch_size * padded * FLOAT if padded > numbers.channels else 0
     working = round(largest * numbers.state * _CPU_BACKWARD_STATES) + copies
-    return kept + max(working, numbers.head * _LOSS_COPIES) + numbers.image
+    return kept + max(working, numbers.loss) + numbers.image
 
 
 def _training_cuda(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
@@ -93,7 +102,7 @@ def _training_cuda(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     # The gradient handed in and, filled up, what becomes of it and of perceived; stripped at last.
     stripped = numbers.state if padded > numbers.state else 0
     working = max(numbers.cells) * (2 * padded + numbers.state + stripped)
-    return kept + max(working + _cuda_sums(numbers), numbers.head * _LOSS_COPIES) + numbers.image
+    return kept + max(working + _cuda_sums(numbers), numbers.loss) + numbers.image
 
 
 def _cuda_sums(numbers: _Numbers) -> int:
@@ -124,6 +133,7 @@ def training_bytes(
     crop: Crop | None = None,
     engine: str = "torch",
     fire_rate: float = 0.5,
+    every_level: bool = False,
 ) -> int:
     """Peak bytes of one training step.
 
@@ -135,6 +145,7 @@ def training_bytes(
         engine: its name. The CUDA engine fills the channels up to groups of 16, and so needs less
             than PyTorch or more.
         fire_rate: counts for the C++ engine, which keeps only the cells that fire.
+        every_level: whether there is a loss on each level.
 
     Raises:
         ValueError: there is no such engine.
@@ -148,6 +159,7 @@ def training_bytes(
         input_channels,
         num_classes,
         len(shape),
+        every_level,
     )
     return _TRAINING[engine_named(engine).name](numbers, batch_size, fire_rate)
 

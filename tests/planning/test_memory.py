@@ -25,6 +25,7 @@ def benchmark():
 EVERY_PUSH = (
     "hippocampus, C++",
     "radiology, cropped",
+    "20 classes, a loss on every level, C++",
     "one slide, C++",
     "one volume",
     "streamed slide, C++",
@@ -32,6 +33,7 @@ EVERY_PUSH = (
 NIGHTLY = (
     "one volume, C++",
     "pathology, C++",
+    "radiology, cropped, a loss on every level",
     "hippocampus",
     "pathology",
     "20 classes, C++",
@@ -75,6 +77,16 @@ def test_a_crop_counts_on_its_levels_and_the_whole_image_is_kept():
     crop, fine, coarse = 2 * 8 * 10, 2 * 40 * 50, 2 * 20 * 25
     states = 16 * 4 * (10 * crop + 3 * coarse + 8 * coarse)
     assert needed == states + 4 * (fine + coarse) + CHUNK
+
+
+def test_a_loss_on_every_level_counts_logits_and_truth():
+    """Seven copies of 40 classes' logits on both levels, and the truth of the coarse one."""
+    sizes = {**SMALL, "num_classes": 40}
+    network = {"factors": [(2, 2)], "steps": [1, 1], "batch_size": 2}
+    needed = training_bytes((40, 50), **network, **sizes, every_level=True)
+    fine, coarse = 2 * 40 * 50, 2 * 20 * 25
+    heads = 40 * 4 * (7 * (fine + coarse) + coarse)
+    assert needed == 16 * 4 * (fine + coarse) + heads + 4 * (fine + coarse) + CHUNK
 
 
 def test_inference_needs_the_same_for_any_number_of_steps_and_little_a_pixel():
