@@ -18,7 +18,9 @@ _SAMPLED = 50  # places a slide whose colours are looked at
 _AROUND = 16  # pixels per side at each
 _CHANNELS = 3
 # Every level has its own window already: none is cropped.
-_RECIPE = RECIPES["paper"]._replace(crops=lambda context, factors: (None,), settings={})
+_RECIPE = RECIPES["paper"]._replace(
+    crops=lambda context, factors: (None,), settings={}, standardizes=True
+)
 # A coarse level that is averaged from so many pixels a side is slow to read.
 _SLOW = 8
 

@@ -1,6 +1,7 @@
 """OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import TypedDict
 
 import torch
@@ -55,6 +56,9 @@ class OctreeNCA(nn.Module):
         constant_background: True for plain labels: the network emits num_classes - 1 logits
             and the background's is the constant 0, so that the label is the largest logit
             above 0. False for regions: every head is a logit.
+        input_mean, input_std: n_in numbers each; the automaton then sees (image - mean) / std. The
+            parameters are those of the standardized image, `level_weights` has both in it, so
+            that nothing else knows of them. None: the image as it is (the paper).
 
     Raises:
         ValueError: arguments that do not fit one another; the message names the values.
@@ -70,6 +74,9 @@ class OctreeNCA(nn.Module):
     # image (integration.predictor).
     segments_whole_images = True
 
+    input_mean: Tensor
+    input_std: Tensor
+
     def __init__(
         self,
         input_channels: int,
@@ -82,6 +89,8 @@ class OctreeNCA(nn.Module):
         hidden: int | None = None,
         fire_rate: float = 0.5,
         constant_background: bool = True,
+        input_mean: Sequence[float] | None = None,
+        input_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.input_channels = int(input_channels)
@@ -95,6 +104,11 @@ class OctreeNCA(nn.Module):
         self.hidden = 4 * self.channels if hidden is None else int(hidden)
         self.fire_rate = float(fire_rate)
         self._check()
+        self.standardizes = input_mean is not None or input_std is not None
+        if self.standardizes:
+            mean, std = self._statistics(input_mean or (), input_std or ())
+            self.register_buffer("input_mean", mean, persistent=False)
+            self.register_buffer("input_std", std, persistent=False)
         # Of the fire draws where a call gives none; the predictor sets it.
         self.seed = 0
         self.levels = nn.ModuleList(
@@ -124,6 +138,17 @@ class OctreeNCA(nn.Module):
         if any(s < 0 for s in self.steps):
             raise ValueError(f"steps ({list(self.steps)}) must be at least 0")
         fire_threshold(self.fire_rate)
+
+    def _statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Both as tensors."""
+        if not len(mean) == len(std) == self.input_channels or not all(
+            isfinite(m) and isfinite(s) and s > 0 for m, s in zip(mean, std, strict=True)
+        ):
+            raise ValueError(
+                f"input_mean ({list(mean)}) and input_std ({list(std)}) must be finite numbers for "
+                f"each of the {self.input_channels} image channels, the latter above 0"
+            )
+        return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
 
     def forward(
         self,
@@ -421,10 +446,12 @@ class OctreeNCA(nn.Module):
         return engine
 
     def level_weights(self, level: int) -> StepWeights:
-        """The weights of a level, 0 the finest."""
+        """The weights of a level, 0 the finest, for the image as it is given."""
         automaton = self.levels[level]
         assert isinstance(automaton, LevelNCA)
-        return automaton.weights()
+        if not self.standardizes:
+            return automaton.weights()
+        return automaton.weights().of_raw_input(self.input_mean, self.input_std)
 
     def automaton(self) -> Automaton:
         """All levels in the form that engines run."""

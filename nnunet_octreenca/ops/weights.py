@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -47,6 +48,29 @@ class StepWeights(NamedTuple):
     def input_channels(self) -> int:
         """n_in: leading channels of the state that no step changes."""
         return self.channels - self.update_weight.shape[0]
+
+    def of_raw_input(self, mean: Tensor, std: Tensor) -> "StepWeights":
+        """The weights that do to an image what these do to (image - mean) / std.
+
+        Perceive and the first layer are linear and the padding repeats cells, so both take the
+        shift and the scale; differentiable.
+
+        Args:
+            mean, std: (n_in,), of the image's channels.
+        """
+        n = self.input_channels
+        scale, shift = 1 / std, -mean / std
+        kernel = self.perceive_weight[:n]
+        sums = kernel.flatten(1).sum(1)
+        kernel = kernel * scale.view(-1, *[1] * self.dimension)
+        columns = self.hidden_weight[:, :n]
+        return StepWeights(
+            torch.cat([kernel, self.perceive_weight[n:]]),
+            torch.cat([self.perceive_bias[:n] + shift * sums, self.perceive_bias[n:]]),
+            torch.cat([columns * scale, self.hidden_weight[:, n:]], 1),
+            self.hidden_bias + columns @ shift,
+            self.update_weight,
+        )
 
     def mismatch(self, tensor: Tensor, what: str = "state") -> str | None:
         """Which weight has another type or device than a tensor; None where all agree.

@@ -7,6 +7,7 @@ from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import Context, plan_context
+from nnunet_octreenca.planning.input_statistics import InputStatistics
 from nnunet_octreenca.planning.memory import training_bytes
 from nnunet_octreenca.planning.recipe import RECIPES, Recipe
 from nnunet_octreenca.planning.rules import (
@@ -30,6 +31,7 @@ def octreenca_configuration(
     batch_size: int | None = None,
     settings: JsonMapping | None = None,
     recipe: Recipe = RECIPES["default"],
+    statistics: InputStatistics | None = None,
 ) -> JsonObject:
     """The keys of a configuration that OctreeNCA changes (DESIGN section 2).
 
@@ -43,6 +45,7 @@ def octreenca_configuration(
         settings: keys of the `octreenca` block that differ from the recipe's; a crop of another
             number of axes is left to other configurations.
         recipe: how the network is trained.
+        statistics: of the image, where the network is to standardize it.
 
     Returns:
         `batch_size`, `patch_size`, `architecture` and `octreenca`.
@@ -99,8 +102,14 @@ def octreenca_configuration(
                 "steps": level_steps(level_shapes(context.shape, context.factors)),
                 "fire_rate": 0.5,
                 "constant_background": not has_regions,
+                **({} if statistics is None else _standardizing(statistics)),
             },
             "_kw_requires_import": [],
         },
         BLOCK: chosen.to_plans(),
     }
+
+
+def _standardizing(statistics: InputStatistics) -> JsonObject:
+    """OctreeNCA's arguments."""
+    return {"input_mean": statistics.mean, "input_std": statistics.std}

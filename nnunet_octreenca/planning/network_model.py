@@ -32,6 +32,8 @@ _NETWORK: dict[str, Rule] = {
     "steps": some(whole(0, MAX_STEPS), range(1, MAX_LEVELS + 1)),
     "fire_rate": number(0, 1, above=True),
     "constant_background": flag(),
+    "input_mean": optional(some(number(), range(1, MAX_CHANNELS + 1))),
+    "input_std": optional(some(number(0, above=True), range(1, MAX_CHANNELS + 1))),
 }
 
 
@@ -47,6 +49,7 @@ class Network:
         steps: of every level, finest first.
         fire_rate: probability of an update.
         constant_background: whether the background's logit is 0 and not the network's.
+        input_mean, input_std: of the image's channels; empty where the image is taken as it is.
     """
 
     dimension: int
@@ -56,6 +59,8 @@ class Network:
     steps: tuple[int, ...]
     fire_rate: float
     constant_background: bool
+    input_mean: tuple[float, ...] = ()
+    input_std: tuple[float, ...] = ()
 
     def parameters(self, input_channels: int) -> int:
         """Numbers in the network's weights.
@@ -82,6 +87,8 @@ def read_network(arguments: JsonMapping) -> Network:
         steps=tuple(arguments["steps"]),
         fire_rate=float(arguments.get("fire_rate", 0.5)),
         constant_background=arguments.get("constant_background", True),
+        input_mean=tuple(arguments.get("input_mean") or ()),
+        input_std=tuple(arguments.get("input_std") or ()),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS, octreenca_configuration
+from nnunet_octreenca.planning.input_statistics import InputStatistics, input_statistics
 from nnunet_octreenca.planning.recipe import RECIPES, Recipe
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
@@ -93,19 +94,30 @@ def extend_plans(
                 )
             configuration.update(own)
             continue
+        inputs = input_channels + (foreground_labels if cascaded else 0)
         configuration.update(
             octreenca_configuration(
                 median,
-                input_channels=input_channels + (foreground_labels if cascaded else 0),
+                input_channels=inputs,
                 num_classes=num_classes,
                 has_regions=has_regions,
                 gpu_memory_target_in_gb=gpu_memory_target_in_gb,
                 batch_size=batch_size,
                 settings=settings,
                 recipe=recipe,
+                statistics=_statistics(extended, name, inputs) if recipe.standardizes else None,
             )
         )
     return extended
+
+
+def _statistics(plans: JsonMapping, name: str, inputs: int) -> InputStatistics | None:
+    """Of what nnU-Net hands a configuration's network; None where it is standardized already."""
+    intensities = plans.get("foreground_intensity_properties_per_channel")
+    if not isinstance(intensities, Mapping) or not intensities:
+        return None
+    schemes = _inherited(plans["configurations"], name, "normalization_schemes")
+    return input_statistics(intensities, schemes, inputs)
 
 
 def _from_preset(

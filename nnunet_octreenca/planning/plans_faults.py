@@ -310,7 +310,14 @@ def _match_faults(
             f"{place}architecture.arch_kwargs.channels is {network.channels}, but the cells hold "
             f"{inputs} channels of the image and {logits} logits"
         )
-    elif network.parameters(inputs) > MAX_PARAMETERS:
+    statistics = {len(network.input_mean), len(network.input_std)}
+    if statistics != {0} and statistics != {inputs}:
+        yield (
+            f"{place}architecture.arch_kwargs has {len(network.input_mean)} input_mean and "
+            f"{len(network.input_std)} input_std for {inputs} channels of the image; give one of "
+            f"each a channel, or neither"
+        )
+    if network.parameters(inputs) > MAX_PARAMETERS:
         yield (
             f"{place}architecture describes {network.parameters(inputs):,} parameters; an "
             f"OctreeNCA has some ten thousand, and {MAX_PARAMETERS:,} are allowed"

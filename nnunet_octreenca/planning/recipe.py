@@ -14,19 +14,23 @@ class Recipe(NamedTuple):
         batch_size: samples per training step.
         crops: which crops of the finest levels are tried, the best first.
         settings: keys of the `octreenca` block that differ from the defaults.
+        standardizes: whether the network standardizes intensities that nnU-Net leaves raw.
     """
 
     batch_size: int
     crops: Crops
     settings: JsonMapping
+    standardizes: bool
 
 
 RECIPES = {
     "default": Recipe(
-        1, crops_for_speed, {"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5}
+        1, crops_for_speed, {"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5}, True
     ),
     # As published: three contexts a step, cropped only where they do not fit.
-    "paper": Recipe(3, crops_for_memory, {"lr_schedule": "exponential", "gradient_clip": None}),
+    "paper": Recipe(
+        3, crops_for_memory, {"lr_schedule": "exponential", "gradient_clip": None}, False
+    ),
 }
 
 
