@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import InputError, OutputError
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object; whoever reads a value of it checks its type."""
@@ -56,8 +56,16 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """Give a name to write to; rename it to `path` when all went well, else remove it.
 
     The rename is atomic, so that a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        OutputError: `path` is a device, a pipe or a folder; as root, the rename would put a file in
+            the place of /dev/null.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(
+            f"{path} is no file that a result could take the place of; give another name"
+        )
     temporary = temporary_name(path)
     try:
         yield temporary

@@ -1,9 +1,11 @@
 import json
+import os
+import stat
 import sys
 
 import pytest
 
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.files import atomic_write, load_json, read_json, write_json
 
 
@@ -16,6 +18,17 @@ def test_the_new_file_appears_when_all_went_well(tmp_path):
         assert temporary.parent == tmp_path, "a rename across file systems is not atomic"
     assert path.read_text() == "new"
     assert [file.name for file in tmp_path.iterdir()] == ["plans.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are made on POSIX systems")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """As root, a rename would put a file in the place of /dev/null; a pipe stands in for it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="pipe is no file.*another name"):
+        write_json(pipe, {})
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
