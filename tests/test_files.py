@@ -25,7 +25,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     """As root, a rename would put a file in the place of /dev/null; a pipe stands in for it."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OutputError, match="pipe is no file.*another name"):
+    with pytest.raises(OutputError, match=r"pipe is no file.*another name"):
         write_json(pipe, {})
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert list(tmp_path.iterdir()) == [pipe]

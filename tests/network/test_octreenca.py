@@ -277,3 +277,52 @@ def test_arguments_that_do_not_fit_are_named(arguments, named):
 def test_print_shows_the_plan():
     text = repr(make(channels=20, levels=2, steps=[10, 17]))
     assert "channels=20, hidden=80, factors=((2, 2),), steps=(10, 17), fire_rate=0.5" in text
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("crop", [False, True])
+def test_a_standardizing_network_is_a_plain_one_on_the_standardized_image(dimension, crop):
+    """Forward and backward in float64, odd shapes; the image's own borders are no exception."""
+    mean, std = [0.3, -2.0], [0.05, 30.0]
+    options = {"n_in": 2, "dimension": dimension, "levels": 3}
+    raw = make(**options, input_mean=mean, input_std=std).double()
+    plain = make(**options).double()
+    plain.load_state_dict(raw.state_dict())
+    image = torch.randn(2, 2, *(9, 7, 1)[:dimension], dtype=torch.float64)
+    scale, shift = (torch.tensor(x).double().view(2, *[1] * dimension) for x in (std, mean))
+    box = {"crop": Crop((4,) * dimension, 1), "origins": [(1,) + (0,) * (dimension - 1)] * 2}
+    results = []
+    for network, given in ((plain, image), (raw, image * scale + shift)):
+        logits = network(given, seed=3, **(box if crop else {}))
+        logits.square().sum().backward()
+        results.append([logits.detach(), *(p.grad for p in network.parameters())])
+    for ours, wanted in zip(*results, strict=True):
+        largest = wanted.abs().max().clamp_min(1e-6)
+        torch.testing.assert_close(ours / largest, wanted / largest, rtol=0, atol=1e-7)
+
+
+def test_every_way_through_a_standardizing_network_agrees():
+    """Training's pass, inference's and labels all see the same weights."""
+    network = make(n_in=3, input_mean=[0.5] * 3, input_std=[0.1] * 3)
+    image = torch.rand(1, 3, 37, 29)
+    logits = network(image, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(network(image, seed=1), logits.detach(), rtol=0, atol=1e-4)
+        labels = network.segment(image, seed=1)
+    assert (labels == logits.argmax(1)).float().mean() > 0.999
+    assert "input_mean" not in network.state_dict()
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        {"input_mean": [0.5]},
+        {"input_std": [0.5]},
+        {"input_mean": [0.5, 0.5], "input_std": [1.0, 1.0]},
+        {"input_mean": [0.5], "input_std": [0.0]},
+        {"input_mean": [float("nan")], "input_std": [1.0]},
+    ],
+)
+def test_statistics_that_do_not_fit_are_named(statistics):
+    with pytest.raises(ValueError, match=r"input_mean .* input_std .* 1 image channels"):
+        make(**statistics)

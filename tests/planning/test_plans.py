@@ -11,6 +11,7 @@ from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning import (
+    RECIPES,
     extend_plans,
     load_preset,
     octreenca_configuration,
@@ -19,6 +20,7 @@ from nnunet_octreenca.planning import (
     training_bytes,
 )
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
+from nnunet_octreenca.planning.input_statistics import input_statistics
 from nnunet_octreenca.planning.settings import Settings
 
 UNET = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet"}
@@ -95,6 +97,39 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
     recipe = Settings(initial_lr=4e-3, warm_up=0.05, loss_on_levels=0.5)
     assert settings == replace(recipe, crop_shape=crop, crop_levels=1)
+
+
+INTENSITIES = {"0": {"mean": 51.0, "std": 25.5}, "1": {"mean": 400.0, "std": 80.0}}
+
+
+@pytest.mark.parametrize(
+    ("schemes", "mean", "std"),
+    [
+        (["RGBTo01Normalization", "NoNormalization"], [0.2, 400.0], [0.1, 80.0]),
+        (["ZScoreNormalization", "NoNormalization"], [0.0, 400.0], [1.0, 80.0]),
+        (["ZScoreNormalization", "CTNormalization"], None, None),
+    ],
+)
+def test_raw_intensities_are_standardized_by_the_network(schemes, mean, std):
+    plans = deepcopy(PLANS)
+    plans["foreground_intensity_properties_per_channel"] = INTENSITIES
+    for name in ("2d", "3d_lowres", "3d_fullres"):
+        plans["configurations"][name]["normalization_schemes"] = schemes
+    extended = extend_plans(plans, **{**DATA, "input_channels": 2})
+    network = resolved(extended, "3d_fullres")["architecture"]["arch_kwargs"]
+    assert (network.get("input_mean"), network.get("input_std")) == (mean, std)
+    build(extended, "3d_fullres", 2, 3)
+    # A cascade's second stage also sees two labels, which stay 0 and 1.
+    cascaded = resolved(extended, "3d_cascade_fullres")["architecture"]["arch_kwargs"]
+    assert cascaded.get("input_std") == (None if std is None else [*std, 1.0, 1.0])
+    paper = extend_plans(plans, **{**DATA, "input_channels": 2}, recipe=RECIPES["paper"])
+    assert "input_mean" not in resolved(paper, "3d_fullres")["architecture"]["arch_kwargs"]
+
+
+@pytest.mark.parametrize("own", [{"mean": 3.0, "std": 0.0}, {"mean": float("nan"), "std": 1.0},
+                                 {"mean": None, "std": "1"}, {}, 5])  # fmt: skip
+def test_statistics_that_say_nothing_are_left_out(own):
+    assert input_statistics({"0": own}, ["NoNormalization"], 1) is None
 
 
 def test_the_paper_s_recipe():
