@@ -18,21 +18,59 @@ def batch_processes() -> int:
     return asked if "nnUNet_n_proc_DA" in os.environ else min(asked, processors())
 
 
+class RepeatedBatches:
+    """Every batch so many times, for crops of it that are drawn in the training step.
+
+    Args:
+        batches: what is repeated.
+        times: of each batch.
+        used: of the first batch, so many were seen before.
+    """
+
+    def __init__(self, batches: InlineBatches | BatchWorkers, times: int, used: int = 0) -> None:
+        self.batches, self.times = batches, times
+        self._left, self._used = 0, used
+        self._batch: Any = None
+
+    @property
+    def generator(self) -> Any:
+        """The data loader."""
+        return self.batches.generator
+
+    def __iter__(self) -> "RepeatedBatches":
+        return self
+
+    def __next__(self) -> Any:
+        """A batch, perhaps the last one again."""
+        if self._left == 0:
+            self._batch = next(self.batches)
+            self._left, self._used = self.times - self._used, 0
+        self._left -= 1
+        return self._batch
+
+    def close(self) -> None:
+        """End the processes."""
+        self._batch = None
+        self.batches.close()
+
+
 def run_loaders(
     training: Any,
     validation: Any,
     *,
     iterations: tuple[int, int],
+    steps_per_context: int,
     epoch: int,
     seed: int | None,
     rank: int,
     pin_memory: bool,
-) -> tuple[InlineBatches | BatchWorkers, InlineBatches | BatchWorkers]:
+) -> tuple[RepeatedBatches, InlineBatches | BatchWorkers]:
     """Start making batches, of validation in half as many processes.
 
     Args:
         training, validation: nnU-Net's data loaders, or others like them.
         iterations: of an epoch, of each.
+        steps_per_context: how often a batch of training is used.
         epoch: to begin with.
         seed: of the training; None to draw batches afresh.
         rank: of this process in distributed training.
@@ -53,8 +91,9 @@ def run_loaders(
             pin_memory=pin_memory,
         )
 
+    first, used = divmod(epoch * iterations[0], steps_per_context)
     return (
-        run(training, "training", 1, epoch * iterations[0]),
+        RepeatedBatches(run(training, "training", 1, first), steps_per_context, used),
         run(validation, "validation", 2, epoch * iterations[1]),
     )
 

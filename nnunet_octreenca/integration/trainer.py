@@ -398,6 +398,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             training,
             validation,
             iterations=(self.num_iterations_per_epoch, self.num_val_iterations_per_epoch),
+            steps_per_context=self.settings.steps_per_context,
             epoch=self.current_epoch,
             seed=self.settings.seed,
             rank=self.local_rank,

@@ -8,6 +8,7 @@ from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import Context, plan_context
 from nnunet_octreenca.planning.input_statistics import InputStatistics
+from nnunet_octreenca.planning.loading import steps_per_context
 from nnunet_octreenca.planning.memory import training_bytes
 from nnunet_octreenca.planning.recipe import RECIPES, Recipe
 from nnunet_octreenca.planning.rules import (
@@ -89,6 +90,18 @@ def octreenca_configuration(
     context = plan_context(median_shape, fits, crops)
     crop_shape, crop_levels = context.crop or (None, 0)
     chosen = replace(chosen, crop_shape=crop_shape, crop_levels=crop_levels)
+    steps = level_steps(level_shapes(context.shape, context.factors))
+    if recipe.reuses_contexts and "steps_per_context" not in settings:
+        uses = steps_per_context(
+            context.shape,
+            context.crop,
+            factors=context.factors,
+            steps=steps,
+            channels=channels,
+            hidden=hidden,
+            input_channels=input_channels,
+        )
+        chosen = replace(chosen, steps_per_context=uses)
     return {
         "batch_size": batch_size,
         "patch_size": list(context.shape),
@@ -99,7 +112,7 @@ def octreenca_configuration(
                 "channels": channels,
                 "hidden": hidden,
                 "factors": [list(row) for row in context.factors],
-                "steps": level_steps(level_shapes(context.shape, context.factors)),
+                "steps": steps,
                 "fire_rate": 0.5,
                 "constant_background": not has_regions,
                 **({} if statistics is None else _standardizing(statistics)),

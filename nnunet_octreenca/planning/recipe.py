@@ -15,21 +15,31 @@ class Recipe(NamedTuple):
         crops: which crops of the finest levels are tried, the best first.
         settings: keys of the `octreenca` block that differ from the defaults.
         standardizes: whether the network standardizes intensities that nnU-Net leaves raw.
+        reuses_contexts: whether several steps use a context that takes long to load.
     """
 
     batch_size: int
     crops: Crops
     settings: JsonMapping
     standardizes: bool
+    reuses_contexts: bool
 
 
 RECIPES = {
     "default": Recipe(
-        1, crops_for_speed, {"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5}, True
+        batch_size=1,
+        crops=crops_for_speed,
+        settings={"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5},
+        standardizes=True,
+        reuses_contexts=True,
     ),
     # As published: three contexts a step, cropped only where they do not fit.
     "paper": Recipe(
-        3, crops_for_memory, {"lr_schedule": "exponential", "gradient_clip": None}, False
+        batch_size=3,
+        crops=crops_for_memory,
+        settings={"lr_schedule": "exponential", "gradient_clip": None},
+        standardizes=False,
+        reuses_contexts=False,
     ),
 }
 

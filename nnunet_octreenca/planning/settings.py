@@ -25,6 +25,8 @@ class Settings:
     Attributes:
         crop_shape: cells per axis that the finest levels are trained on; None for all.
         crop_levels: how many of the finest levels are cropped.
+        steps_per_context: training steps that use a batch of contexts, each with other crops; for
+            contexts that take longer to load and augment than to train on.
         initial_lr: learning rate of Adam at the start.
         betas: Adam's.
         weight_decay: Adam's.
@@ -50,6 +52,7 @@ class Settings:
 
     crop_shape: tuple[int, ...] | None = None
     crop_levels: int = 0
+    steps_per_context: int = 1
     initial_lr: float = 1.6e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -137,6 +140,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "null or two or three whole numbers above 0",
     ),
     "crop_levels": (lambda value: value == 0 or _whole(value), "a whole number, at least 0"),
+    "steps_per_context": (_whole, "a whole number above 0, at most 2^31"),
     "initial_lr": (lambda value: value > 0, "above 0"),
     "betas": (
         lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),

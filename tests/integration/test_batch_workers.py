@@ -17,6 +17,7 @@ from helpers.faults import kill_oneself, sleep_forever, stop_oneself
 
 from nnunet_octreenca.errors import InputError, WorkerError
 from nnunet_octreenca.integration.batch_workers import BatchWorkers, InlineBatches, Stream
+from nnunet_octreenca.integration.batches import run_loaders
 from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
 
@@ -58,6 +59,26 @@ def workers(loader, processes=2, **options):
 
 
 STREAM = Stream(7, 0, "training")
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_batch_is_used_so_many_times(processes, monkeypatch):
+    """Also where a training goes on in the middle of a batch."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", str(processes))
+
+    def batches(epoch, steps_per_context):
+        training, validation = run_loaders(
+            Draws(), Draws(), iterations=(5, 1), epoch=epoch, seed=3, rank=0, pin_memory=False,
+            steps_per_context=steps_per_context,
+        )  # fmt: skip
+        validation.close()
+        return drawn(training, 7)
+
+    once = batches(0, 1)
+    assert len({str(each) for each in once}) == 7
+    assert batches(0, 3) == [once[0]] * 3 + [once[1]] * 3 + [once[2]]
+    # Epoch 1 begins with iteration 5, the last use of batch 1.
+    assert batches(1, 3) == [once[1]] + [once[2]] * 3 + [once[3]] * 3
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -74,6 +74,8 @@ def plans_of(nnunet, name: str, seed: int) -> str:
         *("extend_plans", "-d", 901, "--batch_size", 2, "-overwrite_plans_name", name),
         *("--set", f"num_epochs={EPOCHS}", "--set", "num_iterations_per_epoch=3"),
         *("--set", "num_val_iterations_per_epoch=1", "--set", f"seed={seed}"),
+        # Every second epoch begins with a batch that the one before has used.
+        *("--set", "steps_per_context=2"),
     )
     return name
 

@@ -1,0 +1,43 @@
+"""How often a training step uses a context, where loading it takes longer than the step."""
+
+from collections.abc import Sequence
+from math import ceil, prod
+
+from nnunet_octreenca.octree import Crop, Factors, window_shapes
+
+# Seconds of one core, measured on five data sets (docs, "Recipes"): nnU-Net's loading and
+# augmentation of a number (45e-9 to 144e-9), and a cell's multiply-add, forward and backward.
+_LOADING = 100e-9
+_MULTIPLY_ADD = 75e-9 / 3072  # 75 ns for a cell of C = 16, H = 64
+MOST_STEPS = 8  # a context's crops repeat one another with more
+
+
+def steps_per_context(
+    context: Sequence[int],
+    crop: Crop | None,
+    *,
+    factors: Factors,
+    steps: Sequence[int],
+    channels: int,
+    hidden: int,
+    input_channels: int,
+) -> int:
+    """As many steps as last as long as loading the next context, 1 to 8.
+
+    Args:
+        context: cells of level 0 per axis.
+        crop: of the finest levels; without one a step sees all there is, and none is repeated.
+        factors, steps, channels, hidden, input_channels: the network's.
+
+    >>> network = {"factors": [(2, 2)] * 4, "steps": [10] * 4 + [20], "channels": 16, "hidden": 64}
+    >>> steps_per_context((2048, 2048), Crop((256, 256), 3), **network, input_channels=3)
+    6
+    >>> steps_per_context((320, 320), None, **network, input_channels=3)
+    1
+    """
+    if crop is None:
+        return 1
+    shapes = window_shapes(context, factors, crop)
+    cell_steps = sum(count * prod(box) for count, box in zip(steps, shapes, strict=True))
+    step = cell_steps * 3 * channels * hidden * _MULTIPLY_ADD
+    return min(MOST_STEPS, max(1, ceil(_LOADING * input_channels * prod(context) / step)))
