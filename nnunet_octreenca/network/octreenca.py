@@ -380,7 +380,7 @@ class OctreeNCA(nn.Module):
         return image.double() if self._is_double() else image.float()
 
     def _is_double(self) -> bool:
-        return self.level_weights(0).hidden_weight.dtype == torch.float64
+        return self._parameters_of(0).hidden_weight.dtype == torch.float64
 
     def _is_inference(self, image: Tensor) -> bool:
         """Whether an engine of our own can do the whole octree in one call."""
@@ -397,7 +397,7 @@ class OctreeNCA(nn.Module):
         """Why PyTorch computes on an image."""
         for engine in ENGINES:
             if isinstance(engine, OctreeEngine) and engine.on_gpu == image.is_cuda:
-                reason = engine.unsupported_reason(image, self.level_weights(0))
+                reason = engine.unsupported_reason(image, self._parameters_of(0))
                 if reason is not None:
                     return reason
         if image.dtype != torch.float32:
@@ -425,14 +425,14 @@ class OctreeNCA(nn.Module):
 
     def engine(self) -> Engine:
         """What computes on tensors where the network lies."""
-        weights = self.level_weights(0)
+        weights = self._parameters_of(0)
         return engine_for(weights.hidden_weight, weights)
 
     def _descent_engine(self, images: Sequence[Tensor]) -> DescentEngine | None:
         """What takes a training step through all levels in one call, if anything does."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
-        weights = [self.level_weights(level) for level in range(len(self.steps))]
+        weights = [self._parameters_of(level) for level in range(len(self.steps))]
         if any(type(image) is not Tensor or image.requires_grad for image in images) or any(
             own.mismatch(image, "image") for own, image in zip(weights, images, strict=True)
         ):
@@ -447,11 +447,16 @@ class OctreeNCA(nn.Module):
 
     def level_weights(self, level: int) -> StepWeights:
         """The weights of a level, 0 the finest, for the image as it is given."""
+        weights = self._parameters_of(level)
+        return (
+            weights.of_raw_input(self.input_mean, self.input_std) if self.standardizes else weights
+        )
+
+    def _parameters_of(self, level: int) -> StepWeights:
+        """Those of a level, for the standardized image."""
         automaton = self.levels[level]
         assert isinstance(automaton, LevelNCA)
-        if not self.standardizes:
-            return automaton.weights()
-        return automaton.weights().of_raw_input(self.input_mean, self.input_std)
+        return automaton.weights()
 
     def automaton(self) -> Automaton:
         """All levels in the form that engines run."""
