@@ -35,6 +35,8 @@ def stock_plans(
              {**RESAMPLING, "is_seg": part == "seg", "order": order}),
         )
     }  # fmt: skip
+    natural = "RGBTo01Normalization" in (schemes or ())
+    mean, std = (127.5, 74.0) if natural else (10.0, 20.0)
     return {
         "dataset_name": dataset,
         "plans_name": "nnUNetPlans",
@@ -46,7 +48,7 @@ def stock_plans(
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
-            str(c): {"mean": 10.0, "std": 20.0, "percentile_00_5": -50.0, "percentile_99_5": 90.0}
+            str(c): {"mean": mean, "std": std, "percentile_00_5": -50.0, "percentile_99_5": 90.0}
             for c in range(channels)
         },
         "configurations": {

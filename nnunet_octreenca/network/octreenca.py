@@ -56,9 +56,10 @@ class OctreeNCA(nn.Module):
         constant_background: True for plain labels: the network emits num_classes - 1 logits
             and the background's is the constant 0, so that the label is the largest logit
             above 0. False for regions: every head is a logit.
-        input_mean, input_std: n_in numbers each; the automaton then sees (image - mean) / std. The
+        input_mean: n_in numbers; with `input_std`, the automaton sees (image - mean) / std. The
             parameters are those of the standardized image, `level_weights` has both in it, so
             that nothing else knows of them. None: the image as it is (the paper).
+        input_std: n_in numbers above 0.
 
     Raises:
         ValueError: arguments that do not fit one another; the message names the values.

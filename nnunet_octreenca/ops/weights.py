@@ -56,7 +56,8 @@ class StepWeights(NamedTuple):
         shift and the scale; differentiable.
 
         Args:
-            mean, std: (n_in,), of the image's channels.
+            mean: (n_in,), of the image's channels.
+            std: (n_in,).
         """
         n = self.input_channels
         scale, shift = 1 / std, -mean / std
