@@ -12,6 +12,7 @@ from nnunet_octreenca.cli import (
     convert,
     demo,
     doctor,
+    explain,
     extend_plans,
     install,
     predict,
@@ -21,7 +22,19 @@ from nnunet_octreenca.cli import (
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.error_reporting import debugging
 
-COMMANDS = (register, convert, extend_plans, predict, verify, compare, check, install, demo, doctor)
+COMMANDS = (
+    register,
+    convert,
+    extend_plans,
+    predict,
+    explain,
+    verify,
+    compare,
+    check,
+    install,
+    demo,
+    doctor,
+)
 
 EPILOG = """\
 typical use, with nnU-Net's own commands:

@@ -42,12 +42,12 @@ class Segmentation:
 
     def __init__(self, image: ImageSource, model: Model, options: Options) -> None:
         self._model, self._options = model, options
-        with _named(image):
+        with named(image):
             self._prepare(image, model, options)
 
     def _prepare(self, image: ImageSource, model: Model, options: Options) -> None:
         self.prepared = PreprocessedCase(
-            _readable(image, model), model.preprocessing, band=rows_at_a_time(image)
+            readable(image, model), model.preprocessing, band=rows_at_a_time(image)
         )
         self._members = options.members_of(model)
         self._mirror_axes = options.mirror_axes_of(model)
@@ -99,7 +99,7 @@ class Segmentation:
 
 
 @contextmanager
-def _named(image: ImageSource) -> Iterator[None]:
+def named(image: ImageSource) -> Iterator[None]:
     """Errors of what is computed from an image begin with the image's name if they lack it."""
     try:
         yield
@@ -120,7 +120,7 @@ class _InPixels:
         self.read, self.close = source.read, source.close
 
 
-def _readable(image: ImageSource, model: Model) -> ImageSource:
+def readable(image: ImageSource, model: Model) -> ImageSource:
     """The image as the model can read it: along another than its first axis only in memory."""
     if model.natural:
         image = _InPixels(image)
@@ -186,7 +186,7 @@ def segment_file(
     options = Options(mirror, seeds, mpp, series, tissue, float16, memory, band_rows)
     model = loaded(model, device)
     if isinstance(image, (str, Path)):
-        files = _only_case(Path(image), model).files
+        files = only_case(Path(image), model).files
     else:
         files = tuple(Path(file) for file in image)
     source = open_channels(files, channels=model.channels, mpp=mpp, scratch=scratch, series=series)
@@ -196,7 +196,12 @@ def segment_file(
         source.close()
 
 
-def _only_case(path: Path, model: Model) -> Case:
+def only_case(path: Path, model: Model) -> Case:
+    """The one case of a file or folder.
+
+    Raises:
+        InputError: nothing readable is there, or several cases are.
+    """
     cases = list_cases(path, model.channels, frames=model.preprocessing.dimension == 3)
     if len(cases) > 1:
         raise InputError(

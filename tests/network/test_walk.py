@@ -1,5 +1,7 @@
 """The walk through the steps against the plain forward pass."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -23,9 +25,7 @@ def make(dimension=2, n_in=2, classes=3, **options):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    ("dimension", "constant_background"), [(2, True), (3, True), (2, False)]
-)
+@pytest.mark.parametrize(("dimension", "constant_background"), [(2, True), (3, True), (2, False)])
 def test_the_walk_ends_with_the_bits_of_the_forward_pass(
     engine, dimension, constant_background, monkeypatch
 ):
@@ -59,7 +59,7 @@ def test_fewer_moments_are_the_same_states(every):
 def test_a_step_changes_what_fires_and_leaves_the_image():
     network, image = make(), torch.randn(1, 2, 17, 12)
     moments = [m for m in walk(network, image, seed=1) if m.level == 0]
-    for before, after in zip(moments, moments[1:], strict=False):
+    for before, after in pairwise(moments):
         changed = (before.state != after.state).any(-1)
         assert 0.3 < changed.float().mean() < 0.7
         assert torch.equal(after.state[..., :2].movedim(-1, 1), image)
