@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -13,13 +14,20 @@ from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.images.open_image import open_channels
 from nnunet_octreenca.images.source import NO_INFO, ArraySource, ImageSource
 from nnunet_octreenca.inference.ensemble import Ensemble, Progress
-from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
+from nnunet_octreenca.inference.memory_plan import GIB, memory_limit, plan_memory
+from nnunet_octreenca.inference.resilience import Overlap, disturbed, resilience_bytes
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.ops.engine import BandEngine
 from nnunet_octreenca.planning import Output
+from nnunet_octreenca.prediction.doubt import Doubt, DoubtRestorer
 from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
+from nnunet_octreenca.resources import resident_memory
+
+# Cells of the bands that seeds are compared in, as the planner makes them.
+_DOUBT_BAND = 5_000_000
 
 
 class Segmentation:
@@ -62,10 +70,24 @@ class Segmentation:
             passes=self.passes,
             output=Output.LOGITS if self._needs_logits else Output.LABELS,
             half=options.float16,
-            # The labels, 1 byte a cell, and what writing a pyramid of them takes.
-            beside=prod(image.shape) * 4 // 3,
+            beside=self._beside(image),
             band_rows=options.band_rows,
         )
+
+    def _beside(self, image: ImageSource) -> int:
+        """Bytes that are held for the result, besides what the networks take."""
+        cells, options = prod(image.shape), self._options
+        # The labels, 1 byte a cell, and what writing a pyramid of them takes.
+        held = cells * 4 // 3
+        if options.quality is not None:
+            heads = self._model.networks[0].num_classes
+            held += 4 * cells * (1 + heads * options.probabilities)
+            # A band's logits of all members, their probabilities, and copies while they are made.
+            band = prod(self.prepared.layout.padded)
+            if isinstance(self._model.networks[0].engine(), BandEngine):
+                band = min(band, _DOUBT_BAND)
+            held += 4 * band * heads * (2 * len(self._members) + 4 * options.quality)
+        return held
 
     def run(self, progress: Progress | None = None) -> Pixels:
         """The labels in the image's own grid: (y, x) or (z, y, x), uint8 or int16.
@@ -77,14 +99,7 @@ class Segmentation:
             InputError: the file is damaged, or the logits are not finite.
         """
         restorer = self.prepared.restorer()
-        ensemble = Ensemble(
-            self._members,
-            mirror_axes=self._mirror_axes,
-            band_rows=self.plan.band_rows,
-            state="float16" if self.plan.half else None,
-        )
-        if progress is not None:
-            progress("total", self.prepared.parts * self.prepared.image(0).shape[0])
+        ensemble = self._ensemble(progress)
         tissue = self._options.tissue
         for number, image in enumerate(self.prepared.images()):
             part = restorer.part(number)
@@ -96,6 +111,74 @@ class Segmentation:
                     part.add_labels(labels)
         labels_of_all: Pixels = restorer.finish()
         return labels_of_all
+
+    def _ensemble(self, progress: Progress | None) -> Ensemble:
+        if progress is not None:
+            progress("total", self.prepared.parts * self.prepared.image(0).shape[0])
+        return Ensemble(
+            self._members,
+            mirror_axes=self._mirror_axes,
+            band_rows=self.plan.band_rows,
+            state="float16" if self.plan.half else None,
+        )
+
+    def run_with_doubt(
+        self, progress: Progress | None = None, temperatures: Sequence[float] | None = None
+    ) -> Doubt:
+        """The labels that `run` gives, and how sure the model is of them.
+
+        Args:
+            progress: as for `run`.
+            temperatures: of the heads, for the probabilities; ones if left out.
+
+        Raises:
+            InputError: the file is damaged, or the logits are not finite.
+        """
+        model, options = self._model, self._options
+        network = model.networks[0]
+        asked = temperatures or [1.0] * network.num_classes
+        restorer = DoubtRestorer(
+            self.prepared,
+            folds=len(model.networks),
+            seeds=len(options.seeds_of(model)),
+            copies=len(mirrorings(self._mirror_axes)),
+            plain=network.constant_background,
+            temperatures=asked if options.probabilities else None,
+        )
+        ensemble = self._ensemble(progress)
+        for number, image in enumerate(self.prepared.images()):
+            part = restorer.part(number)
+            bands = ensemble.logits_of_members(image, progress=progress, tissue=options.tissue)
+            for _, values in bands:
+                part.add(values)
+        doubt = restorer.finish()
+        note = self._no_resilience()
+        if note:
+            return replace(doubt, note=note)
+        return replace(doubt, overlap=self._overlap())
+
+    def _no_resilience(self) -> str:
+        """Why states cannot be held whole; empty if they can."""
+        shape, limit = self.prepared.layout.padded, self.plan.limit
+        needed, have = resilience_bytes(self._model.networks[0], shape), limit.device
+        if self._model.device.type != "cuda":
+            needed, have = needed + resident_memory(), limit.host
+        if needed <= have:
+            return ""
+        return (
+            f"resilience is not measured: the states of {' x '.join(map(str, shape))} cells need "
+            f"{needed / GIB:.1f} GiB as a whole, and {have / GIB:.1f} GiB may be used"
+        )
+
+    def _overlap(self) -> Overlap:
+        """Of the labels of all networks and parts before and after a disturbance."""
+        model, total = self._model, Overlap()
+        seed = self._options.seeds_of(model)[0]
+        for image in self.prepared.images():
+            values = torch.from_numpy(image.read(0, image.shape[0]))[None].to(model.device)
+            for network in model.networks:
+                total += disturbed(network, values, seed)
+        return total
 
 
 @contextmanager
