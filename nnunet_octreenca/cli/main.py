@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from nnunet_octreenca import __version__
 from nnunet_octreenca.cli import (
+    calibrate,
     check,
     compare,
     convert,
@@ -28,6 +29,7 @@ COMMANDS = (
     extend_plans,
     predict,
     explain,
+    calibrate,
     verify,
     compare,
     check,

@@ -186,11 +186,10 @@ def fit_temperatures(voxels: Voxels) -> list[float]:
     truth = torch.from_numpy(np.ascontiguousarray(voxels.truth))
     heads = logits.shape[1]
     if voxels.plain:
-        fitted = np.bincount(voxels.truth, minlength=heads) > 0
-        fitted[0] = False
+        free = truth.long().bincount(minlength=heads) > 0
+        free[0] = False
     else:
-        fitted = voxels.truth.any(0)
-    free = torch.from_numpy(fitted)
+        free = truth.bool().any(0)
     logs = torch.zeros(heads, dtype=torch.float64, requires_grad=True)
     low, high = (float(np.log(value)) for value in _TEMPERATURES)
 
