@@ -170,7 +170,10 @@ def segment_case(
             files = QualityFiles(folder, case.name, info, options.probabilities)
             again = {"overwrite": destination.overwrite, "resume": destination.resume}
             files.check(source.shape, **again)
-        _check_disk(folder, source.shape, options.quality is not None)
+        maps = 0 if options.quality is None else 1
+        if options.probabilities:
+            maps += model.networks[0].num_classes
+        _check_disk(folder, source.shape, maps)
         image = WatchedImage(source)
         stages.begin("survey")
         segmentation = Segmentation(image, model, options)
@@ -268,10 +271,10 @@ def head_names(model: Model) -> list[str]:
     return [model.names.get(label, str(label)) for label in labels]
 
 
-def _check_disk(output: Path, shape: Sequence[int], quality: bool) -> None:
+def _check_disk(output: Path, shape: Sequence[int], maps: int) -> None:
     # Labels compress well; a hundredth of a byte a cell and some room for the overlay is little.
-    # A map of real numbers does not.
-    needed = int(np.prod(shape)) // 100 + (8 << 20) + quality * 4 * int(np.prod(shape))
+    # Maps of real numbers do not.
+    needed = int(np.prod(shape)) // 100 + (8 << 20) + maps * 4 * int(np.prod(shape))
     free = free_disk(output)
     if free < needed:
         raise OutputError(

@@ -47,10 +47,10 @@ class Doubt:
         return None if self.overlap is None else self.overlap.resilience
 
 
-def probabilities_of(logits: Values, plain: bool, head_axis: int = 0) -> Values:
-    """Softmax over the heads, or of regions each head's sigmoid."""
+def probabilities_of(logits: Values, plain: bool) -> Values:
+    """Softmax over the heads, (heads, ...), or of regions each head's sigmoid."""
     values = torch.from_numpy(logits)
-    result: Values = (values.softmax(head_axis) if plain else values.sigmoid()).numpy()
+    result: Values = (values.softmax(0) if plain else values.sigmoid()).numpy()
     return result
 
 
@@ -134,16 +134,20 @@ class DoubtRestorer:
             of_seeds: logits (seeds, heads, rows, ...).
             mean: of the seeds, (heads, rows, ...), if probabilities are wanted.
         """
-        probable = probabilities_of(of_seeds, self._plain, head_axis=1)
-        spread, average = probable.std(0), probable.mean(0)
+        logits = torch.from_numpy(of_seeds)
+        probable = logits.softmax(1) if self._plain else logits.sigmoid()
+        spread, average = probable.std(0, correction=0), probable.mean(0)
         rows = slice(first, first + spread.shape[1])
-        self._rows(self._box, number, 0)[rows] = spread.max(0)
-        foreground = 1 - probable[:, 0] if self._plain else probable.max(1)
-        sums = (
-            (foreground.std(0).sum(dtype=float), *spread.sum((*range(1, spread.ndim),), float)),
-            (foreground.mean(0).sum(dtype=float), *average.sum((*range(1, average.ndim),), float)),
-        )
-        self._sums += np.array(sums)
+        self._rows(self._box, number, 0)[rows] = spread.amax(0).numpy()
+        if self._plain:  # the foreground is what the background is not
+            foreground, there = spread[0], 1 - average[0]
+        else:
+            union = probable.amax(1)
+            foreground, there = union.std(0, correction=0), union.mean(0)
+        for place, values in enumerate(((foreground, spread), (there, average))):
+            of_all, of_heads = values
+            self._sums[place, 0] += float(of_all.sum(dtype=torch.float64))
+            self._sums[place, 1:] += of_heads.flatten(1).sum(1, dtype=torch.float64).numpy()
         if mean is not None and self._probability_box is not None:
             warm = mean / self._temperatures.reshape(-1, *(1,) * (mean.ndim - 1))
             target = self._rows(self._probability_box, number, 1)

@@ -18,16 +18,12 @@ from nnunet_octreenca.inference.memory_plan import GIB, memory_limit, plan_memor
 from nnunet_octreenca.inference.resilience import Overlap, disturbed, resilience_bytes
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
-from nnunet_octreenca.ops.engine import BandEngine
 from nnunet_octreenca.planning import Output
 from nnunet_octreenca.prediction.doubt import Doubt, DoubtRestorer
 from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
 from nnunet_octreenca.resources import resident_memory
-
-# Cells of the bands that seeds are compared in, as the planner makes them.
-_DOUBT_BAND = 5_000_000
 
 
 class Segmentation:
@@ -71,8 +67,12 @@ class Segmentation:
             output=Output.LOGITS if self._needs_logits else Output.LABELS,
             half=options.float16,
             beside=self._beside(image),
+            beside_row=self._beside_row(),
             band_rows=options.band_rows,
         )
+        self._no_resilience = ""
+        if options.quality is not None:
+            self._plan_resilience(resident_memory() + self._beside(image))
 
     def _beside(self, image: ImageSource) -> int:
         """Bytes that are held for the result, besides what the networks take."""
@@ -82,12 +82,39 @@ class Segmentation:
         if options.quality is not None:
             heads = self._model.networks[0].num_classes
             held += 4 * cells * (1 + heads * options.probabilities)
-            # A band's logits of all members, their probabilities, and copies while they are made.
-            band = prod(self.prepared.layout.padded)
-            if isinstance(self._model.networks[0].engine(), BandEngine):
-                band = min(band, _DOUBT_BAND)
-            held += 4 * band * heads * (2 * len(self._members) + 4 * options.quality)
         return held
+
+    def _beside_row(self) -> int:
+        """Bytes for each row of a band, while seeds are compared."""
+        quality = self._options.quality
+        if quality is None:
+            return 0
+        # Logits of all members; of the seeds logits, probabilities, and copies on the way.
+        values = 2 * len(self._members) + 6 * quality
+        cells = prod(self.prepared.layout.padded[1:])
+        return 4 * cells * self._model.networks[0].num_classes * values
+
+    def _plan_resilience(self, held: int) -> None:
+        """Count the states that are held whole, or say why they cannot be.
+
+        Args:
+            held: bytes of the process then, without them.
+        """
+        shape, plan = self.prepared.layout.padded, self.plan
+        needed = resilience_bytes(self._model.networks[0], shape)
+        if self._model.device.type == "cuda":
+            self.plan = replace(plan, device=max(plan.device, needed))
+            have = plan.limit.device
+        else:
+            needed, have = held + needed, plan.limit.host
+            self.plan = replace(plan, host=max(plan.host, needed))
+        if needed > have:
+            self.plan = plan
+            self._no_resilience = (
+                f"resilience is not measured: with the states of {' x '.join(map(str, shape))} "
+                f"cells as a whole the peak would be {needed / GIB:.1f} GiB, and "
+                f"{have / GIB:.1f} GiB may be used"
+            )
 
     def run(self, progress: Progress | None = None) -> Pixels:
         """The labels in the image's own grid: (y, x) or (z, y, x), uint8 or int16.
@@ -152,23 +179,9 @@ class Segmentation:
             for _, values in bands:
                 part.add(values)
         doubt = restorer.finish()
-        note = self._no_resilience()
-        if note:
-            return replace(doubt, note=note)
+        if self._no_resilience:
+            return replace(doubt, note=self._no_resilience)
         return replace(doubt, overlap=self._overlap())
-
-    def _no_resilience(self) -> str:
-        """Why states cannot be held whole; empty if they can."""
-        shape, limit = self.prepared.layout.padded, self.plan.limit
-        needed, have = resilience_bytes(self._model.networks[0], shape), limit.device
-        if self._model.device.type != "cuda":
-            needed, have = needed + resident_memory(), limit.host
-        if needed <= have:
-            return ""
-        return (
-            f"resilience is not measured: the states of {' x '.join(map(str, shape))} cells need "
-            f"{needed / GIB:.1f} GiB as a whole, and {have / GIB:.1f} GiB may be used"
-        )
 
     def _overlap(self) -> Overlap:
         """Of the labels of all networks and parts before and after a disturbance."""
