@@ -37,6 +37,9 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     volumes = {"channels": 1, "ending": ".nii.gz", "steps": 2}
     model_folder(base / "volume", patch=(8, 16, 16), spacing=(2, 1, 1), **volumes)
+    model_folder(
+        base / "turned", patch=(16, 8, 16), spacing=(1, 2, 1), transpose=(1, 0, 2), **volumes
+    )
     model_folder(base / "planes", patch=(16, 16), spacing=(1, 1), **volumes)
     generator = np.random.default_rng(0)
     (base / "images").mkdir()
@@ -99,7 +102,7 @@ def test_the_map_and_the_score_of_a_picture(folder, tmp_path, name):
         assert np.allclose(written.sum(0), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["volume", "planes"])
+@pytest.mark.parametrize("name", ["volume", "planes", "turned"])
 def test_a_volume_keeps_its_place(folder, tmp_path, name):
     """Cropped, resampled and brought back: zeros outside the box, seeds' own spread inside."""
     import SimpleITK
@@ -148,6 +151,21 @@ def test_no_resilience_where_states_do_not_fit(folder, tmp_path, monkeypatch):
     assert any("resilience is not measured" in line for line in lines)
     rows = table(tmp_path)
     assert rows[0]["resilience"] == ""
+
+
+def test_states_held_whole_are_planned(folder):
+    from nnunet_octreenca.images.open_image import open_channels
+    from nnunet_octreenca.prediction.segmentation import Segmentation
+
+    model = load_model(folder / "rgb")
+    image = open_channels([folder / "images" / "a.png"], channels=3)
+    try:
+        plain = Segmentation(image, model, Options()).plan.host
+        asked = Segmentation(image, model, Options(quality=2)).plan.host
+    finally:
+        image.close()
+    states = resilience.resilience_bytes(model.networks[0], (45, 37))
+    assert asked - plain > states / 2
 
 
 def command(folder, out, *flags, code=0):
