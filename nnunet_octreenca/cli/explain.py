@@ -13,9 +13,10 @@ examples:
   nnunet_octreenca explain -m MODEL_FOLDER -i image.png -o octree.svg
 
 The animation goes from the coarsest level to the finest, step by step: the level's image, the
-hidden channels (violet below 0, orange above), and on the finest level the classes, as opaque as
-they are probable. Of a volume the middle planes are shown. A file that ends in .png or .svg is a
-figure of the levels with their cells, their steps and how far they see.
+hidden channels (violet below 0, orange above), and the classes, as opaque as they are probable,
+where logits were trained: on all levels, or on the finest alone (`loss_on_levels` of the plans).
+Of a volume the middle planes are shown. A file that ends in .png or .svg is a figure of the levels
+with their cells, their steps and how far they see.
 """
 
 

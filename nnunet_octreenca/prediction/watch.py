@@ -1,7 +1,7 @@
 """The automaton watched on one case: what is seen of every state on the way, small enough to draw.
 
-Logits are shown on the finest level only. On the others they are hidden channels like the rest:
-no loss ever looks at them.
+Logits are shown on the levels whose logits training looked at: all of them, or the finest alone. On
+the others they are hidden channels like the rest, and no segmentation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ class View:
         level, step: as of `Moment`.
         image: the level's image on the middle planes, one of a picture, three of a volume.
         hidden: the other channels without the logits, on the first of these planes.
-        probabilities: of every head on the planes; None on all levels but the finest.
+        probabilities: of every head on the planes; None where logits were not trained.
     """
 
     level: int
@@ -133,6 +133,7 @@ def watch(
         heads=None if order is None else tuple(order),
         spacing=prepared.layout.target[3 - network.dimension :],
         unit="pixels" if model.natural else "mm",
+        taught_levels=model.taught_levels,
         seed=model.seed,
         every=every,
         progress=progress,
@@ -148,6 +149,7 @@ def watch_image(
     heads: tuple[int, ...] | None = None,
     spacing: Sequence[float],
     unit: str,
+    taught_levels: bool = False,
     seed: int = 0,
     every: int | None = 1,
     progress: Callable[[int], object] = lambda count: None,
@@ -159,6 +161,7 @@ def watch_image(
         image: (1, n_in, *spatial), normalized, where the network lies.
         title, names, spacing, unit: for the pictures; see `Watched`.
         heads: the label of each head; None for plain labels.
+        taught_levels: training looked at the logits of all levels.
         seed: of the fire draws.
         every, progress: as for `watch`.
 
@@ -167,7 +170,7 @@ def watch_image(
     """
     views = []
     for moment in walk(network, image, seed, every=every):
-        views.append(_view(network, moment))
+        views.append(_view(network, moment, taught_levels))
         progress(1)
     return Watched(
         title=title,
@@ -197,12 +200,12 @@ def _require_memory(
         )
 
 
-def _view(network: OctreeNCA, moment: Moment) -> View:
+def _view(network: OctreeNCA, moment: Moment, taught_levels: bool) -> View:
     first = network.input_channels + network.logits
     image = _planes(moment.state[..., : network.input_channels])
     hidden = _planes(moment.state[..., first:])[0]
     probabilities = None
-    if moment.level == 0:
+    if moment.level == 0 or taught_levels:
         logits = network.automaton().head(moment.state)
         shares = logits.softmax(1) if network.constant_background else logits.sigmoid()
         probabilities = _planes(shares.movedim(1, -1))

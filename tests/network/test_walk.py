@@ -45,6 +45,13 @@ def test_the_walk_ends_with_the_bits_of_the_forward_pass(
     assert all(m.state.shape == (1, *shapes[m.level], network.channels) for m in moments)
 
 
+def test_of_a_network_that_standardizes_its_image():
+    network = make(input_mean=[3.0, -1.0], input_std=[2.0, 0.5])
+    image = torch.randn(1, 2, 17, 12)
+    last = list(walk(network, image, every=None))[-1]
+    assert torch.equal(network.automaton().head(last.state), network(image))
+
+
 @pytest.mark.parametrize("every", [2, 3, 100, None])
 def test_fewer_moments_are_the_same_states(every):
     network, image = make(), torch.randn(1, 2, 17, 12)

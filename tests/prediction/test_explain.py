@@ -8,6 +8,7 @@ from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.errors import InputError, OutOfMemoryError, OutputError
+from nnunet_octreenca.files import read_json, write_json
 from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.prediction.explain import explain
@@ -45,9 +46,29 @@ def test_the_last_view_is_the_networks_result(folder):
     assert np.array_equal(watched.views[-1].probabilities[0], logits.softmax(1)[0].numpy())
     assert np.allclose(watched.views[-1].image[0], np.moveaxis(pixels, -1, 0))
     assert len(watched.views) == moments(model.networks[0], 1)
-    assert all((view.probabilities is None) == (view.level > 0) for view in watched.views)
     network = model.networks[0]
     assert len(watched.views[0].hidden) == network.channels - 3 - network.logits
+
+
+def test_logits_are_shown_where_they_were_trained(folder, tmp_path):
+    """With a loss on every level, the classes of all levels; they are each level's own logits."""
+    model_folder(tmp_path / "model", steps=2)
+    path = tmp_path / "model" / "plans.json"
+    plans = read_json(path, "")
+    (configuration,) = plans["configurations"].values()
+    for weight in (0.0, 0.5):
+        configuration["octreenca"]["loss_on_levels"] = weight
+        write_json(path, plans)
+        model = load_model(tmp_path / "model")
+        assert model.taught_levels == bool(weight)
+        watched = watch(folder / "a.png", model, every=None)
+        shown = {view.level for view in watched.views if view.probabilities is not None}
+        assert shown == (set(range(len(watched.steps))) if weight else {0})
+    coarsest = watched.views[1]
+    assert (coarsest.level, coarsest.step) == (len(watched.steps) - 1, 2)
+    assert coarsest.probabilities[0].shape[1:] == coarsest.image[0].shape[1:]
+    assert np.allclose(coarsest.probabilities[0].sum(0), 1)
+    assert np.abs(coarsest.probabilities[0] - 1 / 3).max() > 0.01
 
 
 def test_of_a_volume_the_middle_planes(folder):
