@@ -125,6 +125,23 @@ def test_a_volume_keeps_its_place(folder, tmp_path, name):
     assert (probable.argmax(0) == labels).mean() > 0.999
 
 
+def test_a_video_has_a_page_for_each_frame(folder, tmp_path):
+    model = model_folder(
+        tmp_path / "model", patch=(8, 16, 16), ending=".nii.gz", steps=2,
+        schemes=["RGBTo01Normalization"] * 3,
+    )  # fmt: skip
+    frames = tmp_path / "clip"
+    frames.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(1, 255, (20, 18, 3), np.uint8)
+        Image.fromarray(pixels).save(frames / f"{number}.png")
+    (case,) = predict(frames, tmp_path / "out", model, quality=2, mirror=False).done
+    assert case.kind == "video"
+    with Image.open(tmp_path / "out" / "quality" / "clip_deviation.tif") as pages:
+        assert (pages.n_frames, pages.size) == (4, (18, 20))
+        assert 0 < np.asarray(pages).max() <= 0.5
+
+
 def test_resilience_counts_what_comes_back(folder, monkeypatch):
     network = load_model(folder / "rgb").networks[0]
     image = torch.rand(1, 3, 30, 26)
