@@ -99,7 +99,7 @@ class TrialNetwork(OctreeNCA):
         every_level: bool = False,
     ) -> Any:
         """OctreeNCA's, with several crops of a sample."""
-        image = self._checked(image)
+        image = self.checked(image)
         seed = self.seed if seed is None else seed
         samples = len(image)
         origins = [(0,) * self.dimension] * samples if origins is None else origins
@@ -129,7 +129,7 @@ class TrialNetwork(OctreeNCA):
         fire_rate = self.fire_rate if self.training or rate is None else rate
         for level in reversed(range(len(self.steps))):
             state = nca_steps_channels_last(
-                self._enter(level, images[level], boxes, state).contiguous(),
+                self.enter_level(level, images[level], boxes, state).contiguous(),
                 self.level_weights(level),
                 self._steps(level, seed),
                 fire_rate=fire_rate,

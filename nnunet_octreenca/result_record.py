@@ -16,6 +16,7 @@ WRITING, FINISHED = "writing", "finished"
 _FORM = 1  # raised where a record can no longer be read by older code
 
 FOLDER = "overlays"
+QUALITY, QUALITY_TABLE = "quality", "quality.csv"
 ENDING = "_overlay.png"
 _KEY = "nnunet_octreenca"
 
@@ -147,6 +148,18 @@ def recorded_results(folder: Path) -> set[str]:
             record = read_record(overlay)
             found.update(record.outputs if record else ())
     return found
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether a folder is the one of overlay pictures, or of maps of doubt, of some results."""
+    return is_overlay_folder(folder) or (
+        folder.name == QUALITY
+        and folder.is_dir()
+        and any(
+            (folder / f"{file.name.rpartition('_deviation.')[0]}.json").is_file()
+            for file in folder.glob("*_deviation.*")
+        )
+    )
 
 
 def is_overlay_folder(folder: Path) -> bool:

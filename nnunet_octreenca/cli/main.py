@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from nnunet_octreenca import __version__
 from nnunet_octreenca.cli import (
+    calibrate,
     check,
     compare,
     convert,
     demo,
     doctor,
+    explain,
     extend_plans,
     install,
     predict,
@@ -21,7 +23,20 @@ from nnunet_octreenca.cli import (
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.error_reporting import debugging
 
-COMMANDS = (register, convert, extend_plans, predict, verify, compare, check, install, demo, doctor)
+COMMANDS = (
+    register,
+    convert,
+    extend_plans,
+    predict,
+    explain,
+    calibrate,
+    verify,
+    compare,
+    check,
+    install,
+    demo,
+    doctor,
+)
 
 EPILOG = """\
 typical use, with nnU-Net's own commands:

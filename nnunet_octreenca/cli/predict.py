@@ -23,6 +23,7 @@ examples:
       -i FOLDER -o OUT --continue --report run.json
   nnunet_octreenca predict -m MODEL_FOLDER -i operation.mp4 -o OUT --formats frames coco.json mp4
   nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT --formats ome.tif geojson --memory 4G
+  nnunet_octreenca predict -m MODEL_FOLDER -i FOLDER -o OUT --quality 8
 
 formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
   (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
@@ -93,6 +94,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seeds of the fire draws; logits are averaged over them (default: the plans')",
     )
     how.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="say how sure the model is: compare N seeds (4 or more) of each case; maps and scores "
+        "in OUT/quality, the most doubtful cases first in OUT/quality.csv; the labels are those "
+        "of the mean of the seeds",
+    )
+    how.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="with --quality, write probabilities of all classes (.npz as nnU-Net's), with the "
+        "temperatures of `calibrate` if the model has them",
+    )
+    how.add_argument(
         "--tissue",
         action="store_true",
         help="skip bands of a slide without tissue; their label is 0 (changes the result)",
@@ -145,9 +160,12 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         _predict_all(run, cases, arguments)
     finally:
+        table = run.write_quality()
         run.seconds = perf_counter() - began
         if report is not None:
             write_report(report, run, given)
+    if table is not None:
+        print(f"{table}: the most doubtful cases first")
     for line in summary(run):
         print(line, file=sys.stderr if run.failed else sys.stdout)
     if not run.failed:
@@ -214,6 +232,8 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
             float16=arguments.precision == "float16",
             memory=memory,
             band_rows=arguments.band,
+            quality=arguments.quality,
+            probabilities=arguments.save_probabilities,
         ),
         hash_inputs=bool(arguments.report),
     )

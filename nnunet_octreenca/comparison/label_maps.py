@@ -15,7 +15,7 @@ from nnunet_octreenca.images.slide_reader import open_reader
 from nnunet_octreenca.images.source import Geometry
 from nnunet_octreenca.images.tiff_reader import TiffReader
 from nnunet_octreenca.images.volumes import VolumeSource
-from nnunet_octreenca.result_record import is_overlay_folder
+from nnunet_octreenca.result_record import is_own_folder
 
 VOLUMES = tuple(ending for ending in ENDINGS["volume"] if ending not in (".dcm", ".ima", ".mhd"))
 PICTURES = (".png", ".bmp")  # JPEG changes labels
@@ -77,7 +77,7 @@ def label_files(folder: Path, *, video: bool = False) -> dict[str, list[Path]]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            if video and not is_overlay_folder(entry) and frame_files(entry):
+            if video and not is_own_folder(entry) and frame_files(entry):
                 found.setdefault(_composed(entry.name.removesuffix("_frames")), []).append(entry)
         elif ending is not None:
             found.setdefault(_composed(entry.name[: -len(ending)]), []).append(entry)

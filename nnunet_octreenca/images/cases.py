@@ -11,7 +11,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.frames import FRAME_ENDINGS, frame_files, natural_order
 from nnunet_octreenca.images.open_image import ENDINGS, READABLE, is_zarr, kind_of
 from nnunet_octreenca.images.slide_reader import open_reader
-from nnunet_octreenca.result_record import is_overlay_folder, recorded_results
+from nnunet_octreenca.result_record import is_own_folder, recorded_results
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net's CASE_0000
 _ALL_ENDINGS = tuple(ending for endings in ENDINGS.values() for ending in endings)
@@ -118,7 +118,7 @@ class _Listing:
         self._entries: list[Path] = []
         for entry in entries:
             folder = entry.is_dir()
-            own = entry.name in recorded or (folder and is_overlay_folder(entry))
+            own = entry.name in recorded or (folder and is_own_folder(entry))
             if own or (folder and target is not None and entry.resolve() == target):
                 self._results.append(entry)
             else:
@@ -276,7 +276,7 @@ def _is_case(folder: Path, frames: bool) -> bool:
 
 
 def _is_video(folder: Path) -> bool:
-    return not is_overlay_folder(folder) and _are_frames(frame_files(folder))
+    return not is_own_folder(folder) and _are_frames(frame_files(folder))
 
 
 def _are_frames(files: Sequence[Path]) -> bool:

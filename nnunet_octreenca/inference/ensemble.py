@@ -145,8 +145,39 @@ class Ensemble:
         """
         return self._open(image, progress or _silent, tissue, Output.LOGITS)
 
+    def logits_of_members(
+        self,
+        image: ImageSource,
+        *,
+        progress: Progress | None = None,
+        tissue: bool = False,
+    ) -> Iterator[Result]:
+        """Logits of every member by itself, each the sum of its mirrored copies.
+
+        Added up in order and divided by `passes`, these are the bits of `logits`.
+
+        Args:
+            image: as for `segment`.
+            progress: as for `segment`.
+            tissue: as for `logits`.
+
+        Yields:
+            (first row, logits), in order and without gaps; (members, num_classes, rows, *axes)
+            float32.
+
+        Raises:
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
+        """
+        return self._open(image, progress or _silent, tissue, Output.LOGITS, separate=True)
+
     def _open(
-        self, image: ImageSource, progress: Progress, tissue: bool, output: Output
+        self,
+        image: ImageSource,
+        progress: Progress,
+        tissue: bool,
+        output: Output,
+        separate: bool = False,
     ) -> Iterator[Result]:
         # A mean is taken of logits, whatever is made of it.
         each = output if self.passes == 1 else Output.LOGITS
@@ -157,7 +188,7 @@ class Ensemble:
             for axes in self.mirrorings
         ]
         try:
-            yield from self._run(image, passes, shared, output, progress, tissue)
+            yield from self._run(image, passes, shared, output, progress, tissue, separate)
         finally:
             for part in passes:
                 part.close()
@@ -170,6 +201,7 @@ class Ensemble:
         output: Output,
         progress: Progress,
         tissue: bool,
+        separate: bool,
     ) -> Iterator[Result]:
         end = image.shape[0]
         band_rows = aligned(self.band_rows, passes[0].stream.factor)
@@ -182,18 +214,24 @@ class Ensemble:
         done = 0
         for stretch in [*wanted, Rows(end, end)]:
             if stretch.first > done:  # nothing but glass
-                yield done, self._background(passes[0].stream, stretch.first - done, output)
+                glass = self._background(passes[0].stream, stretch.first - done, output)
+                if separate:
+                    copies = np.float32(len(self.mirrorings))
+                    glass = np.stack([copies * glass] * len(self.members))
+                yield done, glass
                 progress("segment", stretch.first - done)
             if stretch.first == end:
                 return
-            results = (
-                passes[0].stream.run(stretch, shared, band_rows)
-                if passes[0].stream.output is Output.LABELS
-                else self._means(passes, stretch, band_rows, output)
-            )
+            if separate:
+                results = self._members(passes, stretch, band_rows)
+            elif passes[0].stream.output is Output.LABELS:
+                results = passes[0].stream.run(stretch, shared, band_rows)
+            else:
+                results = self._means(passes, stretch, band_rows, output)
+            rows = 2 if separate else 0 if output is Output.LABELS else 1
             for first, values in results:
                 yield first, values
-                progress("segment", values.shape[0 if output is Output.LABELS else 1])
+                progress("segment", values.shape[rows])
             done = stretch.end
 
     def _pool(
@@ -220,16 +258,27 @@ class Ensemble:
         self, passes: list["_Pass"], stretch: Rows, band_rows: int, output: Output
     ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
-            total = self._sum(
-                self._sum(part.take(band, stretch, band_rows) for part in group)
-                for group in _by_member(passes, len(self.mirrorings))
-            )
+            total = self._sum(self._of_members(passes, band, stretch, band_rows))
             total /= len(passes)
             if not np.isfinite(total).all():
                 raise NotFiniteError(LOGITS_NOT_FINITE)
             if output is Output.LABELS:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
+
+    def _members(self, passes: list["_Pass"], stretch: Rows, band_rows: int) -> Iterator[Result]:
+        for band in split_range(*stretch, band_rows):
+            values = np.stack(list(self._of_members(passes, band, stretch, band_rows)))
+            if not np.isfinite(values).all():
+                raise NotFiniteError(LOGITS_NOT_FINITE)
+            yield band.first, values
+
+    def _of_members(
+        self, passes: list["_Pass"], band: Rows, stretch: Rows, band_rows: int
+    ) -> Iterator[Values]:
+        """The sum of each member's mirrored copies."""
+        for group in _by_member(passes, len(self.mirrorings)):
+            yield self._sum(part.take(band, stretch, band_rows) for part in group)
 
     @staticmethod
     def _sum(parts: Iterable[Values]) -> Values:

@@ -106,6 +106,7 @@ def plan_memory(
     output: Output = Output.LABELS,
     half: bool = False,
     beside: int = 0,
+    beside_row: int = 0,
     band_rows: int | None = None,
 ) -> MemoryPlan:
     """The fastest way that fits.
@@ -122,6 +123,7 @@ def plan_memory(
         output: of a single pass; several passes give logits.
         half: states in float16.
         beside: bytes that are held for the image and the result, on top of what is held now.
+        beside_row: bytes that are held for each row or plane of a band besides.
         band_rows: rows or planes of a band, where the caller insists.
 
     Raises:
@@ -146,9 +148,9 @@ def plan_memory(
     smallest = None
     for count in [band_rows] if band_rows else _candidates(shape, step, engine):
         found = needed(count)
-        plan = MemoryPlan(
-            min(count, shape[0]), count >= shape[0], half, held + found.host, found.device, limit
-        )
+        rows = min(count, shape[0])
+        host = held + found.host + rows * beside_row
+        plan = MemoryPlan(rows, count >= shape[0], half, host, found.device, limit)
         if plan.host <= limit.host and plan.device <= limit.device:
             return plan
         smallest = plan
@@ -156,7 +158,8 @@ def plan_memory(
     advice = "Close other programs, or give more with --memory"
     if engine.low_precision and not half:
         less = needed(smallest.band_rows, True)
-        if held + less.host <= limit.host and less.device <= limit.device:
+        least = held + less.host + smallest.band_rows * beside_row
+        if least <= limit.host and less.device <= limit.device:
             advice += ", or take --precision float16, which fits and changes some cells' labels"
     needs, have = f"{smallest.host / GIB:.2f} GiB", limit.host
     if smallest.device > limit.device:

@@ -42,6 +42,7 @@ class Model:
         natural: the data set's images are pictures, whose spacing is counted in pixels.
         trainer, plans, configuration: names, for reports.
         files: that it was read from.
+        taught_levels: training looked at the logits of all levels, not of the finest alone.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Model:
     plans: str
     configuration: str
     files: tuple[Path, ...] = ()
+    taught_levels: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +173,7 @@ def load_model(
             folder / "dataset.json",
             *(folder / f"fold_{fold}" / checkpoint for fold in folds),
         ),
+        taught_levels=settings.loss_on_levels > 0,
     )
 
 

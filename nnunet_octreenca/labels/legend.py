@@ -85,7 +85,7 @@ def legend(
     pad, line = size * 2 // 3, size * 8 // 5
     places, x, y = [], pad, pad + (line if caption else 0)
     for _, text in entries:
-        needed = 2 * size + int(_font(size).getlength(text))
+        needed = 2 * size + int(font(size).getlength(text))
         if x > pad and x + needed > width - pad:
             x, y = pad, y + line
         places.append((x, y))
@@ -94,11 +94,11 @@ def legend(
     strip = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(strip)
     if caption:
-        draw.text((pad, pad), _fitting(caption, width - 2 * pad, size), _FAINT, _font(size))
+        draw.text((pad, pad), fitting(caption, width - 2 * pad, size), _FAINT, font(size))
     for (x, y), (rgb, text) in zip(places, entries, strict=True):
         draw.rounded_rectangle((x, y + 1, x + size, y + 1 + size), size // 5, rgb)
         room = width - pad - (x + size * 3 // 2)
-        draw.text((x + size * 3 // 2, y), _fitting(text, room, size), _INK, _font(size))
+        draw.text((x + size * 3 // 2, y), fitting(text, room, size), _INK, font(size))
     return np.asarray(strip)
 
 
@@ -107,18 +107,21 @@ def _printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def _fitting(text: str, width: int, size: int) -> str:
-    def length(kept: int) -> int:
-        return ceil(_font(size).getlength(text[:kept] + "…"))
+def fitting(text: str, width: int, size: int) -> str:
+    """A text, cut to so many pixels at a size of the font."""
 
-    if _font(size).getlength(text) <= width:
+    def length(kept: int) -> int:
+        return ceil(font(size).getlength(text[:kept] + "…"))
+
+    if font(size).getlength(text) <= width:
         return text
     kept = bisect_right(range(len(text)), width, key=length) - 1
     return text[:kept] + "…" if kept > 0 else ""
 
 
 @lru_cache
-def _font(size: int) -> "FreeTypeFont":
+def font(size: int) -> "FreeTypeFont":
+    """The font of all pictures, in a size of pixels."""
     # matplotlib brings a font with Greek, Cyrillic and the signs that Pillow's own lacks.
     import matplotlib
     from PIL import ImageFont

@@ -17,7 +17,7 @@ _LONGEST_AXIS = 32767  # of NIfTI-1
 _PLANES = 64 << 20  # bytes written at a time
 
 
-def write_nifti(labels: Pixels, path: Path | str, place: NiftiPlace) -> None:
+def write_nifti(labels: Pixels, path: Path | str, place: NiftiPlace, *, kinds: str = "iu") -> None:
     """Write labels with sform, qform, both codes, units and voxel size as the image has them.
 
     Whichever of them a reader prefers, it finds the labels where it finds the image.
@@ -26,6 +26,7 @@ def write_nifti(labels: Pixels, path: Path | str, place: NiftiPlace) -> None:
         labels: (z, y, x) or (y, x), uint8 or int16.
         path: the file, `.nii` or `.nii.gz`.
         place: of the image.
+        kinds: of numpy's types that are written; "f" for a map of values.
 
     Raises:
         OutputError: the labels are no integers of these axes, or the disk is full.
@@ -34,7 +35,7 @@ def write_nifti(labels: Pixels, path: Path | str, place: NiftiPlace) -> None:
     from nibabel.nifti2 import Nifti2Header
 
     path = Path(path)
-    check_axes(labels, path, (2, 3))
+    check_axes(labels, path, (2, 3), kinds)
     kind: Callable[..., Any] = Nifti1Header
     offset = 352
     if place.version == 2 or max(labels.shape) > _LONGEST_AXIS:

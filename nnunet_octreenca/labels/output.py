@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnunet_octreenca.arrays import Labels
+from nnunet_octreenca.arrays import Labels, Pixels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import atomic_write, temporary_name
 from nnunet_octreenca.resources import processors
@@ -95,14 +95,20 @@ def _number(error: BaseException | None) -> int | None:
     return None
 
 
-def check_axes(labels: Labels, path: Path | str, axes: Sequence[int]) -> None:
+def check_axes(labels: Pixels, path: Path | str, axes: Sequence[int], kinds: str = "iu") -> None:
     """Refuse a label map that a format cannot hold.
+
+    Args:
+        labels: to be written.
+        path: for the error.
+        axes: numbers of axes that the format has.
+        kinds: of numpy's types; "f" for maps of values.
 
     Raises:
         OutputError: the number of axes is none of `axes`, there is no pixel, or the labels are
             no integers.
     """
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in kinds:
         raise OutputError(f"{path} cannot hold labels of type {labels.dtype}; give integers")
     if labels.ndim not in axes or labels.size == 0:
         raise OutputError(

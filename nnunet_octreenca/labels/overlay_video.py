@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.labels.legend import blend, legend
+from nnunet_octreenca.labels.mp4 import video_frame, write_mp4
 from nnunet_octreenca.labels.output import (
-    atomic_output,
     check_axes,
     class_name,
     greatest_label,
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 Frames = Iterable[NDArray[np.uint8]] | Callable[[], Iterable[NDArray[np.uint8]]]
 
-_LONGEST_FRACTION = 65535  # MPEG-4 part 2 keeps the frame rate in 16 bits
-_BT709, _LIMITED = 1, 1  # FFmpeg's numbers
-_QUALITY = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
-
 
 def write_overlay_mp4(
     frames: Frames,
@@ -42,8 +38,7 @@ def write_overlay_mp4(
 ) -> None:
     """Write an MP4 with the classes half transparent over the frames and a legend below.
 
-    H.264 where PyAV has libx264, else MPEG-4 part 2; yuv420p in BT.709 of limited range, and
-    marked so; padded to even sizes.
+    As `mp4.write_mp4` encodes it, padded to even sizes.
 
     Args:
         frames: (y, x, 3) RGB uint8 each, in order, or a function that gives them.
@@ -59,7 +54,7 @@ def write_overlay_mp4(
     """
     check_axes(labels, path, (3,))
     greatest_label(labels, path)
-    av = import_optional("av", "video")
+    import_optional("av", "video")
     present = [label for label in np.flatnonzero(_occurs(labels)).tolist() if label > 0]
     strip = legend([(colour(n), class_name(names, n)) for n in present], labels.shape[2])
     height, width = labels.shape[1] + len(strip), labels.shape[2]
@@ -75,29 +70,11 @@ def write_overlay_mp4(
         picture = np.full((*picture_shape, 3), 255, np.uint8)
         picture[: labels.shape[1], :width] = blend(frame, frame_labels)
         picture[labels.shape[1] : height, :width] = strip
-        drawn: VideoFrame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED
-        )
-        return drawn
+        return video_frame(picture)
 
-    with (
-        atomic_output(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
-    ):
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        rate = Fraction(fps).limit_denominator(_LONGEST_FRACTION)
-        stream = container.add_stream(codec, rate=rate, options=_QUALITY[codec])
-        stream.height, stream.width = picture_shape
-        stream.pix_fmt = "yuv420p"
-        coding = stream.codec_context
-        coding.colorspace = coding.color_primaries = coding.color_trc = _BT709
-        coding.color_range = _LIMITED
-        if pixel_aspect is not None:
-            coding.sample_aspect_ratio = pixel_aspect
-        given = frames() if callable(frames) else frames
-        for picture in in_order(draw, _paired(iter(given), labels, path)):
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    given = frames() if callable(frames) else frames
+    drawn = in_order(draw, _paired(iter(given), labels, path))
+    write_mp4(drawn, path, picture_shape, fps=fps, pixel_aspect=pixel_aspect)
 
 
 def _paired(

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_octreenca.arrays import Labels
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import require_utf8
 from nnunet_octreenca.labels.output import atomic_output, check_axes
@@ -18,14 +18,15 @@ _LONGEST_HEADER = 2**16
 
 
 def write_volume(
-    labels: Labels,
+    labels: Pixels,
     path: Path | str,
     *,
     spacing: Sequence[float] | None = None,
     origin: Sequence[float] | None = None,
     direction: Sequence[float] | None = None,
+    kinds: str = "iu",
 ) -> None:
-    """Write a label map in the labels' integer type, compressed where the format can.
+    """Write a label map in its own type, compressed where the format can.
 
     The geometry is SimpleITK's: axes (x, y, z), the reverse of the labels'. NIfTI keeps it in
     single precision.
@@ -36,6 +37,7 @@ def write_volume(
         spacing: mm per voxel; ones if left out.
         origin: mm, the first voxel's centre; zeros if left out.
         direction: row by row, 9 or 4 numbers; the axes themselves if left out.
+        kinds: of numpy's types that are written; "f" for a map of values.
 
     Raises:
         OutputError: the ending is another, the geometry is none, or the disk is full.
@@ -44,7 +46,7 @@ def write_volume(
     import SimpleITK as sitk
 
     path = Path(path)
-    check_axes(labels, path, (2, 3))
+    check_axes(labels, path, (2, 3), kinds)
     require_utf8(path)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:

@@ -176,7 +176,7 @@ class OctreeNCA(nn.Module):
         Raises:
             InputError: the image has other channels or axes than the network.
         """
-        image = self._checked(image)
+        image = self.checked(image)
         seed = self.seed if seed is None else seed
         if crop is None and not every_level and self._is_inference(image):
             values = image.new_empty(image.shape[0], self.num_classes, *image.shape[2:])
@@ -205,7 +205,7 @@ class OctreeNCA(nn.Module):
             InputError: the image has other channels or axes than the network.
             NotFiniteError: cells of some level are NaN or infinite after its steps.
         """
-        image = self._checked(image)
+        image = self.checked(image)
         seed = self.seed if seed is None else seed
         non_finite = NonFiniteCells(len(self.steps), image.device)
         half = False
@@ -253,7 +253,7 @@ class OctreeNCA(nn.Module):
                 f"{len(images)} images and {len(origins)} rows of origins were given for "
                 f"{len(self.steps)} levels"
             )
-        images = [self._checked(image) for image in images]
+        images = [self.checked(image) for image in images]
         boxes = [
             Window(tuple(image.shape[2:]), tuple(tuple(int(c) for c in first) for first in firsts))
             for image, firsts in zip(images, origins, strict=True)
@@ -287,7 +287,7 @@ class OctreeNCA(nn.Module):
         heads: list[Tensor] = []
         for level in reversed(range(len(self.steps))):
             state = nca_steps_channels_last(
-                self._enter(level, images[level], boxes, state),
+                self.enter_level(level, images[level], boxes, state),
                 self.level_weights(level),
                 self.steps[level],
                 fire_rate=self.fire_rate,
@@ -344,7 +344,7 @@ class OctreeNCA(nn.Module):
                 "a network for regions has no single label a cell; call the network and compare "
                 "every logit with 0"
             )
-        image = self._checked(image)
+        image = self.checked(image)
         dtype = self.label_dtype
         with torch.no_grad():
             if self._is_inference(image):
@@ -371,7 +371,12 @@ class OctreeNCA(nn.Module):
                 )
             return self.infer(image, seed).argmax(1).to(dtype)
 
-    def _checked(self, image: Tensor) -> Tensor:
+    def checked(self, image: Tensor) -> Tensor:
+        """The image (N, n_in, *spatial) in the type that the network computes in.
+
+        Raises:
+            InputError: it has other channels or axes than the network.
+        """
         if image.ndim != self.dimension + 2 or image.shape[1] != self.input_channels:
             raise InputError(
                 f"the network takes {self.input_channels} channel(s) and {self.dimension} spatial "
@@ -470,10 +475,21 @@ class OctreeNCA(nn.Module):
             self.constant_background,
         )
 
-    def _enter(
+    def enter_level(
         self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None
     ) -> Tensor:
-        """The state a level begins with: its image and the parents' other channels."""
+        """The state a level begins with: its image and the parents' other channels.
+
+        Args:
+            level: 0 for the finest.
+            image: of that level or of its window, (N, n_in, *spatial).
+            boxes: what every level computes, finest first (`octree.windows`).
+            parent: last state of the next coarser level, (N, *spatial, C); None on the coarsest,
+                which starts from zeros.
+
+        Returns:
+            (N, *spatial, C).
+        """
         here = boxes[level]
         image = _cut(image, here).movedim(1, -1)
         if parent is None:

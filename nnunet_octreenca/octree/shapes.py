@@ -50,3 +50,25 @@ def total_factors(factors: Factors, dimension: int) -> Shape:
     for row in factors:
         total = [t * f for t, f in zip(total, row, strict=True)]
     return tuple(total)
+
+
+def reach(steps: Sequence[int], factors: Factors, dimension: int) -> list[Shape]:
+    """How far a cell sees on every level, in cells of level 0 and in each direction.
+
+    A step sees one cell further, and a cell of level l spans as many cells of level 0 as the
+    factors above it say. What a result depends on reaches the sum of all levels far, and up to
+    one node of the coarsest level further, where averages begin.
+
+    Args:
+        steps: of all levels, finest first.
+        factors: L - 1 rows with 1 or 2 per axis.
+        dimension: spatial axes.
+
+    Returns:
+        Of every level, finest first, cells of level 0 per axis.
+
+    >>> reach((10, 10, 20), [(2, 2), (1, 2)], 2)
+    [(10, 10), (20, 20), (40, 80)]
+    """
+    spans = [total_factors(factors[:level], dimension) for level in range(len(steps))]
+    return [tuple(count * f for f in span) for count, span in zip(steps, spans, strict=True)]

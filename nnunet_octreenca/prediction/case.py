@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.calibration_record import Calibration
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.hashes import content_hash, labels_hash, stamp
 from nnunet_octreenca.images.cases import Case
@@ -27,10 +28,16 @@ from nnunet_octreenca.labels.overlay import label_shares, write_overlay
 from nnunet_octreenca.labels.thumbnail import labels_thumbnail
 from nnunet_octreenca.prediction.earlier import Destination, Earlier, Identity
 from nnunet_octreenca.prediction.options import Options
+from nnunet_octreenca.prediction.quality_files import (
+    QualityFiles,
+    QualityRecord,
+    doubt_line,
+    remove_outdated,
+)
 from nnunet_octreenca.prediction.segmentation import Segmentation
 from nnunet_octreenca.prediction.watched_image import WatchedImage, rows_at_a_time
 from nnunet_octreenca.resources import free_disk
-from nnunet_octreenca.result_record import ResultRecord, overlay_path
+from nnunet_octreenca.result_record import QUALITY, ResultRecord, overlay_path
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
@@ -58,6 +65,7 @@ class CaseResult:
         input_sha256: of each of `files`, by its path, with what is read beside it; empty where
             nobody asked.
         ended: when, in UTC.
+        quality: how sure the model was, where that was asked.
     """
 
     case: str
@@ -77,6 +85,7 @@ class CaseResult:
     outputs_sha256: dict[str, str]
     input_sha256: dict[str, str]
     ended: str
+    quality: QualityRecord | None = None
 
 
 class Stages:
@@ -112,6 +121,7 @@ def segment_case(
     identity: Identity,
     require_lock: Callable[[], object],
     hash_inputs: bool = False,
+    calibration: Calibration | None = None,
     tell: Callable[[str], object] = print,
     progress: Progress | None = None,
 ) -> CaseResult:
@@ -125,6 +135,7 @@ def segment_case(
         identity: of the model and the options.
         require_lock: raises where another run has taken the case, as after a long sleep.
         hash_inputs: read the files once more for their SHA-256.
+        calibration: of the model, with `options.quality`.
         tell: takes the line about memory.
         progress: told of every band (inference.ensemble); first with ("total", rows).
 
@@ -154,7 +165,15 @@ def segment_case(
         earlier.require_replaceable(case.files)
         info = _label_info(case, model, kind, source)
         check_labels(earlier.formats, source.shape, folder / case.name, info)
-        _check_disk(folder, source.shape)
+        files = None
+        if options.quality is not None:
+            files = QualityFiles(folder, case.name, info, options.probabilities)
+            again = {"overwrite": destination.overwrite, "resume": destination.resume}
+            files.check(source.shape, **again)
+        maps = 0 if options.quality is None else 1
+        if options.probabilities:
+            maps += model.networks[0].num_classes
+        _check_disk(folder, source.shape, maps)
         image = WatchedImage(source)
         stages.begin("survey")
         segmentation = Segmentation(image, model, options)
@@ -162,7 +181,15 @@ def segment_case(
         shape = " x ".join(map(str, source.shape))
         tell(f"{case.name}: {shape}, {plan.sentence()}")
         stages.begin("segment")
-        labels = segmentation.run(progress)
+        temperatures = None if calibration is None else calibration.temperatures
+        doubt = None
+        if files is None:
+            labels = segmentation.run(progress)
+        else:
+            doubt = segmentation.run_with_doubt(progress, temperatures)
+            labels = doubt.labels
+            if doubt.note:
+                tell(f"{case.name}: {doubt.note}")
         picture = image.picture()
         stages.begin("hash")
         _require_unchanged(case, stamp_before)
@@ -184,6 +211,20 @@ def segment_case(
             shares=shares,
             record=ResultRecord(kind, tuple(earlier.names_beside_overlay())),
         )
+        quality = None
+        if files is not None and doubt is not None:
+            quality = files.write(
+                doubt,
+                labels_sha256=labels_sha256,
+                model=identity.model,
+                seeds=options.seeds_of(model),
+                classes=head_names(model),
+                calibration=calibration,
+                temperatures=temperatures or [1.0] * model.networks[0].num_classes,
+            )
+            tell(f"{case.name}: {doubt_line(quality, calibration)}")
+        elif remove_outdated(folder, case.name, labels_sha256):
+            tell(f"{case.name}: what {QUALITY} said of its earlier labels was removed")
         stages.begin("hash")
         record = earlier.finish()
         stages.begin("")
@@ -207,6 +248,7 @@ def segment_case(
         outputs_sha256={name: str(found) for name, found in record.outputs.items()},
         input_sha256=input_sha256,
         ended=record.ended,
+        quality=quality,
     )
 
 
@@ -222,9 +264,17 @@ def _input_hashes(case: Case) -> dict[str, str]:
     return {str(path): content_hash(with_companions(Path(path))) for path in case.files}
 
 
-def _check_disk(output: Path, shape: Sequence[int]) -> None:
+def head_names(model: Model) -> list[str]:
+    """Class or region of every head of the model's networks."""
+    order = model.preprocessing.regions_class_order
+    labels = range(model.networks[0].num_classes) if order is None else order
+    return [model.names.get(label, str(label)) for label in labels]
+
+
+def _check_disk(output: Path, shape: Sequence[int], maps: int) -> None:
     # Labels compress well; a hundredth of a byte a cell and some room for the overlay is little.
-    needed = int(np.prod(shape)) // 100 + (8 << 20)
+    # Maps of real numbers do not.
+    needed = int(np.prod(shape)) // 100 + (8 << 20) + maps * 4 * int(np.prod(shape))
     free = free_disk(output)
     if free < needed:
         raise OutputError(

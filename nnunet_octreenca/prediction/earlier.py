@@ -12,6 +12,7 @@ from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.images.companions import all_files
 from nnunet_octreenca.labels.formats import FORMATS, check_formats, default_formats, output_path
 from nnunet_octreenca.prediction.identity import differences
+from nnunet_octreenca.prediction.quality_files import possible_files
 from nnunet_octreenca.result_record import (
     FINISHED,
     WRITING,
@@ -67,7 +68,8 @@ def possible_outputs(folder: Path, case_name: str) -> list[Path]:
     """All that a run may write for a case, its record and its lock among it."""
     names = expected_outputs(folder, case_name, tuple(FORMATS))
     record = record_path(folder, case_name)
-    return [*names.values(), record, record.with_name(lock_name(case_name))]
+    quality = possible_files(folder, case_name)
+    return [*names.values(), *quality, record, record.with_name(lock_name(case_name))]
 
 
 def finished_record(case: Case, destination: Destination, identity: Identity) -> CaseRecord | None:

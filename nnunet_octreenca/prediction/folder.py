@@ -11,12 +11,14 @@ from time import perf_counter
 
 import torch
 
+from nnunet_octreenca.calibration_record import Calibration
 from nnunet_octreenca.errors import LockedError, OctreeNCAError
 from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.inference.ensemble import Progress
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction import identity
+from nnunet_octreenca.prediction.calibrated import usable_calibration
 from nnunet_octreenca.prediction.case import CaseResult, segment_case
 from nnunet_octreenca.prediction.earlier import (
     Destination,
@@ -26,8 +28,9 @@ from nnunet_octreenca.prediction.earlier import (
 )
 from nnunet_octreenca.prediction.leftovers import Leftovers
 from nnunet_octreenca.prediction.options import Options, loaded
+from nnunet_octreenca.prediction.quality_files import is_done, write_table
 from nnunet_octreenca.resources import peak_memory
-from nnunet_octreenca.result_record import RECORDS, CaseRecord, lock_name
+from nnunet_octreenca.result_record import QUALITY_TABLE, RECORDS, CaseRecord, lock_name
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Run:
         hash_inputs: read every image once more for its SHA-256.
         peak_bytes: of memory of the child process, where cases are segmented in one.
         last_round: a case that another run is at is a failure; otherwise it is tried again.
+        tell_once: takes a line about the model, before the first case.
     """
 
     model: Model
@@ -114,6 +118,7 @@ class Run:
     hash_inputs: bool = False
     peak_bytes: int = 0
     last_round: bool = True
+    tell_once: Callable[[str], object] = print
     _busy: list[Case] = field(default_factory=list)
 
     @cached_property
@@ -124,6 +129,27 @@ class Run:
             identity.settings(self.model, self.options),
             identity.versions(self.model),
         )
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Of the model, where quality is asked and it has one of these weights."""
+        if self.options.quality is None:
+            return None
+        return usable_calibration(self.model, self.options, self.tell_once)
+
+    def write_quality(self) -> Path | None:
+        """Write the table of all cases' doubt, where there is any.
+
+        Returns:
+            The file; None where quality was neither asked now nor earlier.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        folder = self.destination.folder
+        if self.options.quality is None and not (folder / QUALITY_TABLE).exists():
+            return None
+        return write_table(folder, self.calibration.score if self.calibration else "nqm")
 
     @cached_property
     def _leftovers(self) -> Leftovers:
@@ -228,7 +254,7 @@ class Run:
         with self.hold(case) as lock:
             if self.destination.resume:
                 record = finished_record(case, self.destination, self.identity)
-                if record is not None:
+                if record is not None and self._has_quality(record):
                     return Outcome(before=record)
             done = segment_case(
                 case,
@@ -238,10 +264,18 @@ class Run:
                 identity=self.identity,
                 require_lock=lock.require_held,
                 hash_inputs=self.hash_inputs,
+                calibration=self.calibration,
                 tell=tell,
                 progress=progress,
             )
         return Outcome(done=done, peak_bytes=peak_memory())
+
+    def _has_quality(self, record: CaseRecord) -> bool:
+        """Whether what is asked of a finished case's quality is there."""
+        options, folder = self.options, self.destination.folder
+        if options.quality is None:
+            return True
+        return is_done(folder, record.case, record.labels, options.probabilities)
 
     def clean(self, case: Case) -> None:
         """Remove what a process that has just died was writing for a case.
@@ -292,6 +326,8 @@ def predict(
     float16: bool = False,
     memory: int | None = None,
     band_rows: int | None = None,
+    quality: int | None = None,
+    probabilities: bool = False,
     device: torch.device | str = "cpu",
     tell: Callable[[str], object] | None = None,
     progress: Progress | None = None,
@@ -320,6 +356,9 @@ def predict(
         memory: bytes that the process may use in all; None for what is free.
         band_rows: rows (2-D) or planes (3-D) of a band; None for the planner's choice. It does
             not change the labels of a single pass.
+        quality: seeds to compare, for maps of doubt and scores in `output`/quality and a table
+            quality.csv; the labels are those of the mean of the seeds. None for neither.
+        probabilities: with `quality`, write the probabilities of all classes too.
         device: where the networks go, if `model` is a folder.
         tell: takes a line about the folder and about every case; None for silence.
         progress: called with a stage and a number of rows: "total" once a case, then "read" and
@@ -342,20 +381,25 @@ def predict(
         >>> [Path(path).name for path in run.done[0].outputs]
         ['image.png', 'image_overlay.png']
     """
-    options = Options(mirror, seeds, mpp, series, tissue, float16, memory, band_rows)
+    options = Options(
+        mirror, seeds, mpp, series, tissue, float16, memory, band_rows, quality, probabilities
+    )
     model = loaded(model, device)
     destination = Destination(Path(output), tuple(formats) if formats else None, overwrite, resume)
-    run = Run(model, destination, options)
+    run = Run(model, destination, options, tell_once=tell or _silent)
     cases = run.cases(source, tell)
     began = perf_counter()
-    for case in run.rounds(cases):
-        try:
-            run.segment(case, tell=tell or _silent, progress=progress)
-        except Exception:
-            if len(cases) == 1:
-                raise
-        finally:
-            run.seconds = perf_counter() - began
+    try:
+        for case in run.rounds(cases):
+            try:
+                run.segment(case, tell=tell or _silent, progress=progress)
+            except Exception:
+                if len(cases) == 1:
+                    raise
+            finally:
+                run.seconds = perf_counter() - began
+    finally:
+        run.write_quality()
     return run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_octreenca.files import parse_temporary
-from nnunet_octreenca.result_record import FOLDER, RECORDS
+from nnunet_octreenca.result_record import FOLDER, QUALITY, RECORDS
 
 
 class Leftovers:
@@ -19,7 +19,7 @@ class Leftovers:
 
     def __init__(self, folder: Path) -> None:
         self._found: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
-        for place in (folder, folder / FOLDER, folder / RECORDS):
+        for place in (folder, folder / FOLDER, folder / QUALITY, folder / RECORDS):
             if place.is_dir():
                 for path in place.iterdir():
                     found = parse_temporary(path)

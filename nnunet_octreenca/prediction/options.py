@@ -24,6 +24,9 @@ class Options:
         float16: keep states in float16, which halves them and changes some labels.
         memory: bytes that the process may use in all; None for what is free.
         band_rows: rows (2-D) or planes (3-D) of a band; None for the planner's choice.
+        quality: how many seeds are compared to say how sure the model is; None for no such thing.
+            Where `seeds` are not given, they are as many from the model's on.
+        probabilities: with `quality`, keep the probabilities of all classes.
 
     Raises:
         InputError: a number is below what it can be, or there is no seed.
@@ -37,6 +40,8 @@ class Options:
     float16: bool = False
     memory: int | None = None
     band_rows: int | None = None
+    quality: int | None = None
+    probabilities: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds is not None:
@@ -45,13 +50,25 @@ class Options:
             object.__setattr__(self, "seeds", tuple(self.seeds))
         if self.mpp is not None and not self.mpp > 0:
             raise InputError(f"mpp ({self.mpp}) must be above 0 microns per pixel")
+        if self.quality is not None:
+            if self.quality < 2:
+                raise InputError(f"quality ({self.quality}) must be at least 2 seeds")
+            if self.seeds is not None and len(set(self.seeds)) != self.quality:
+                raise InputError(
+                    f"quality compares {self.quality} seeds, but {len(set(self.seeds))} different "
+                    f"ones were given; leave them out, or give as many"
+                )
+        elif self.probabilities:
+            raise InputError("probabilities are kept with quality only; give --quality 4")
         for name, value in (("memory", self.memory), ("band_rows", self.band_rows)):
             if value is not None and value < 1:
                 raise InputError(f"{name} ({value}) must be at least 1")
 
     def seeds_of(self, model: Model) -> tuple[int, ...]:
         """The seeds, the model's where none was chosen."""
-        return (model.seed,) if self.seeds is None else tuple(self.seeds)
+        if self.seeds is not None:
+            return tuple(self.seeds)
+        return tuple(range(model.seed, model.seed + (self.quality or 1)))
 
     def members_of(self, model: Model) -> list[Member]:
         """Every network with every seed."""

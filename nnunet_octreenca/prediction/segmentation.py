@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.images.open_image import open_channels
 from nnunet_octreenca.images.source import NO_INFO, ArraySource, ImageSource
 from nnunet_octreenca.inference.ensemble import Ensemble, Progress
-from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
+from nnunet_octreenca.inference.memory_plan import GIB, memory_limit, plan_memory
+from nnunet_octreenca.inference.resilience import Overlap, disturbed, resilience_bytes
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.planning import Output
+from nnunet_octreenca.prediction.doubt import Doubt, DoubtRestorer
 from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
+from nnunet_octreenca.resources import resident_memory
 
 
 class Segmentation:
@@ -42,12 +46,12 @@ class Segmentation:
 
     def __init__(self, image: ImageSource, model: Model, options: Options) -> None:
         self._model, self._options = model, options
-        with _named(image):
+        with named(image):
             self._prepare(image, model, options)
 
     def _prepare(self, image: ImageSource, model: Model, options: Options) -> None:
         self.prepared = PreprocessedCase(
-            _readable(image, model), model.preprocessing, band=rows_at_a_time(image)
+            readable(image, model), model.preprocessing, band=rows_at_a_time(image)
         )
         self._members = options.members_of(model)
         self._mirror_axes = options.mirror_axes_of(model)
@@ -62,10 +66,55 @@ class Segmentation:
             passes=self.passes,
             output=Output.LOGITS if self._needs_logits else Output.LABELS,
             half=options.float16,
-            # The labels, 1 byte a cell, and what writing a pyramid of them takes.
-            beside=prod(image.shape) * 4 // 3,
+            beside=self._beside(image),
+            beside_row=self._beside_row(),
             band_rows=options.band_rows,
         )
+        self._no_resilience = ""
+        if options.quality is not None:
+            self._plan_resilience(resident_memory() + self._beside(image))
+
+    def _beside(self, image: ImageSource) -> int:
+        """Bytes that are held for the result, besides what the networks take."""
+        cells, options = prod(image.shape), self._options
+        # The labels, 1 byte a cell, and what writing a pyramid of them takes.
+        held = cells * 4 // 3
+        if options.quality is not None:
+            heads = self._model.networks[0].num_classes
+            held += 4 * cells * (1 + heads * options.probabilities)
+        return held
+
+    def _beside_row(self) -> int:
+        """Bytes for each row of a band, while seeds are compared."""
+        quality = self._options.quality
+        if quality is None:
+            return 0
+        # Logits of all members; of the seeds logits, probabilities, and copies on the way.
+        values = 2 * len(self._members) + 6 * quality
+        cells = prod(self.prepared.layout.padded[1:])
+        return 4 * cells * self._model.networks[0].num_classes * values
+
+    def _plan_resilience(self, held: int) -> None:
+        """Count the states that are held whole, or say why they cannot be.
+
+        Args:
+            held: bytes of the process then, without them.
+        """
+        shape, plan = self.prepared.layout.padded, self.plan
+        needed = resilience_bytes(self._model.networks[0], shape)
+        if self._model.device.type == "cuda":
+            self.plan = replace(plan, device=max(plan.device, needed))
+            have = plan.limit.device
+        else:
+            needed, have = held + needed, plan.limit.host
+            self.plan = replace(plan, host=max(plan.host, needed))
+        if needed > have:
+            self.plan = plan
+            self._no_resilience = (
+                f"resilience is not measured: with the states of {' x '.join(map(str, shape))} "
+                f"cells as a whole the peak would be {needed / GIB:.1f} GiB, and "
+                f"{have / GIB:.1f} GiB may be used"
+            )
 
     def run(self, progress: Progress | None = None) -> Pixels:
         """The labels in the image's own grid: (y, x) or (z, y, x), uint8 or int16.
@@ -77,14 +126,7 @@ class Segmentation:
             InputError: the file is damaged, or the logits are not finite.
         """
         restorer = self.prepared.restorer()
-        ensemble = Ensemble(
-            self._members,
-            mirror_axes=self._mirror_axes,
-            band_rows=self.plan.band_rows,
-            state="float16" if self.plan.half else None,
-        )
-        if progress is not None:
-            progress("total", self.prepared.parts * self.prepared.image(0).shape[0])
+        ensemble = self._ensemble(progress)
         tissue = self._options.tissue
         for number, image in enumerate(self.prepared.images()):
             part = restorer.part(number)
@@ -97,9 +139,63 @@ class Segmentation:
         labels_of_all: Pixels = restorer.finish()
         return labels_of_all
 
+    def _ensemble(self, progress: Progress | None) -> Ensemble:
+        if progress is not None:
+            progress("total", self.prepared.parts * self.prepared.image(0).shape[0])
+        return Ensemble(
+            self._members,
+            mirror_axes=self._mirror_axes,
+            band_rows=self.plan.band_rows,
+            state="float16" if self.plan.half else None,
+        )
+
+    def run_with_doubt(
+        self, progress: Progress | None = None, temperatures: Sequence[float] | None = None
+    ) -> Doubt:
+        """The labels that `run` gives, and how sure the model is of them.
+
+        Args:
+            progress: as for `run`.
+            temperatures: of the heads, for the probabilities; ones if left out.
+
+        Raises:
+            InputError: the file is damaged, or the logits are not finite.
+        """
+        model, options = self._model, self._options
+        network = model.networks[0]
+        asked = temperatures or [1.0] * network.num_classes
+        restorer = DoubtRestorer(
+            self.prepared,
+            folds=len(model.networks),
+            seeds=len(options.seeds_of(model)),
+            copies=len(mirrorings(self._mirror_axes)),
+            plain=network.constant_background,
+            temperatures=asked if options.probabilities else None,
+        )
+        ensemble = self._ensemble(progress)
+        for number, image in enumerate(self.prepared.images()):
+            part = restorer.part(number)
+            bands = ensemble.logits_of_members(image, progress=progress, tissue=options.tissue)
+            for _, values in bands:
+                part.add(values)
+        doubt = restorer.finish()
+        if self._no_resilience:
+            return replace(doubt, note=self._no_resilience)
+        return replace(doubt, overlap=self._overlap())
+
+    def _overlap(self) -> Overlap:
+        """Of the labels of all networks and parts before and after a disturbance."""
+        model, total = self._model, Overlap()
+        seed = self._options.seeds_of(model)[0]
+        for image in self.prepared.images():
+            values = torch.from_numpy(image.read(0, image.shape[0]))[None].to(model.device)
+            for network in model.networks:
+                total += disturbed(network, values, seed)
+        return total
+
 
 @contextmanager
-def _named(image: ImageSource) -> Iterator[None]:
+def named(image: ImageSource) -> Iterator[None]:
     """Errors of what is computed from an image begin with the image's name if they lack it."""
     try:
         yield
@@ -120,7 +216,7 @@ class _InPixels:
         self.read, self.close = source.read, source.close
 
 
-def _readable(image: ImageSource, model: Model) -> ImageSource:
+def readable(image: ImageSource, model: Model) -> ImageSource:
     """The image as the model can read it: along another than its first axis only in memory."""
     if model.natural:
         image = _InPixels(image)
@@ -186,7 +282,7 @@ def segment_file(
     options = Options(mirror, seeds, mpp, series, tissue, float16, memory, band_rows)
     model = loaded(model, device)
     if isinstance(image, (str, Path)):
-        files = _only_case(Path(image), model).files
+        files = only_case(Path(image), model).files
     else:
         files = tuple(Path(file) for file in image)
     source = open_channels(files, channels=model.channels, mpp=mpp, scratch=scratch, series=series)
@@ -196,7 +292,12 @@ def segment_file(
         source.close()
 
 
-def _only_case(path: Path, model: Model) -> Case:
+def only_case(path: Path, model: Model) -> Case:
+    """The one case of a file or folder.
+
+    Raises:
+        InputError: nothing readable is there, or several cases are.
+    """
     cases = list_cases(path, model.channels, frames=model.preprocessing.dimension == 3)
     if len(cases) > 1:
         raise InputError(

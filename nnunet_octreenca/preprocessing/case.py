@@ -80,6 +80,7 @@ class PreprocessedCase:
         layout: where everything lies.
         statistics: of the image.
         parts: how many images the network sees.
+        dimension: axes of the image in its file.
 
     Raises:
         InputError: an image that the model cannot take, or one with NaN or infinite voxels.
@@ -89,7 +90,7 @@ class PreprocessedCase:
     def __init__(self, source: ImageSource, preprocessing: PreprocessingPlan, *, band: int) -> None:
         _check(preprocessing)
         self._source = oriented(source, preprocessing.transpose_forward)
-        self._dimension = len(source.shape)
+        self.dimension = len(source.shape)
         needs = required_statistics(self._source, preprocessing)
         self.statistics = collect_statistics(self._source, needs, band=band)
         self.layout = CaseGeometry.of(self._source, preprocessing, self.statistics.box)
@@ -125,7 +126,7 @@ class PreprocessedCase:
 
     def restorer(self) -> Restorer:
         """Restores the labels of all parts to the image's own grid and axes."""
-        return Restorer(self.layout, dimension=self._dimension)
+        return Restorer(self.layout, dimension=self.dimension)
 
 
 def _check(preprocessing: PreprocessingPlan) -> None:

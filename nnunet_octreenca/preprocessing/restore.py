@@ -43,6 +43,30 @@ def labels_of_logits(
     return labels
 
 
+def image_array(
+    layout: CaseGeometry, dimension: int, dtype: np.dtype, heads: tuple[int, ...] = ()
+) -> tuple[Pixels, Pixels]:
+    """Zeros in the grid of an image's file, and a view of what the network sees of it.
+
+    Args:
+        layout: of the case.
+        dimension: axes of the image in its file.
+        dtype: of the array.
+        heads: axes in front of the image's.
+
+    Returns:
+        (*heads, *image shape) in the file's axes; the view is (*heads, *box) in the plans' axes.
+    """
+    preprocessing, lead = layout.preprocessing, len(heads)
+    shape = [layout.shape[axis] for axis in preprocessing.transpose_backward]
+    whole = np.zeros((*heads, *shape), dtype)
+    # A view in the plans' axes: what is written into it lies where the file wants it.
+    forward = (*range(lead), *(lead + axis for axis in preprocessing.transpose_forward))
+    inside = (*(slice(None) for _ in heads), *box_slices(layout.box))
+    view = whole.transpose(forward)[inside]
+    return (whole if dimension == 3 else whole.squeeze(lead)), view
+
+
 class Restorer:
     """The labels of a whole image, filled part by part.
 
@@ -68,12 +92,7 @@ class Restorer:
                 "that can be written; renumber its labels"
             )
         dtype = np.uint8 if preprocessing.largest_label <= 255 else np.int16
-        backward = preprocessing.transpose_backward
-        labels = np.zeros([layout.shape[axis] for axis in backward], dtype)
-        # A view in the plans' axes: what is written into it lies where the file wants it.
-        oriented = labels.transpose(preprocessing.transpose_forward)
-        self._box = oriented[box_slices(layout.box)]
-        self._labels = labels if dimension == 3 else labels[0]
+        self._labels, self._box = image_array(layout, dimension, np.dtype(dtype))
         self._layout = layout
         self._open: set[int] = set(range(layout.parts))
         self.needs_logits = layout.resamples
@@ -124,7 +143,7 @@ class PartRestorer:
         """
         at, own = self._next(logits, (self._heads,))
         if self._resampler is None:
-            self._target[at : at + own.shape[1]] = self._labels(own)
+            self.put(at, own)
         else:
             self._resample(self._resampler, own)
         self._finish()
@@ -161,8 +180,10 @@ class PartRestorer:
         inside = (*(slice(None) for _ in heads), slice(first, end), *self._inside[1:])
         return at, band[inside]
 
-    def _labels(self, logits: NDArray[np.float32]) -> Pixels:
-        return labels_of_logits(logits, self._order, self._target.dtype)
+    def put(self, first: int, logits: NDArray[np.float32]) -> None:
+        """Take the next rows or planes (num_classes, rows, ...) in the grid of the image's box."""
+        labels = labels_of_logits(logits, self._order, self._target.dtype)
+        self._target[first : first + logits.shape[1]] = labels
 
     def _finish(self) -> None:
         if self._taken == self._padded[0]:
@@ -190,8 +211,29 @@ class PartRestorer:
         while self._block < resampler.blocks and resampler.needs(self._block)[1] <= complete:
             needed = range(*resampler.needs(self._block))
             block = resampler.block(self._block, [self._chunks[index] for index in needed])
-            self._target[slice(*resampler.rows(self._block))] = self._labels(block)
+            self.put(resampler.rows(self._block)[0], block)
             self._block += 1
             if self._block < resampler.blocks:
                 oldest = resampler.needs(self._block)[0]
                 self._chunks = {k: chunk for k, chunk in self._chunks.items() if k >= oldest}
+
+
+class PartLogits(PartRestorer):
+    """Receives bands as `PartRestorer` does, and keeps logits in the image's grid until taken.
+
+    Args:
+        layout: of the case.
+    """
+
+    def __init__(self, layout: CaseGeometry) -> None:
+        super().__init__(layout, np.empty(0, np.uint8), done=lambda: None)
+        self._ready: list[tuple[int, NDArray[np.float32]]] = []
+
+    def put(self, first: int, logits: NDArray[np.float32]) -> None:
+        """Keep the next rows or planes."""
+        self._ready.append((first, logits))
+
+    def take(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """First row or plane within the box, and logits (num_classes, rows, ...), in order."""
+        ready, self._ready = self._ready, []
+        return ready

@@ -7,9 +7,10 @@ import sys
 import matplotlib as mpl
 import pytest
 from helpers.doc_blocks import ROOT, pages
+from PIL import Image
 
 PICTURES = ROOT / "docs" / "pictures"
-TRAINED = ("descent", "failures")  # by scripts that train a network first
+TRAINED = ("descent", "explain", "failures")  # by scripts that train a network first
 SCRIPTS = sorted(path.stem for path in PICTURES.glob("*.py") if path.stem != "style")
 
 
@@ -25,14 +26,18 @@ def draw(tmp_path, monkeypatch):
             monkeypatch.delitem(sys.modules, module, raising=False)
         with mpl.rc_context():
             runpy.run_path(str(script), run_name="__main__")
-        return (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        svg = tmp_path / f"{name}.svg"
+        return svg.read_text(encoding="utf-8") if svg.exists() else ""
 
     return run
 
 
 def test_every_picture_has_its_script_and_its_place():
-    assert sorted(path.stem for path in PICTURES.glob("*.svg")) == SCRIPTS
-    shown = set(re.findall(r"pictures/(\w+)\.svg", "".join(p.read_text("utf-8") for p in pages())))
+    drawn = [path.stem for ending in ("svg", "gif") for path in PICTURES.glob(f"*.{ending}")]
+    assert sorted(drawn) == SCRIPTS
+    shown = set(
+        re.findall(r"pictures/(\w+)\.(?:svg|gif)", "".join(p.read_text("utf-8") for p in pages()))
+    )
     assert shown == set(SCRIPTS)
 
 
@@ -59,3 +64,13 @@ def test_the_failures_are_a_networks(draw):
     assert drawn.count("<image") == committed.count("<image") == 5
     for picture in (drawn, committed):
         assert 5 < picture.count('id="QuadContourSet') <= 10
+
+
+def test_the_animation_is_small_and_of_its_script(draw, tmp_path):
+    """As many frames as the network has views, whatever the training."""
+    draw("explain", "--iterations", "1")
+    committed = PICTURES / "explain.gif"
+    assert committed.stat().st_size < 500_000
+    with Image.open(committed) as shown, Image.open(tmp_path / "explain.gif") as drawn:
+        assert shown.size == drawn.size
+        assert shown.n_frames >= 40

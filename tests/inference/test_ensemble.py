@@ -71,6 +71,38 @@ def test_one_network_mirrored_gives_the_predictor_s_bits():
     assert np.array_equal(logits, whole.numpy())
 
 
+@pytest.mark.parametrize("axes", [(), (0, 1)])
+def test_members_added_up_are_the_bits_of_the_mean(axes):
+    made, image = networks((61, 20), 2)
+    members = [Member(network, seed) for network in made for seed in (0, 1, 5)]
+    ensemble = Ensemble(members, mirror_axes=axes, band_rows=8)
+    rows = []
+    each = joined(
+        ensemble.logits_of_members(ArraySource(image), progress=lambda *about: rows.append(about)),
+        2,
+    )
+    total = each[0].copy()
+    for one in each[1:]:
+        total += one
+    mean = joined(ensemble.logits(ArraySource(image)), 1)
+    assert np.array_equal(total / np.float32(ensemble.passes), mean)
+    alone = Ensemble([members[2]], mirror_axes=axes, band_rows=8)
+    assert np.array_equal(
+        each[2] / np.float32(alone.passes), joined(alone.logits(ArraySource(image)), 1)
+    )
+    assert sum(count for stage, count in rows if stage == "segment") == 61
+
+
+def test_members_on_glass_are_sure_of_the_background():
+    (network,), _ = networks((64, 20), 1)
+    image = np.full((3, 64, 20), 0.9, np.float32)
+    ensemble = Ensemble([(network, 0), (network, 1)], mirror_axes=(1,))
+    values = joined(ensemble.logits_of_members(ArraySource(image), tissue=True), 2)
+    assert values.shape == (2, 3, 64, 20)
+    assert (values[:, 0] == 0).all()
+    assert (values[:, 1:] == -2).all()  # -1 in each of two mirrored copies
+
+
 def test_a_single_pass_gives_labels_and_progress():
     (network,), image = networks((61, 20), 1)
     seen = {"read": 0, "segment": 0}

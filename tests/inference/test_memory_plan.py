@@ -56,6 +56,16 @@ def test_a_small_image_is_taken_whole_and_a_large_one_in_bands(network):
 
 
 @needs_cpp
+def test_what_is_held_for_each_row_of_a_band_makes_bands_smaller(network):
+    alone = plan(network, (50_000, 20_000), 2)
+    row = 1 << 24
+    beside = plan(network, (50_000, 20_000), 2, beside_row=row)
+    assert beside.band_rows < alone.band_rows
+    rest = plan(network, (50_000, 20_000), 2, band_rows=beside.band_rows)
+    assert beside.host == rest.host + beside.band_rows * row <= 2 * GIB
+
+
+@needs_cpp
 def test_less_memory_means_smaller_bands_and_at_last_an_error(network):
     roomy = plan(network, (50_000, 20_000), 8)
     needed = roomy.host / GIB

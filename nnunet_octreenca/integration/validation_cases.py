@@ -1,0 +1,107 @@
+"""The cases that a fold was validated on, with their images and their truth."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.files import JsonObject, load_json, read_json
+from nnunet_octreenca.integration.model import Model
+
+_ADVICE = "give the folder that training made"
+
+
+@dataclass(frozen=True)
+class ValidationCase:
+    """A case that a fold's network never saw in training.
+
+    Attributes:
+        name: of the case.
+        files: of its image, one a channel.
+        truth: its label map.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    truth: Path
+
+
+def validation_cases(model: Model) -> list[ValidationCase]:
+    """The validation cases of a model's only fold, as nnU-Net split them.
+
+    Args:
+        model: of one fold.
+
+    Raises:
+        EnvironmentMismatchError: nnUNet_raw or nnUNet_preprocessed is not set.
+        InputError: the split or a file of a case is missing, or the fold was trained on all cases.
+    """
+    (fold,) = model.folds
+    plans = read_json(model.folder / "plans.json", _ADVICE)
+    ending = read_json(model.folder / "dataset.json", _ADVICE).get("file_ending")
+    name = plans.get("dataset_name")
+    if not fold.isdigit():
+        raise InputError(
+            f"fold {fold} was trained on all cases and has none to calibrate with; give folds of "
+            f"the cross-validation with -f"
+        )
+    if not isinstance(name, str) or not isinstance(ending, str) or ending == ".json":
+        raise InputError(
+            f"{model.folder} is of data set {name!r} with files {ending!r}; label maps in files "
+            f"are needed, which slides annotated in regions have not"
+        )
+    raw = _folder("nnUNet_raw") / name
+    split = _split(_folder("nnUNet_preprocessed") / name / "splits_final.json", int(fold))
+    listed = _listed(raw)
+    return [_case(case, raw, ending, listed) for case in split]
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        raise EnvironmentMismatchError(
+            f"{variable} is not set; calibrate finds the validation cases there, as training did"
+        )
+    return Path(value)
+
+
+def _split(path: Path, fold: int) -> list[str]:
+    """Names of the validation cases of a fold."""
+    advice = "nnU-Net writes it when training begins"
+    try:
+        splits = load_json(path.read_text(encoding="utf-8"))
+        names = splits[fold]["val"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{path} says nothing of fold {fold} ({type(error).__name__}: {error}); {advice}"
+        ) from error
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise InputError(f"{path} names no validation cases of fold {fold}; {advice}")
+    return names
+
+
+def _listed(raw: Path) -> JsonObject:
+    """What dataset.json says of files that lie elsewhere."""
+    content = read_json(raw / "dataset.json", "the data set must be in nnUNet_raw")
+    listed = content.get("dataset")
+    return listed if isinstance(listed, dict) else {}
+
+
+def _case(name: str, raw: Path, ending: str, listed: JsonObject) -> ValidationCase:
+    own = listed.get(name)
+    if isinstance(own, dict):
+        files = [raw / os.path.expandvars(path) for path in own["images"]]
+        truth = raw / os.path.expandvars(own["label"])
+    else:
+        pattern = re.compile(re.escape(name) + r"_[0-9]{4}" + re.escape(ending))
+        folder = raw / "imagesTr"
+        files = sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
+        truth = raw / "labelsTr" / f"{name}{ending}"
+    missing = [path for path in (*files, truth) if not path.is_file()]
+    if not files or missing:
+        raise InputError(
+            f"validation case {name} lacks {missing[0] if missing else 'its images'} in {raw}; "
+            f"put the data set of the training there"
+        )
+    return ValidationCase(name, tuple(files), truth)
