@@ -149,8 +149,7 @@ def main() -> None:
     began = time.monotonic()
     trainer.run_training()
     seconds = time.monotonic() - began
-    if stock:
-        trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+    trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
     trainer.perform_actual_validation()
     summary = read_json(folder / "validation" / "summary.json", "validate again")
     row = {

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="model folder, a data set's folder in nnUNet_results, or zip file",
+        help="model folder, a data set's folder in nnUNet_results, zip file, or zoo:NAME",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(

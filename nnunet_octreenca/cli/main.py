@@ -19,6 +19,7 @@ from nnunet_octreenca.cli import (
     predict,
     register,
     verify,
+    zoo,
 )
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.error_reporting import debugging
@@ -34,6 +35,7 @@ COMMANDS = (
     compare,
     check,
     install,
+    zoo,
     demo,
     doctor,
 )
@@ -47,6 +49,8 @@ typical use, with nnU-Net's own commands:
   nnUNetv2_predict -d 4 -c 3d_fullres -f 0 -tr OctreeNCATrainer -p nnUNetOctreeNCAPlans -i IN -o OUT
 slides, videos and volumes of any size:
   nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT
+models that come with the package:
+  nnunet_octreenca zoo
 
 exit codes: 0 success, 1 error (explained in one sentence), 2 wrong arguments, 3 some cases failed
 (predict), 130 interrupted

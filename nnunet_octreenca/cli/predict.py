@@ -41,7 +41,11 @@ _NO_ARGUMENTS = ("run", "command")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags, nnU-Net's names where nnU-Net has them."""
     where = parser.add_argument_group("model")
-    where.add_argument("-m", metavar="MODEL_FOLDER", help="TRAINER__PLANS__CONFIGURATION folder")
+    where.add_argument(
+        "-m",
+        metavar="MODEL_FOLDER",
+        help="TRAINER__PLANS__CONFIGURATION folder, or zoo:NAME (see `nnunet_octreenca zoo`)",
+    )
     where.add_argument("-d", metavar="DATASET", help="instead of -m: data set number or name")
     where.add_argument("-tr", default="OctreeNCATrainer", metavar="TRAINER", help="with -d")
     where.add_argument("-p", default="nnUNetOctreeNCAPlans", metavar="PLANS", help="with -d")

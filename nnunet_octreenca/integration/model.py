@@ -15,6 +15,7 @@ from nnunet_octreenca.errors import CheckpointError, InputError
 from nnunet_octreenca.files import JsonMapping, JsonObject, read_json
 from nnunet_octreenca.integration.predictor import inference_seed
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
+from nnunet_octreenca.integration.zoo import model_place
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning import octreenca_settings
 from nnunet_octreenca.planning.dataset_description import read_description
@@ -101,7 +102,7 @@ def load_model(
 
     Args:
         folder: TRAINER__PLANS__CONFIGURATION of a training; holds dataset.json, plans.json and
-            fold_X folders.
+            fold_X folders. Or a name such as "zoo:phantoms", a model of the package.
         folds: "0", "1", ... or "all"; None for all that have the checkpoint.
         checkpoint: its file name.
         device: where the networks go.
@@ -119,7 +120,7 @@ def load_model(
     >>> model.folds, model.channels, model.names
     (('0',), 3, {0: 'background', 1: 'first', 2: 'second'})
     """
-    folder = Path(folder)
+    folder = model_place(folder)
     advice = "give the folder TRAINER__PLANS__CONFIGURATION that training made"
     paths = (folder / "plans.json", folder / "dataset.json")
     described, plans = (read_json(path, advice) for path in reversed(paths))

@@ -21,6 +21,7 @@ from nnunet_octreenca.integration.model_files import (
     layout_faults,
     sha256,
 )
+from nnunet_octreenca.integration.zoo import model_place
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning.dataset_description import DatasetDescription, description_faults
 from nnunet_octreenca.planning.network_model import MAX_CHANNELS
@@ -94,13 +95,13 @@ def check_files(path: Path | str, max_size: int | None = None) -> Report:
     """`inspect_model` of a folder or a zip file.
 
     Args:
-        path: of it.
+        path: of it, or a name such as "zoo:phantoms".
         max_size: bytes that the files of a zip file may take; None allows what models usually take.
 
     Raises:
         InputError: there is no such file, or it is no zip file that can be read safely.
     """
-    path = Path(path)
+    path = model_place(path)
     if path.is_dir():
         return inspect_model(FolderFiles(path))
     if not path.is_file():
