@@ -136,10 +136,10 @@ def training_text(finished: JsonObject, split: JsonObject, checkpoint: JsonObjec
     amount, _, unit = finished["budget"].partition("-")
     versions = ", ".join(f"{name} {version}" for name, version in checkpoint[VERSIONS].items())
     return [
-        f"{len(split['train'])} cases to train on, {len(split['val'])} held out. "
-        f"{finished['iterations']:,} iterations in {amount} {unit.replace('_', ' ')}, "
-        f"{finished['threads']} thread(s), recipe `{finished['recipe']}`, seed {finished['seed']}, "
-        f"{finished['parameters']:,} parameters; with {versions}.",
+        f"{len(split['train'])} cases to train on, {len(split['val'])} held out;",
+        f"{finished['iterations']:,} iterations, {finished['parameters']:,} parameters. Budget: "
+        f"{amount} {unit.replace('_', ' ')}, threads: {finished['threads']},",
+        f"recipe: `{finished['recipe']}`, seed: {finished['seed']}. With {versions}.",
         "",
         f"    python benchmarks/recipes.py --recipes {json.dumps(finished['recipe'])} --datasets "
         f"{finished['dataset']} --seeds {finished['seed']} --{unit} {amount} --threads "

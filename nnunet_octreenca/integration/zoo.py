@@ -126,17 +126,12 @@ def model_place(given: Path | str) -> Path:
 
 
 def _faults(model: ZooModel) -> Iterator[str]:
-    found = {
-        path.relative_to(model.folder).as_posix()
-        for path in model.folder.rglob("*")
-        if path.is_file()
-    }
-    for name in sorted(found.symmetric_difference(model.hashes)):
-        if name in found:
-            yield f"{model.folder / name} is none of its files"
-        else:
-            yield f"{model.folder / name} is missing"
+    found = {path.relative_to(model.folder).as_posix() for path in model.folder.rglob("*.pth")}
+    for name in sorted(found - set(model.hashes)):
+        yield f"{model.folder / name} is none of its files"
     for name, expected in model.hashes.items():
         path = model.folder / name
-        if path.is_file() and (now := file_hash(path)) != expected:
+        if not path.is_file():
+            yield f"{path} is missing"
+        elif (now := file_hash(path)) != expected:
             yield f"{path} has the SHA-256 {now} instead of {expected}"
