@@ -62,29 +62,26 @@ class ZooModel:
         return (self.folder / CARD).read_text(encoding="utf-8")
 
 
-def zoo_models(folder: Path = FOLDER) -> dict[str, ZooModel]:
-    """The models of the index, by name.
-
-    Args:
-        folder: that holds index.json and a folder for each model.
+def zoo_models() -> dict[str, ZooModel]:
+    """The models of the index, by name; their files are not looked at.
 
     Raises:
         InputError: the index is missing or damaged.
     """
-    index = read_json(folder / INDEX, _AGAIN)
+    index = read_json(FOLDER / INDEX, _AGAIN)
     try:
-        return {name: _model(folder, name, row) for name, row in index["models"].items()}
+        return {name: _model(name, row) for name, row in index["models"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{folder / INDEX} is damaged ({type(error).__name__}: {error}); {_AGAIN}"
+            f"{FOLDER / INDEX} is damaged ({type(error).__name__}: {error}); {_AGAIN}"
         ) from error
 
 
-def _model(folder: Path, name: str, row: Mapping[str, Any]) -> ZooModel:
+def _model(name: str, row: Mapping[str, Any]) -> ZooModel:
     dice = row["dice"]
     return ZooModel(
         name=name,
-        folder=folder / name,
+        folder=FOLDER / name,
         task=str(row["task"]),
         dice=Dice(float(dice["mean"]), float(dice["low"]), float(dice["high"]), int(dice["cases"])),
         licence=str(row["licence"]),
@@ -100,7 +97,7 @@ def zoo_model(name: str) -> ZooModel:
         CheckpointError: a file is missing, changed, or not of the model.
     """
     name = name.removeprefix(PREFIX)
-    models = zoo_models(FOLDER)
+    models = zoo_models()
     if name not in models:
         raise InputError(f"the zoo has no model {name!r}; choose from {', '.join(sorted(models))}")
     for fault in _faults(models[name]):
