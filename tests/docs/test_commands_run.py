@@ -25,6 +25,7 @@ from PIL import Image
 from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main
+from nnunet_octreenca.datasets.phantoms import make_phantoms
 from nnunet_octreenca.files import read_json, write_json
 
 pytestmark = [
@@ -231,6 +232,10 @@ def for_raspberry_pi(folder: Path, shell: Shell) -> None:
     Image.fromarray(picture(40, 50)).save(folder / "picture.png")
 
 
+def for_zoo(folder: Path, shell: Shell) -> None:
+    make_phantoms(folder / "made", training=1, test=2, seed=1)  # as the page does in Python
+
+
 def nothing(folder: Path, shell: Shell) -> None:
     pass
 
@@ -238,6 +243,10 @@ def nothing(folder: Path, shell: Shell) -> None:
 # What a page's commands find, and what they leave.
 PAGES: dict[str, tuple[Callable[[Path, Shell], None], set[str]]] = {
     "README.md": (for_readme, {"labels/slide.geojson", "labels/slide.ome.tif"}),
+    "docs/how-to/zoo.md": (
+        for_zoo,
+        {"labels/phantom_002.nii.gz", "labels/overlays", "report/report.html"},
+    ),
     "docs/how-to/mri.md": (phantoms, {"streamed/phantom_021.nii.gz", "streamed/run.json"}),
     "docs/how-to/slides.md": (
         for_slides,
