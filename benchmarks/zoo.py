@@ -65,6 +65,16 @@ def finished_run(given: argparse.Namespace, entry: Entry, budget: Budget | None)
     return found[name]
 
 
+def checkpoint_of(run: Path) -> tuple[Path, list[str]]:
+    """The last checkpoint of a run, and what the card says about it."""
+    if (run / FINAL).exists():
+        return run / FINAL, []
+    if (run / LATEST).exists():  # of a recipes.py that did not keep the end
+        note = "The weights are of that run's last checkpoint, a minute from its end at most."
+        return run / LATEST, ["", note]
+    sys.exit(f"{run} holds neither {FINAL} nor {LATEST}; train again")
+
+
 def pack(checkpoint: JsonObject, folder: Path) -> None:
     """A model folder without optimizer, raw weights and logs.
 
@@ -157,14 +167,7 @@ def make(name: str, given: argparse.Namespace, budget: Budget | None) -> None:
     prepared = prepare(entry.dataset, given.work, given.data)
     finished = finished_run(given, entry, budget)
     run = given.work / "runs" / run_name(finished)
-    notes = []
-    path = run / FINAL
-    if not path.exists():  # of a recipes.py that did not keep the end
-        path = run / LATEST
-        notes = [
-            "",
-            "The weights are of that run's last checkpoint, a minute from its end at most.",
-        ]
+    path, notes = checkpoint_of(run)
     checkpoint = read_checkpoint(path)
     split = json.loads((prepared / "splits_final.json").read_text())[0]
     given.into.mkdir(parents=True, exist_ok=True)

@@ -197,7 +197,8 @@ def page(listed: Sequence[Part]) -> str:
         "[NiiVue](https://github.com/niivue/niivue) 0.69.0 (BSD-2-Clause) for reports: `pip` "
         "installs each package from its publisher. Obligations of the LGPL and GPL arise for "
         "whoever redistributes them, for example inside a container image. The wheel's trained "
-        "models have licences of their own, those of their data: `nnunet_octreenca zoo` lists them.",
+        "models have licences of their own, those of their data: `nnunet_octreenca zoo` lists "
+        "them.",
         "",
         "## Copyleft parts",
         "",

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i", metavar="IN", help="image file or folder of cases (default: where they were)"
     )
-    parser.add_argument("-m", metavar="MODEL_FOLDER", help="the model (default: where it was)")
+    parser.add_argument(
+        "-m", metavar="MODEL_FOLDER", help="the model, or zoo:NAME (default: where it was)"
+    )
     parser.add_argument(
         "-o", metavar="OUT", help="folder of the results (default: where they were)"
     )

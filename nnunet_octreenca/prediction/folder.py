@@ -340,7 +340,8 @@ def predict(
     Args:
         source: a file, or a folder of cases as `nnunet_octreenca predict -i` takes it.
         output: folder for the results.
-        model: from `load_model`, or the folder TRAINER__PLANS__CONFIGURATION of a training.
+        model: from `load_model`, the folder TRAINER__PLANS__CONFIGURATION of a training, or a name
+            such as "zoo:phantoms".
         formats: of the results, such as ("ome.tif", "geojson"); None for what is usual for the
             kind of image. A picture
             overlays/CASE_overlay.png is always written.

@@ -249,7 +249,8 @@ def segment_file(
     Args:
         image: a slide, picture, video or volume; the folder of frames, of a DICOM series or of an
             OME-Zarr image; or several files, one for each channel in the order of the data set.
-        model: from `load_model`, or the folder TRAINER__PLANS__CONFIGURATION of a training.
+        model: from `load_model`, the folder TRAINER__PLANS__CONFIGURATION of a training, or a name
+            such as "zoo:phantoms".
         mirror: average mirrored copies along the axes that the training allows.
         seeds: of the fire draws; the logits are averaged over them. None for the model's one.
         mpp: microns per pixel to read a slide at; None for its finest level.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from recipe_data import vessels
-from zoo import held_out_scores, intervals, pack
+from zoo import checkpoint_of, held_out_scores, intervals, pack
 from zoo_cards import ENTRIES, Entry, card
 
 from nnunet_octreenca import load_model, segment_file
@@ -178,6 +178,17 @@ def test_packing_keeps_the_labels_and_drops_the_training(tmp_path, phantoms):
     ]
     assert np.array_equal(*labels)
     assert labels[0].max() == 2
+
+
+def test_the_end_of_a_run_is_taken_before_its_last_checkpoint(tmp_path):
+    with pytest.raises(SystemExit, match="holds neither"):
+        checkpoint_of(tmp_path)
+    (tmp_path / "checkpoint_latest.pth").touch()
+    path, notes = checkpoint_of(tmp_path)
+    assert path.name == "checkpoint_latest.pth"
+    assert "a minute from its end" in notes[-1]
+    (tmp_path / "checkpoint_final.pth").touch()
+    assert checkpoint_of(tmp_path) == (tmp_path / "checkpoint_final.pth", [])
 
 
 def test_held_out_cases_are_scored_as_compare_scores_them(tmp_path, phantoms):
