@@ -111,7 +111,7 @@ def hrf(source: Path, raw: Path) -> list[str]:
 
 
 def vessels(source: Path, raw: Path) -> list[str]:
-    """CHASE_DB1 as it is and HRF at half size, 21 to train on; 4 children and 3 adults to validate.
+    """CHASE_DB1 as it is and HRF at half size, 18 to train on; 4 children and 3 adults to validate.
 
     A pixel of CHASE_DB1 is about 1/32 of a degree of the eye's view (30 degrees on 950 pixels), one
     of HRF 1/54 (60 degrees on 3,250); halved, HRF's vessels are about as wide as CHASE_DB1's, and

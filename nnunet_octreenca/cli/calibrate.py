@@ -123,12 +123,18 @@ def _models(arguments: argparse.Namespace) -> "list[tuple[Model, list[Validation
     from nnunet_octreenca.cli.predict import usable_device
     from nnunet_octreenca.integration.model import load_model, model_folder
     from nnunet_octreenca.integration.validation_cases import validation_cases
+    from nnunet_octreenca.integration.zoo import PREFIX, model_place
 
     if (arguments.m is None) == (arguments.d is None):
         raise InputError("give the model's folder with -m, or its data set with -d and -c")
     if arguments.d is not None and arguments.c is None:
         raise InputError("-d needs the configuration, e.g. -c 3d_fullres")
     folder = arguments.m or model_folder(arguments.d, arguments.tr, arguments.p, arguments.c)
+    if str(folder).startswith(PREFIX):  # what is learned is written into the folder
+        raise InputError(
+            f"{folder} belongs to the package and stays as it is; copy {model_place(folder)} and "
+            f"calibrate the copy"
+        )
     device = usable_device(arguments.device)
     given = {"checkpoint": arguments.chk, "device": device}
     folds = load_model(folder, folds=arguments.f, **given).folds

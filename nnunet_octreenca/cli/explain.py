@@ -22,7 +22,9 @@ with their cells, their steps and how far they see.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("-m", required=True, metavar="MODEL_FOLDER", help="of a training")
+    parser.add_argument(
+        "-m", required=True, metavar="MODEL_FOLDER", help="of a training, or zoo:NAME"
+    )
     parser.add_argument("-i", required=True, metavar="CASE", help="image file, or folder of a case")
     parser.add_argument(
         "-o", required=True, metavar="FILE", help=".gif or .mp4 (animation), .png or .svg (figure)"

@@ -72,6 +72,14 @@ def test_an_unknown_name_is_one_sentence_and_writes_nothing(scan, tmp_path, caps
     assert not output.exists()
 
 
+def test_calibrate_writes_nothing_into_the_package(capsys):
+    before = sorted(zoo.FOLDER.rglob("*"))
+    assert main(["calibrate", "-m", "zoo:phantoms"]) == 1
+    sentence = f"zoo:phantoms belongs to the package and stays as it is; copy {zoo.FOLDER}"
+    assert sentence in capsys.readouterr().err
+    assert sorted(zoo.FOLDER.rglob("*")) == before
+
+
 def test_a_changed_model_is_not_predicted_with(scan, tmp_path, capsys, monkeypatch):
     shutil.copytree(zoo.FOLDER, tmp_path / "zoo")
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
