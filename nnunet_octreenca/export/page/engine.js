@@ -76,7 +76,7 @@ export class Engine {
     const [dimension, channels, inputs, , logits, background] = new Uint32Array(
       this.native.memory.buffer, at, 6,
     );
-    return { at, dimension, channels, inputs, classes: logits + background };
+    return { at, dimension, channels, inputs, logits, background, classes: logits + background };
   }
 }
 

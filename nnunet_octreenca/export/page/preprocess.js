@@ -1,0 +1,283 @@
+// nnU-Net's preprocessing: axes of the plans, crop to what is not zero, normalisation, zeros around
+// what is smaller than the context. Resampling is refused.
+
+import { Refusal } from './refusal.js';
+
+const SMALLEST = 1e-8; // deviation that nnU-Net divides by
+
+const product = (shape) => shape.reduce((a, b) => a * b, 1);
+
+/** The axes of [channels][z][y][x] exchanged; axis i of the result is axis order[i]. */
+export function transposed(data, channels, shape, order) {
+  if (order.every((axis, i) => axis === i)) return data;
+  const strides = [shape[1] * shape[2], shape[2], 1], cells = product(shape);
+  const [depth, height, width] = order.map((axis) => shape[axis]);
+  const [sz, sy, sx] = order.map((axis) => strides[axis]);
+  const out = new data.constructor(data.length);
+  for (let c = 0, to = 0; c < channels; ++c) {
+    for (let z = 0; z < depth; ++z) {
+      for (let y = 0; y < height; ++y) {
+        let from = c * cells + z * sz + y * sy;
+        for (let x = 0; x < width; ++x, from += sx) out[to++] = data[from];
+      }
+    }
+  }
+  return out;
+}
+
+/** Cells per axis at the target spacing, as nnU-Net rounds them (ties to even). */
+export function resampledShape(shape, spacing, target) {
+  return shape.map((cells, axis) => {
+    const exact = (spacing[axis] / target[axis]) * cells, floor = Math.floor(exact);
+    if (exact - floor === 0.5) return floor % 2 ? floor + 1 : floor;
+    return Math.round(exact);
+  });
+}
+
+/** First cell and end per axis of what is not zero in any channel; the whole image where all is. */
+export function nonzeroBox(data, channels, shape) {
+  const [depth, height, width] = shape, box = [[depth, 0], [height, 0], [width, 0]];
+  for (let c = 0, at = 0; c < channels; ++c) {
+    for (let z = 0; z < depth; ++z) {
+      for (let y = 0; y < height; ++y, at += width) {
+        let first = 0, end = width;
+        while (first < end && data[at + first] === 0) ++first;
+        if (first === end) continue;
+        while (data[at + end - 1] === 0) --end;
+        [[z, z + 1], [y, y + 1], [first, end]].forEach(([low, high], axis) => {
+          box[axis][0] = Math.min(box[axis][0], low);
+          box[axis][1] = Math.max(box[axis][1], high);
+        });
+      }
+    }
+  }
+  return box[0][1] ? box : shape.map((cells) => [0, cells]);
+}
+
+/** Calls work(index in the data, index in the box) for all cells of a box of a channel. */
+function overBox(shape, box, channel, work) {
+  const [, height, width] = shape, cells = product(shape);
+  let inside = 0;
+  for (let z = box[0][0]; z < box[0][1]; ++z) {
+    for (let y = box[1][0]; y < box[1][1]; ++y) {
+      const row = channel * cells + (z * height + y) * width;
+      for (let x = box[2][0]; x < box[2][1]; ++x) work(row + x, inside++);
+    }
+  }
+}
+
+/** 1 where some channel is not zero, holes filled: [box]. */
+export function nonzeroMask(data, channels, shape, box) {
+  const size = box.map(([first, end]) => end - first);
+  const mask = new Uint8Array(product(size));
+  for (let c = 0; c < channels; ++c) overBox(shape, box, c, (at, i) => { if (data[at] !== 0) mask[i] = 1; });
+  // A plane or two can enclose nothing: every cell lies on the border of the volume.
+  return Math.min(...size) <= 2 ? mask : filledHoles(mask, size);
+}
+
+function filledHoles(mask, [depth, height, width]) {
+  const outside = new Uint8Array(mask.length), stack = [];
+  const visit = (i) => {
+    if (!mask[i] && !outside[i]) {
+      outside[i] = 1;
+      stack.push(i);
+    }
+  };
+  for (let z = 0, i = 0; z < depth; ++z) {
+    for (let y = 0; y < height; ++y) {
+      for (let x = 0; x < width; ++x, ++i) {
+        if (!z || !y || !x || z === depth - 1 || y === height - 1 || x === width - 1) visit(i);
+      }
+    }
+  }
+  while (stack.length) {
+    const i = stack.pop();
+    const x = i % width, y = Math.floor(i / width) % height, z = Math.floor(i / (width * height));
+    if (x) visit(i - 1);
+    if (x < width - 1) visit(i + 1);
+    if (y) visit(i - width);
+    if (y < height - 1) visit(i + width);
+    if (z) visit(i - width * height);
+    if (z < depth - 1) visit(i + width * height);
+  }
+  return outside.map((flag) => 1 - flag);
+}
+
+function moments(image, channel, box, mask) {
+  let count = 0, sum = 0, squares = 0;
+  const over = (work) => overBox(image.shape, box, channel, (at, i) => {
+    if (!mask || mask[i]) work(image.data[at]);
+  });
+  over((value) => { ++count; sum += value; });
+  const mean = count ? sum / count : 0;
+  over((value) => { squares += (value - mean) ** 2; });
+  return { mean, std: count ? Math.sqrt(squares / count) : 0 };
+}
+
+function extremes(image, channel, box) {
+  let low = Infinity, high = -Infinity;
+  overBox(image.shape, box, channel, (at) => {
+    const value = image.data[at];
+    if (value < low) low = value;
+    if (value > high) high = value;
+  });
+  return { low: Math.fround(low), high: Math.fround(high) };
+}
+
+/** clip, subtract and divide of a channel, in float32 as nnU-Net has them. */
+function normalizerOf(model, image, channel, box, mask) {
+  const scheme = model.schemes[channel];
+  if (scheme === 'ZScoreNormalization') {
+    const masked = model.useMask[channel];
+    const { mean, std } = moments(image, channel, box, masked ? mask : null);
+    return { subtract: Math.fround(mean), divide: Math.max(Math.fround(std), SMALLEST), masked };
+  }
+  if (scheme === 'CTNormalization') {
+    const of = model.intensities[channel];
+    return {
+      clip: [Math.fround(of.percentile_00_5), Math.fround(of.percentile_99_5)],
+      subtract: Math.fround(of.mean), divide: Math.fround(Math.max(of.std, SMALLEST)),
+    };
+  }
+  if (scheme === 'RescaleTo01Normalization') {
+    const { low, high } = extremes(image, channel, box);
+    return { subtract: low, divide: Math.max(Math.fround(high - low), Math.fround(SMALLEST)) };
+  }
+  if (scheme === 'RGBTo01Normalization') {
+    const { low, high } = extremes(image, channel, box);
+    if (low < 0 || high > 255) {
+      throw new Refusal(`channel ${channel} holds values from ${low} to ${high}, but the model was trained on colours from 0 to 255; save the image with 8 bits a channel`);
+    }
+    return { divide: 255 };
+  }
+  if (scheme === 'NoNormalization') return {};
+  throw new Refusal(`the model's normalisation ${scheme} is not supported`);
+}
+
+/** mm (z, y, x) of the image in the plans' axes and of the network; null where there are none. */
+function requireSpacing(model, image, box) {
+  if (!image.spacing) {
+    if (model.dimension === 3) throw new Refusal('it is a picture, but the model segments volumes (NIfTI)');
+    if (!model.natural || model.spacing.some((mm) => mm !== 1)) {
+      throw new Refusal(`the model takes images of ${model.spacing.join(' x ')} mm, and a picture does not say its size; use nnunet_octreenca predict`);
+    }
+    return;
+  }
+  if (image.flat && model.dimension === 3) throw new Refusal('it is 2-D, but the model segments volumes');
+  if (!model.resamples) return;
+  const target = model.dimension === 2 ? [image.spacing[0], ...model.spacing] : model.spacing;
+  const size = box.map(([first, end]) => end - first);
+  const wanted = resampledShape(size, image.spacing, target);
+  if (wanted.some((cells, axis) => cells !== size[axis])) {
+    const shown = (mm) => mm.map((one) => +one.toFixed(3)).join(' x ');
+    throw new Refusal(`its voxels are ${shown(image.spacing)} mm, but the model takes ${shown(target)} mm, and this page does not resample; resample it, or use nnunet_octreenca predict`);
+  }
+}
+
+/**
+ * What of an image the network sees, and how.
+ *
+ * @param {object} model
+ * @param {object} image in the file's axes; `data` and `shape` are turned into the plans'
+ * @returns the image in the plans' axes, with box, normalizers, mask, padded and inside added
+ */
+export function prepared(model, image) {
+  if (image.channels !== model.schemes.length) {
+    throw new Refusal(`it has ${image.channels} channel${image.channels > 1 ? 's' : ''}, but the model was trained with ${model.schemes.length}`);
+  }
+  const order = model.transposeForward;
+  if (!image.spacing && order[0] !== 0) throw new Refusal(`the model's axes are the image's ${order}, which a picture does not have`);
+  const turned = {
+    ...image,
+    data: transposed(image.data, image.channels, image.shape, order),
+    shape: order.map((axis) => image.shape[axis]),
+    spacing: image.spacing && order.map((axis) => image.spacing[axis]),
+  };
+  const box = nonzeroBox(turned.data, turned.channels, turned.shape);
+  requireSpacing(model, turned, box);
+  const masked = model.schemes.some((s, c) => s === 'ZScoreNormalization' && model.useMask[c]);
+  const mask = masked ? nonzeroMask(turned.data, turned.channels, turned.shape, box) : null;
+  const normalizers = model.schemes.map((_, c) => normalizerOf(model, turned, c, box, mask));
+  const size = box.map(([first, end]) => end - first);
+  const context = model.dimension === 2 ? [1, ...model.context] : model.context;
+  const own = model.dimension === 2 ? [1, size[1], size[2]] : size;
+  const padded = own.map((cells, axis) => Math.max(cells, context[axis]));
+  const begin = own.map((cells, axis) => Math.floor((padded[axis] - cells) / 2));
+  return {
+    ...turned, box, mask, normalizers, padded, own, begin,
+    parts: model.dimension === 2 ? size[0] : 1,
+  };
+}
+
+function normalized(value, { clip, subtract, divide }) {
+  let result = Math.fround(value);
+  if (clip) result = Math.min(Math.max(result, clip[0]), clip[1]);
+  if (subtract !== undefined) result = Math.fround(result - subtract);
+  if (divide !== undefined) result = Math.fround(result / divide);
+  return result;
+}
+
+/**
+ * Reads bands of a part of a prepared image as the network takes them.
+ *
+ * @returns {(first: number, end: number, to: Float32Array) => void} fills [channels][slices][...]
+ */
+export function bandReader(model, image, part) {
+  const [, height, width] = image.shape, cells = product(image.shape);
+  const flat = model.dimension === 2;
+  const [padDepth, padHeight, padWidth] = image.padded, [beginZ, beginY, beginX] = image.begin;
+  const [ownDepth, ownHeight, ownWidth] = image.own;
+  const [boxZ, boxY, boxX] = image.box.map(([first]) => first);
+  const boxWidth = ownWidth, boxHeight = ownHeight;
+  const line = (channel, z, y, to, at) => {
+    const normalizer = image.normalizers[channel];
+    const from = channel * cells + ((boxZ + z) * height + boxY + y) * width + boxX;
+    const inside = (z * boxHeight + y) * boxWidth;
+    for (let x = 0; x < ownWidth; ++x) {
+      const value = image.data[from + x];
+      const change = !normalizer.masked || image.mask[inside + x];
+      to[at + beginX + x] = change ? normalized(value, normalizer) : value;
+    }
+  };
+  return (first, end, to) => {
+    to.fill(0);
+    const lines = flat ? 1 : padHeight;
+    for (let c = 0; c < image.channels; ++c) {
+      for (let slice = first; slice < end; ++slice) {
+        for (let row = 0; row < lines; ++row) {
+          const z = flat ? part : slice - beginZ, y = (flat ? slice : row) - beginY;
+          if (!flat && (z < 0 || z >= ownDepth)) continue;
+          if (y < 0 || y >= ownHeight) continue;
+          line(c, z, y, to, ((c * (end - first) + slice - first) * lines + row) * padWidth);
+        }
+      }
+    }
+  };
+}
+
+/** The slices (rows in 2-D, planes in 3-D) of a part's input in which the image lies. */
+export function ownSlices(model, image) {
+  const axis = model.dimension === 2 ? 1 : 0;
+  return [image.begin[axis], image.begin[axis] + image.own[axis]];
+}
+
+/**
+ * Puts labels of some slices of a part where they belong: [z][y][x] of the plans' axes.
+ *
+ * @param {Uint8Array} labels [slices][...] as wide as the network's input
+ */
+export function placeLabels(model, image, part, first, labels, whole) {
+  const flat = model.dimension === 2;
+  const [, height, width] = image.shape, [, padHeight, padWidth] = image.padded;
+  const [beginZ, beginY, beginX] = image.begin, [, ownHeight, ownWidth] = image.own;
+  const lines = flat ? 1 : padHeight, slices = labels.length / (lines * padWidth);
+  for (let i = 0; i < slices; ++i) {
+    for (let row = 0; row < lines; ++row) {
+      const y = (flat ? first + i : row) - beginY, z = flat ? part : first + i - beginZ;
+      if (y < 0 || y >= ownHeight) continue;
+      const from = (i * lines + row) * padWidth + beginX;
+      const to = ((image.box[0][0] + z) * height + image.box[1][0] + y) * width + image.box[2][0];
+      whole.set(labels.subarray(from, from + ownWidth), to);
+    }
+  }
+}
