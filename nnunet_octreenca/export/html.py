@@ -61,7 +61,7 @@ def page_text(
     seeds = tuple(seeds) if seeds is not None else (model.seed,)
     data = json.dumps(
         {
-            "model": _described(model, seeds),
+            "model": described_model(model, seeds),
             "weights": [_packed(packed_network(network)) for network in model.networks],
             "modules": {
                 name: _packed((MODULES / f"{name}.wasm").read_bytes())
@@ -93,7 +93,7 @@ def page_text(
     )
 
 
-def _described(model: Model, seeds: Sequence[int]) -> JsonObject:
+def described_model(model: Model, seeds: Sequence[int]) -> JsonObject:
     """What the page's scripts know of the model."""
     preprocessing, first = model.preprocessing, model.networks[0]
     if preprocessing.largest_label > _MOST_LABELS:

@@ -71,15 +71,21 @@ function spacingOf(view, little, axes) {
   for (const [name, code] of [['qform_code', qform], ['sform_code', sform]]) {
     if (code < 0 || code > 5) throw damaged(name, code, 'must be 0 to 5');
   }
+  const bySform = sform > 0 && qform === 0;
   const sizes = [1, 2, 3].map((axis) => (axis <= axes ? float(76 + 4 * axis) : 1));
-  if (sform && !qform) {
+  sizes.forEach((size, axis) => {
+    if (!Number.isFinite(size) || size < 0 || (size === 0 && !bySform)) {
+      throw damaged(`pixdim[${axis + 1}]`, size, "must be above 0, the voxel's size");
+    }
+  });
+  if (bySform) {
     for (let axis = 0; axis < 3; ++axis) {
       const column = Math.hypot(...[280, 296, 312].map((row) => float(row + 4 * axis)));
       if (column > 0) sizes[axis] = column;
     }
   }
   sizes.forEach((size, axis) => {
-    if (!(size > 0 && Number.isFinite(size))) throw damaged(`pixdim[${axis + 1}]`, size, "must be above 0, the voxel's size");
+    if (!(size > 0 && size < Infinity)) throw damaged(`the voxel's size along axis ${axis + 1}`, size, 'must be above 0 mm');
   });
   const mm = MM[view.getUint8(123) & 7] ?? 1;
   return sizes.map((size) => size * mm).reverse();
