@@ -1,0 +1,391 @@
+"""The exported page in a real browser: files chosen, labels saved, nothing sent."""
+
+import csv
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import torch
+from helpers.browser import CHROMIUM, Browser
+from PIL import Image
+from untrained_model import model_folder
+
+from nnunet_octreenca import load_model, segment_file
+from nnunet_octreenca.export.html import write_html
+from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)"),
+]
+STATUS = "document.getElementById('status').textContent"
+SEEDS = (3, 2**40 + 1)
+
+
+class Page:
+    """An exported page and the model that it is of."""
+
+    def __init__(self, folder: Path, model: Path, **options) -> None:
+        self.model = load_model(model)
+        self.file, self.saved = folder / "page.html", folder / "saved"
+        self.saved.mkdir()
+        write_html(self.model, self.file, **options)
+        self.browser = Browser(folder / "profile")
+        self.browser.save_into(self.saved)
+        self.browser.open(self.file)
+        self.settled()
+
+    def settled(self) -> str:
+        self.browser.wait("document.body.dataset.state === 'ready'")
+        return self.browser.run(STATUS)
+
+    def segment(self, *files: Path) -> str:
+        """What the page says in the end."""
+        self.browser.run("document.body.dataset.state = 'asked'")
+        self.browser.choose("#files", *files)
+        return self.settled()
+
+    def check(self, name: str, on: bool) -> None:
+        self.browser.run(f"document.getElementById('{name}').checked = {str(on).lower()}")
+
+    def click(self, name: str) -> None:
+        self.browser.run(f"document.getElementById('{name}').click()")
+
+    def download(self, button: str, name: str) -> Path:
+        path = self.saved / name
+        path.unlink(missing_ok=True)
+        self.click(button)
+        end = time.monotonic() + 30
+        while not path.is_file():
+            assert time.monotonic() < end, f"{name} was not saved, but {list(self.saved.iterdir())}"
+            time.sleep(0.05)
+        return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_rounding():
+    """The page's fused products are AVX2's; a machine without has nothing to compare with."""
+    patch = pytest.MonkeyPatch()
+    if "avx2" in cpu_module().kernels():
+        patch.setenv(KERNELS_VARIABLE, "avx2")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    model = model_folder(folder / "Dataset903_Hand" / "model", folds=("0", "1"))
+    example = folder / "example.png"
+    picture((70, 90)).save(example)
+    page = Page(folder, model, title="Hands & <feet>", example=example, seeds=SEEDS)
+    yield page
+    page.browser.close()
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    model = model_folder(
+        folder / "model", patch=(8, 16, 16), channels=2, ending=".nii.gz", transpose=(1, 0, 2)
+    )
+    page = Page(folder, model)
+    yield page
+    page.browser.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_error_and_no_request(request):
+    yield
+    for name in {"pictures", "volumes"} & set(request.fixturenames):
+        browser = request.getfixturevalue(name).browser
+        assert browser.errors == []
+        asked = [a for a in browser.requests if not a.startswith("blob:null/")]
+        assert asked == [request.getfixturevalue(name).file.as_uri()]
+
+
+def picture(shape, seed=0):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    waves = [np.sin(x / (9 + seed) + c) * np.cos(y / (14 + c)) for c in range(3)]
+    noise = np.random.default_rng(seed).normal(0, 9, (*shape, 3))
+    return Image.fromarray((130 + 90 * np.stack(waves, -1) + noise).clip(1, 255).astype(np.uint8))
+
+
+def saved_pictures(folder):
+    """One picture in every format, one of them larger than a band and smaller than the context."""
+    whole = picture((203, 151))
+    whole.save(folder / "a.png")
+    whole.save(folder / "a.jpg", quality=92)
+    whole.save(folder / "turned.jpg", exif=exif_of(6))
+    tifffile.imwrite(folder / "a.tif", np.asarray(whole), photometric="rgb", compression="lzw")
+    picture((20, 31), 1).save(folder / "small.png")
+    dark = np.asarray(picture((90, 80), 2)).copy()
+    dark[:11] = dark[:, 60:] = 0
+    Image.fromarray(dark).save(folder / "cropped.png")
+    picture((700, 900), 3).save(folder / "large.png")
+    return sorted(folder.glob("*.*"))
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def test_labels_of_pictures_are_those_of_predict(pictures, tmp_path):
+    """Folds, seeds and mirrored copies averaged; every format; labels to the last pixel."""
+    for path in saved_pictures(tmp_path):
+        said = pictures.segment(path)
+        assert said.startswith(f"{path.name}: "), said
+        file = pictures.download("save-labels", f"{path.stem}_labels.png")
+        labels = np.asarray(Image.open(file))
+        wanted = segment_file(path, pictures.model, seeds=SEEDS)
+        assert len(np.unique(wanted)) > 1
+        assert labels.shape == wanted.shape
+        assert (labels != wanted).sum() == 0, path.name
+
+
+def test_a_single_pass_of_one_fold(pictures, tmp_path):
+    picture((150, 133), 5).save(tmp_path / "one.png")
+    pictures.check("folds", False)
+    pictures.check("mirror", False)
+    pictures.segment(tmp_path / "one.png")
+    labels = np.asarray(Image.open(pictures.download("save-labels", "one_labels.png")))
+    first = load_model(pictures.model.folder, folds=("0",))
+    wanted = segment_file(tmp_path / "one.png", first, seeds=SEEDS, mirror=False)
+    assert (labels != wanted).sum() == 0
+    counts = pictures.browser.run(
+        "[...document.querySelectorAll('#legend tbody tr')].map(r => r.cells[2].textContent)"
+    )
+    assert counts == [f"{(wanted == label).sum():,}" for label in (1, 2)]
+
+    opacity = "document.getElementById('opacity').value = 0.25"
+    pictures.browser.run(opacity)
+    overlay = Image.open(pictures.download("save-overlay", "one_overlay.png"))
+    given = np.asarray(Image.open(tmp_path / "one.png")).astype(float)
+    colour = np.array([(0, 0, 0), (86, 180, 233), (230, 159, 0)])[wanted]
+    blended = np.where(wanted[..., None] > 0, given + 0.25 * (colour - given), given)
+    assert np.abs(np.asarray(overlay) - blended).max() <= 1
+    pictures.check("folds", True)
+    pictures.check("mirror", True)
+
+
+def test_several_files_and_their_table(pictures, tmp_path):
+    picture((40, 50)).save(tmp_path / "b.png")
+    (tmp_path / "=broken.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
+    picture((64, 48), 4).save(tmp_path / "c.png")
+    names = ["b.png", "=broken.png", "c.png"]
+    said = pictures.segment(*(tmp_path / name for name in names))
+    assert said.startswith("2 of 3 images segmented")
+    table = pictures.download("save-table", "segmentations.csv")
+    rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+    assert [row[0] for row in rows] == ["image", "b.png", "'=broken.png", "c.png"]
+    assert "truncated" in rows[2][3]
+    for row in (rows[1], rows[3]):
+        wanted = segment_file(tmp_path / row[0], pictures.model, seeds=SEEDS)
+        assert [row[5], row[7]] == [str((wanted == label).sum()) for label in (1, 2)]
+    pictures.browser.run(
+        "document.body.dataset.state = 'asked'; document.querySelector('#table button').click()"
+    )
+    assert pictures.settled().startswith("b.png: 50 x 40")
+
+
+def test_the_example_and_the_title(pictures):
+    pictures.browser.run("document.body.dataset.state = 'asked'")
+    pictures.click("example")
+    assert pictures.settled().startswith("example.png: 90 x 70")
+    assert pictures.browser.run("document.title") == "Hands & <feet>"
+    text = pictures.browser.run("document.body.innerText")
+    for told in ("Not a medical device", "nnunet_octreenca ", "seeds 3, 1099511627777"):
+        assert told in text
+
+
+def test_cancelling_ends_the_work_and_not_the_page(pictures, tmp_path):
+    picture((2500, 2500)).save(tmp_path / "large.png")
+    pictures.browser.run("document.body.dataset.state = 'asked'")
+    pictures.browser.choose("#files", tmp_path / "large.png")
+    pictures.browser.wait("document.getElementById('progress').value > 0")
+    pictures.click("cancel")
+    assert pictures.settled() == "Cancelled."
+    picture((40, 50)).save(tmp_path / "b.png")
+    assert pictures.segment(tmp_path / "b.png").startswith("b.png: 50 x 40")
+
+
+def test_watching_shows_every_step(pictures, tmp_path):
+    picture((80, 96)).save(tmp_path / "watched.png")
+    pictures.segment(tmp_path / "watched.png")
+    pictures.browser.run(
+        "window.seen = []; new MutationObserver(() => seen.push(document.getElementById('status')"
+        ".textContent)).observe(document.getElementById('status'), {childList: true});"
+        "document.body.dataset.state = 'asked'"
+    )
+    pictures.click("watch")
+    assert pictures.settled().startswith("watched.png: 96 x 80")
+    seen = pictures.browser.run("seen")
+    steps = pictures.model.networks[0].steps
+    levels = [text for text in seen if text.startswith("Level ")]
+    assert len(levels) == sum(steps) + len(steps)
+    assert levels[0].startswith(f"Level {len(steps) - 1} ")
+    assert levels[-1].startswith(f"Level 0 (96 x 80 cells), step {steps[0]} of {steps[0]}")
+
+
+def test_damaged_files_get_a_sentence_and_the_page_lives_on(pictures, tmp_path):
+    good = tmp_path / "good.png"
+    picture((40, 50)).save(good)
+    picture((40, 50)).save(tmp_path / "good.jpg")
+    data, photo = good.read_bytes(), (tmp_path / "good.jpg").read_bytes()
+    tifffile.imwrite(tmp_path / "t.tif", np.asarray(picture((40, 50))), photometric="rgb")
+    tiff = (tmp_path / "t.tif").read_bytes()
+    contents = {
+        "empty.png": b"", "text.png": b"no picture", "cut.png": data[:300],
+        "flipped.png": data[:99] + bytes([data[99] ^ 4]) + data[100:],
+        "head.png": data[:20], "signature.png": data[:8], "cut.jpg": photo[:-200],
+        "head.jpg": photo[:3] + b"\xff" * 30 + photo[-2:], "no-frame.jpg": photo[:20] + photo[-2:],
+        "zeros.jpg": photo[:700] + bytes(len(photo) - 702) + photo[-2:],
+        "cut.tif": tiff[:200], "big.tif": b"II\x2b\0" + tiff[4:], "head.tif": tiff[:7],
+        "volume.png": nibabel.Nifti1Image(np.zeros((3, 3, 3), "u1"), np.eye(4)).to_bytes(),
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "grey.png")
+    for name in [*contents, "grey.png"]:
+        said = pictures.segment(tmp_path / name)
+        if name == "zeros.jpg" and said.startswith(name + ": "):
+            continue  # decoders may make grey of what is not there, and Pillow does
+        assert said.startswith(f"{name} cannot be segmented: "), (name, said)
+        assert said.endswith("."), said
+        assert "undefined" not in said
+        problem = "document.getElementById('status').classList.contains('problem')"
+        assert pictures.browser.run(problem)
+    assert pictures.segment(good).startswith("good.png: 50 x 40")
+
+
+def test_the_page_can_reach_nothing(pictures):
+    browser = pictures.browser
+    before = list(browser.requests)
+    tries = {
+        "fetch": "fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')",
+        "image": "new Promise(done => { const i = new Image(); i.onload = () => done('sent');"
+        "i.onerror = () => done('refused'); i.src = 'http://127.0.0.1:9/x.png'; })",
+        "beacon": "navigator.sendBeacon('http://127.0.0.1:9/', 'x') ? 'sent' : 'refused'",
+        "socket": "new Promise(done => { try { const s = new WebSocket('ws://127.0.0.1:9');"
+        "s.onopen = () => done('sent'); s.onerror = () => done('refused');"
+        "} catch { done('refused'); } })",
+        "script": "new Promise(done => { const s = document.createElement('script');"
+        "s.textContent = 'window.ran = 1'; document.head.append(s);"
+        "done(window.ran ? 'sent' : 'refused'); })",
+    }
+    found = {name: browser.run(code) for name, code in tries.items()}
+    assert {found[name] for name in tries if name != "beacon"} == {"refused"}, found
+    complaints = [e for e in browser.errors if "Content Security Policy" in e]
+    assert len(complaints) >= 4
+    browser.errors.clear()
+    browser.requests[:] = before
+
+
+def test_keyboard_and_names(pictures, tmp_path):
+    picture((40, 50)).save(tmp_path / "b.png")
+    pictures.segment(tmp_path / "b.png")
+    browser = pictures.browser
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    wanted = {"button", "checkbox", "slider", "textbox", "image", "progressbar"}
+    found = [n for n in nodes if n.get("role", {}).get("value") in wanted and not n["ignored"]]
+    assert len(found) > 8
+    for node in found:
+        assert node["name"]["value"].strip(), node
+    canvas = "document.querySelector('#views canvas')"
+    picture_of = f"{canvas}.toDataURL()"
+    whole = browser.run(f"{canvas}.focus(), {picture_of}")
+    browser.run(
+        f"{canvas}.dispatchEvent(new KeyboardEvent('keydown', {{key: '+', bubbles: true}}))"
+    )
+    assert browser.run(picture_of) != whole
+    browser.run(
+        f"{canvas}.dispatchEvent(new KeyboardEvent('keydown', {{key: '0', bubbles: true}}))"
+    )
+    assert browser.run(picture_of) == whole
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_wider_than_the_screen(pictures, width, tmp_path):
+    picture((40, 50)).save(tmp_path / "b.png")
+    pictures.segment(tmp_path / "b.png")
+    pictures.browser.resize(width, 800)
+    for media in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": media}]
+        pictures.browser.call("Emulation.setEmulatedMedia", features=features)
+        wide = pictures.browser.run("document.documentElement.scrollWidth")
+        assert wide <= width
+        paper = pictures.browser.run("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(22, 25, 29)") == (media == "dark")
+
+
+def volume(folder, name, shape=(21, 17, 12), spacing=(1.0, 1.0, 1.0), seed=0):
+    """Two channels, x y z, on a turned grid; files as nnU-Net names them."""
+    affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
+    affine[:3, 3] = 11, -20, 3.5
+    files = []
+    for channel in range(2):
+        voxels = np.random.default_rng(seed + channel).normal(30, 9, shape).astype(np.float32)
+        voxels[:3] = voxels[:, 15:] = 0
+        files.append(folder / f"{name}_000{channel}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), files[-1])
+    return files
+
+
+def test_labels_of_volumes_are_those_of_predict(volumes, tmp_path):
+    """Cropped, normalised, axes exchanged, zeros around, mirrored; on the file's own grid."""
+    files = volume(tmp_path, "case")
+    said = volumes.segment(*files)
+    assert said.startswith("case.nii.gz: 21 x 17 x 12"), said
+    saved = nibabel.load(volumes.download("save-labels", "case_labels.nii.gz"))
+    wanted = segment_file(files, volumes.model)
+    labels = np.asarray(saved.dataobj).transpose()
+    assert len(np.unique(wanted)) == 3
+    assert (labels != wanted).sum() == 0
+    assert (saved.affine == nibabel.load(files[0]).affine).all()
+    text = volumes.browser.run("document.getElementById('legend').innerText")
+    assert f"{(wanted == 1).sum() / 1000:.4g}" in text
+    assert "ml" in text
+    assert volumes.browser.run("document.querySelectorAll('#views canvas').length") == 3
+    place = "document.querySelector('#views output').value"
+    assert volumes.browser.run(place) == "z 7 of 12"
+    volumes.browser.run(
+        "(() => { const s = document.querySelector('#views input'); s.value = 2;"
+        "s.dispatchEvent(new Event('input')); })()"
+    )
+    assert volumes.browser.run(place) == "z 3 of 12"
+
+
+def test_a_volume_that_would_be_resampled_is_refused(volumes, tmp_path):
+    said = volumes.segment(*volume(tmp_path, "fine", spacing=(0.5, 1.0, 1.0)))
+    assert said.startswith("fine_0000.nii.gz cannot be segmented: its voxels are")
+    assert "does not resample" in said
+    said = volumes.segment(volume(tmp_path, "lone")[0])
+    assert "it has 1 channel, but the model was trained with 2" in said
+    assert volumes.segment(*volume(tmp_path, "good")).startswith("good.nii.gz: ")
+
+
+def test_hippocampus(tmp_path):
+    """Real volumes, a trained-like network of the planner's size: no voxel differs."""
+    import os
+
+    data = Path(os.environ.get("OCTREENCA_DATA", "../shared/data")) / "hippocampus"
+    scans = sorted(data.rglob("*.nii.gz"))[:2]
+    if not scans:
+        pytest.skip("no hippocampus volumes in $OCTREENCA_DATA")
+    torch.manual_seed(0)
+    model = model_folder(tmp_path / "model", patch=(40, 56, 40), channels=1, ending=".nii.gz")
+    page = Page(tmp_path, model)
+    try:
+        for scan in scans:
+            said = page.segment(scan)
+            stem = scan.name.removesuffix(".nii.gz")
+            saved = nibabel.load(page.download("save-labels", f"{stem}_labels.nii.gz"))
+            wanted = segment_file(scan, page.model)
+            assert (np.asarray(saved.dataobj).transpose() != wanted).sum() == 0, said
+    finally:
+        page.browser.close()
