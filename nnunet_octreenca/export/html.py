@@ -162,6 +162,6 @@ def _facts(model: Model, seeds: Sequence[int]) -> str:
     folds = "fold" + "s" * (len(model.folds) > 1)
     return (
         f"nnunet_octreenca {__version__}. Model {model.folder.name}, {folds} "
-        f"{', '.join(model.folds)}, {numbers:,} parameters each; fire draws of seed"
-        f"{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+        f"{', '.join(model.folds)}, {numbers:,} parameters{' each' * (len(model.folds) > 1)}; fire "
+        f"draws of seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
     )

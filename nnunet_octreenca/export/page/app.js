@@ -1,6 +1,6 @@
 // The page: files in, labels out, everything shown.
 
-import { casesOf, csvOf, rowsOf, shown, sizeOf, stemOf } from './cases.js';
+import { casesOf, csvOf, PROBLEM, rowsOf, shown, sizeOf, stemOf } from './cases.js';
 import { niftiOf } from './nifti.js';
 import { AXES, Painter, planeOf, windowOf } from './picture.js';
 import { bitmapOf, PlaneView } from './plane.js';
@@ -148,9 +148,11 @@ function addView(axis, spacing, flat) {
   canvas.tabIndex = 0;
   canvas.setAttribute('role', 'img');
   canvas.setAttribute('aria-label', `${name}; plus and minus zoom, arrow keys move, 0 shows all`);
+  const size = [plane.width * spacing[plane.columns], plane.height * spacing[plane.rows]];
+  canvas.style.aspectRatio = size.join(' / ');
   figure.append(canvas);
   $('views').append(figure);
-  const view = new PlaneView(canvas, plane.width * spacing[plane.columns], plane.height * spacing[plane.rows]);
+  const view = new PlaneView(canvas, ...size);
   const number = current.views.push(view) - 1;
   Object.assign(view, { axis });
   current.indices[axis] = cells >> 1;
@@ -215,7 +217,7 @@ function showTable() {
   $('table').tHead.replaceChildren(head);
   $('table').tBodies[0].replaceChildren(...rows.map((cells, i) => {
     const row = document.createElement('tr');
-    row.append(...cells.map((text) => element('td', text)));
+    row.append(...cells.map((text, column) => element('td', text, column === PROBLEM && text ? 'problem' : '')));
     if (!results[i].problem) {
       const button = Object.assign(element('button', results[i].name), { type: 'button', disabled: busy });
       button.addEventListener('click', () => doing(() => showAgain(results[i])));

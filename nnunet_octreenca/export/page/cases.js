@@ -29,6 +29,8 @@ export function sizeOf(cells, spacing, flat) {
 
 export const shown = (value, unit) => (unit === 'pixels' ? value.toLocaleString('en') : value.toPrecision(4));
 
+export const PROBLEM = 3; // the column
+
 /** Rows of the table of all cases, the heads first. */
 export function rowsOf(results, names) {
   const classes = names.filter(([label]) => label > 0);
