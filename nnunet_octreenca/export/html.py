@@ -14,6 +14,7 @@ from nnunet_octreenca.export.packing import packed_network, packed_seed
 from nnunet_octreenca.files import JsonObject, atomic_write
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.labels.palette import colour
+from nnunet_octreenca.preprocessing.resample import ResamplingRule
 
 MODULES = Path(__file__).parent / "web"
 _EXAMPLE = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".gz"}
@@ -107,7 +108,8 @@ def described_model(model: Model, seeds: Sequence[int]) -> JsonObject:
         "useMask": preprocessing.use_mask_for_norm,
         "intensities": [dict(found) for found in preprocessing.intensities],
         "spacing": preprocessing.spacing,
-        "resamples": preprocessing.data.resamples,
+        "data": _rule(preprocessing.data),
+        "probabilities": _rule(preprocessing.probabilities),
         "context": preprocessing.context,
         "transposeForward": preprocessing.transpose_forward,
         "transposeBackward": preprocessing.transpose_backward,
@@ -123,6 +125,17 @@ def described_model(model: Model, seeds: Sequence[int]) -> JsonObject:
             for number in range(len(model.networks))
             for seed in seeds
         ],
+    }
+
+
+def _rule(rule: ResamplingRule) -> JsonObject:
+    return {
+        "resamples": rule.resamples,
+        "kernel": rule.kernel,
+        "inPlane": rule.kernel_in_plane,
+        "apart": rule.kernel_apart,
+        "force": rule.force_separate_z,
+        "threshold": rule.threshold,
     }
 
 

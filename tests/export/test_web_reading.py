@@ -266,6 +266,39 @@ def test_the_network_sees_what_the_package_prepares(patch, tmp_path):
         assert own.tobytes() == wanted.tobytes(), name
 
 
+@pytest.mark.parametrize(
+    ("patch", "spacing", "target"),
+    [
+        ((8, 16, 16), (0.7, 1.2, 1.0), (1.0, 1.0, 1.0)),
+        ((8, 16, 16), (5.0, 0.8, 0.9), (2.5, 1.0, 1.0)),  # planes first, then z
+        ((8, 16, 16), (1.0, 1.0, 4.0), (1.5, 1.0, 1.0)),  # x apart
+        ((16, 16), (5.0, 0.8, 1.3), (1.0, 1.0)),
+        ((16, 16), (1.0, 0.8, 1.3), (1.0, 1.0)),
+    ],
+    ids=["volume", "z-apart", "x-apart", "planes-apart", "planes"],
+)
+def test_resampling_is_the_packages_up_to_float32(patch, spacing, target, tmp_path):
+    """Splines of order 3 clipped to the range, order 0 where an axis is apart."""
+    voxels = np.random.default_rng(4).normal(20, 30, (23, 17, 9)).astype("f4")
+    voxels[:2] = voxels[:, 15:] = 0
+    file = tmp_path / "case.nii.gz"
+    volume(file, voxels, np.diag([*spacing[::-1], 1.0]))
+    model = load_model(
+        model_folder(tmp_path / "model", patch=patch, channels=1, ending=".nii.gz", spacing=target)
+    )
+    told = {"name": "case", "file": str(file), "channels": 1, "model": described_model(model, (0,))}
+    found = in_node(tmp_path, [told])["case"]
+    assert "error" not in found, found
+    with closing(open_image(file)) as source:
+        case = PreprocessedCase(source, model.preprocessing, band=3)
+        assert case.layout.resamples
+        wanted = np.stack([image.read(0, image.shape[0]) for image in case.images()])
+    own = np.frombuffer((tmp_path / "case.network").read_bytes(), np.float32)
+    assert found["parts"] == case.parts
+    assert np.abs(own - wanted.ravel()).max() < 2e-6
+    assert wanted.std() > 0.5
+
+
 def damaged(folder):
     """Files that no page can segment, and a word of the sentence."""
     rgb = random((20, 30, 3))

@@ -76,14 +76,14 @@ async function segmentCase(one) {
   return { ...one, ...display(image), image, ...found, seconds };
 }
 
-/** The image in its file's axes. */
+/** The image in its file's axes, on its own grid. */
 function display(image) {
-  const back = model.transposeBackward;
+  const back = model.transposeBackward, { data, shape, spacing } = image.source ?? image;
   return {
-    shape: back.map((axis) => image.shape[axis]),
-    spacing: image.spacing && back.map((axis) => image.spacing[axis]),
-    flat: image.flat ?? !image.spacing,
-    data: transposed(image.data, image.channels, image.shape, back),
+    shape: back.map((axis) => shape[axis]),
+    spacing: spacing && back.map((axis) => spacing[axis]),
+    flat: image.flat ?? !spacing,
+    data: transposed(data, image.channels, shape, back),
   };
 }
 
@@ -233,8 +233,11 @@ function showTable() {
 async function watch() {
   const view = current.views[0], flat = current.shape[0] === 1;
   const { image } = current, index = current.indices[0];
-  const part = model.dimension === 2 ? Math.min(Math.max(index - image.box[0][0], 0), image.parts - 1) : 0;
-  const at = Math.min(Math.max(index - image.box[0][0], 0), image.own[0] - 1);
+  // The plane of the box, or of the network's grid where that is another.
+  const { box } = image.source ?? image, planes = image.box[0][1] - image.box[0][0];
+  const share = (index + 0.5 - box[0][0]) / (box[0][1] - box[0][0]);
+  const plane = Math.min(Math.max(Math.floor(share * planes), 0), planes - 1);
+  const [part, at] = model.dimension === 2 ? [plane, 0] : [0, plane];
   let stopped = false, showing = Promise.resolve();
   const note = ({ frame }) => {
     showing = showing.then(async () => {
@@ -245,7 +248,7 @@ async function watch() {
   };
   watching = () => { stopped = true; };
   try {
-    await pool.ask({ command: 'hold', image });
+    await pool.ask({ command: 'hold', image: { ...image, source: null } });
     await pool.ask({ command: 'watch', part, at }, note);
     await showing;
     if (stopped) throw new Cancelled('cancelled');
@@ -271,12 +274,14 @@ function showFrame(view, frame, upwards) {
   const sx = colours.width / padWidth, sy = colours.height / padHeight;
   const dx = placed.width / plane.width, dy = placed.height / plane.height;
   const [, top, left] = image.begin, [, ownHeight, ownWidth] = image.own;
-  const boxTop = upwards ? plane.height - image.box[1][1] : image.box[1][0];
+  const { box } = image.source ?? image;
+  const boxTop = upwards ? plane.height - box[1][1] : box[1][0];
+  const boxSize = [box[2][1] - box[2][0], box[1][1] - box[1][0]];
   const from = upwards ? padHeight - top - ownHeight : top;
   context.imageSmoothingEnabled = false;
   context.drawImage(
     colours, left * sx, from * sy, ownWidth * sx, ownHeight * sy,
-    image.box[2][0] * dx, boxTop * dy, ownWidth * dx, ownHeight * dy,
+    box[2][0] * dx, boxTop * dy, boxSize[0] * dx, boxSize[1] * dy,
   );
   const finest = frame.level === 0;
   view.show([{ bitmap: view.base, opacity: 1 }, { bitmap: placed, opacity: finest ? 0.8 : 1 }]);

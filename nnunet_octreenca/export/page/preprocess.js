@@ -1,9 +1,12 @@
-// nnU-Net's preprocessing: axes of the plans, crop to what is not zero, normalisation, zeros around
-// what is smaller than the context. Resampling is refused.
+// nnU-Net's preprocessing: axes of the plans, crop to what is not zero, normalisation, resampling,
+// zeros around what is smaller than the context; and the way back for labels.
 
+import { labelsOfLogits } from './labels.js';
 import { Refusal } from './refusal.js';
+import { resampled } from './resample.js';
 
 const SMALLEST = 1e-8; // deviation that nnU-Net divides by
+const MOST_CELLS = 2 ** 28; // of a resampled image
 
 const product = (shape) => shape.reduce((a, b) => a * b, 1);
 
@@ -154,24 +157,25 @@ function normalizerOf(model, image, channel, box, mask) {
   throw new Refusal(`the model's normalisation ${scheme} is not supported`);
 }
 
-/** mm (z, y, x) of the image in the plans' axes and of the network; null where there are none. */
-function requireSpacing(model, image, box) {
+/** The network's grid, where it is not the image's: mm and cells per axis; null where it is. */
+function gridOf(model, image, box) {
   if (!image.spacing) {
     if (model.dimension === 3) throw new Refusal('it is a picture, but the model segments volumes (NIfTI)');
     if (!model.natural || model.spacing.some((mm) => mm !== 1)) {
       throw new Refusal(`the model takes images of ${model.spacing.join(' x ')} mm, and a picture does not say its size; use nnunet_octreenca predict`);
     }
-    return;
+    return null;
   }
   if (image.flat && model.dimension === 3) throw new Refusal('it is 2-D, but the model segments volumes');
-  if (!model.resamples) return;
+  if (!model.data.resamples) return null;
   const target = model.dimension === 2 ? [image.spacing[0], ...model.spacing] : model.spacing;
-  const size = box.map(([first, end]) => end - first);
-  const wanted = resampledShape(size, image.spacing, target);
-  if (wanted.some((cells, axis) => cells !== size[axis])) {
-    const shown = (mm) => mm.map((one) => +one.toFixed(3)).join(' x ');
-    throw new Refusal(`its voxels are ${shown(image.spacing)} mm, but the model takes ${shown(target)} mm, and this page does not resample; resample it, or use nnunet_octreenca predict`);
+  const size = box.map(([first, end]) => end - first), cells = resampledShape(size, image.spacing, target);
+  if (cells.every((count, axis) => count === size[axis])) return null;
+  const shown = (mm) => mm.map((one) => +one.toFixed(3)).join(' x ');
+  if (Math.min(...cells) < 1 || product(cells) > MOST_CELLS) {
+    throw new Refusal(`its voxels are ${shown(image.spacing)} mm, and at the model's ${shown(target)} mm it has ${cells.join(' x ')}, which a page cannot hold; use nnunet_octreenca predict`);
   }
+  return { spacing: target, cells };
 }
 
 /**
@@ -179,7 +183,8 @@ function requireSpacing(model, image, box) {
  *
  * @param {object} model
  * @param {object} image in the file's axes; `data` and `shape` are turned into the plans'
- * @returns the image in the plans' axes, with box, normalizers, mask, padded and inside added
+ * @returns the image in the plans' axes and on the network's grid, with box, normalizers, mask,
+ *   padded, own and begin; `source` is the image before, where it was resampled
  */
 export function prepared(model, image) {
   if (image.channels !== model.schemes.length) {
@@ -194,17 +199,40 @@ export function prepared(model, image) {
     spacing: image.spacing && order.map((axis) => image.spacing[axis]),
   };
   const box = nonzeroBox(turned.data, turned.channels, turned.shape);
-  requireSpacing(model, turned, box);
+  const grid = gridOf(model, turned, box);
   const masked = model.schemes.some((s, c) => s === 'ZScoreNormalization' && model.useMask[c]);
   const mask = masked ? nonzeroMask(turned.data, turned.channels, turned.shape, box) : null;
   const normalizers = model.schemes.map((_, c) => normalizerOf(model, turned, c, box, mask));
-  const size = box.map(([first, end]) => end - first);
+  const seen = { ...turned, box, mask, normalizers };
+  return placed(model, grid ? regridded(model, seen, grid) : seen);
+}
+
+/** The normalised box on the network's grid. */
+function regridded(model, image, grid) {
+  const { box, channels } = image, size = box.map(([first, end]) => end - first), cells = product(size);
+  const values = new Float32Array(channels * cells);
+  image.normalizers.forEach((normalizer, c) => overBox(image.shape, box, c, (at, i) => {
+    const change = !normalizer.masked || image.mask[i];
+    values[c * cells + i] = change ? normalized(image.data[at], normalizer) : image.data[at];
+  }));
+  return {
+    ...image,
+    data: resampled(values, channels, size, grid.cells, model.data, [image.spacing, grid.spacing]),
+    shape: grid.cells, spacing: grid.spacing, box: grid.cells.map((end) => [0, end]), mask: null,
+    normalizers: image.normalizers.map(() => ({})),
+    source: { data: image.data, shape: image.shape, spacing: image.spacing, box },
+  };
+}
+
+/** Where the box lies amid zeros. */
+function placed(model, image) {
+  const size = image.box.map(([first, end]) => end - first);
   const context = model.dimension === 2 ? [1, ...model.context] : model.context;
   const own = model.dimension === 2 ? [1, size[1], size[2]] : size;
   const padded = own.map((cells, axis) => Math.max(cells, context[axis]));
   const begin = own.map((cells, axis) => Math.floor((padded[axis] - cells) / 2));
   return {
-    ...turned, box, mask, normalizers, padded, own, begin,
+    ...image, padded, own, begin,
     parts: model.dimension === 2 ? size[0] : 1,
   };
 }
@@ -262,22 +290,36 @@ export function ownSlices(model, image) {
 }
 
 /**
- * Puts labels of some slices of a part where they belong: [z][y][x] of the plans' axes.
+ * Puts values of some slices of a part where they belong: [z][y][x] of the plans' axes.
  *
- * @param {Uint8Array} labels [slices][...] as wide as the network's input
+ * @param {Uint8Array|Float32Array} values [slices][...] as wide as the network's input
  */
-export function placeLabels(model, image, part, first, labels, whole) {
+export function placeSlices(model, image, part, first, values, whole) {
   const flat = model.dimension === 2;
   const [, height, width] = image.shape, [, padHeight, padWidth] = image.padded;
   const [beginZ, beginY, beginX] = image.begin, [, ownHeight, ownWidth] = image.own;
-  const lines = flat ? 1 : padHeight, slices = labels.length / (lines * padWidth);
+  const lines = flat ? 1 : padHeight, slices = values.length / (lines * padWidth);
   for (let i = 0; i < slices; ++i) {
     for (let row = 0; row < lines; ++row) {
       const y = (flat ? first + i : row) - beginY, z = flat ? part : first + i - beginZ;
       if (y < 0 || y >= ownHeight) continue;
       const from = (i * lines + row) * padWidth + beginX;
       const to = ((image.box[0][0] + z) * height + image.box[1][0] + y) * width + image.box[2][0];
-      whole.set(labels.subarray(from, from + ownWidth), to);
+      whole.set(values.subarray(from, from + ownWidth), to);
     }
   }
+}
+
+/**
+ * Labels on the image's own grid, of mean logits on the network's.
+ *
+ * @param {Float32Array} logits [classes][z][y][x]
+ * @returns {Uint8Array} [z][y][x] of the image before it was resampled
+ */
+export function restored(model, image, logits, classes) {
+  const { shape, box, spacing } = image.source, size = box.map(([first, end]) => end - first);
+  const values = resampled(logits, classes, image.shape, size, model.probabilities, [image.spacing, spacing]);
+  const labels = labelsOfLogits(values, classes, model.regions), whole = new Uint8Array(product(shape));
+  overBox(shape, box, 0, (at, i) => { whole[at] = labels[i]; });
+  return whole;
 }

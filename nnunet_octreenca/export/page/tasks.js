@@ -1,10 +1,12 @@
 // One image cut into work for several workers, and its labels put together.
 
 import { countLabels } from './labels.js';
-import { ownSlices, placeLabels, transposed } from './preprocess.js';
+import { ownSlices, placeSlices, restored, transposed } from './preprocess.js';
 
 const MOST_WORKERS = 8;
 const OVERLAPS = 4; // a range is that many times as high as what is computed twice at its ends
+
+const product = (shape) => shape.reduce((a, b) => a * b, 1);
 
 export const workers = () => Math.max(1, Math.min(navigator.hardwareConcurrency || 2, MOST_WORKERS));
 
@@ -32,13 +34,31 @@ export async function segmentImage(pool, model, image, options, progress, count 
   const note = (message) => {
     if (message.progress) progress((done += message.progress) / total);
   };
-  const messages = tasks.map((task) => ({ command: 'segment', ...task, ...options }));
-  const answers = await pool.all(messages, note, count, { command: 'hold', image });
-  const labels = new Uint8Array(image.shape.reduce((a, b) => a * b));
-  answers.forEach((answer, i) => placeLabels(model, image, tasks[i].part, tasks[i].range[0], answer.labels, labels));
+  const logits = Boolean(image.source);
+  const messages = tasks.map((task) => ({ command: 'segment', ...task, ...options, logits }));
+  const before = { command: 'hold', image: { ...image, source: null } };
+  const answers = await pool.all(messages, note, count, before);
+  const labels = logits ? resampledLabels(model, image, tasks, answers) : new Uint8Array(product(image.shape));
+  if (!logits) {
+    answers.forEach((one, i) => placeSlices(model, image, tasks[i].part, tasks[i].range[0], one.values, labels));
+  }
   return {
-    labels: transposed(labels, 1, image.shape, model.transposeBackward),
+    labels: transposed(labels, 1, (image.source ?? image).shape, model.transposeBackward),
     counts: countLabels(labels),
     memory: answers.reduce((sum, answer) => sum + answer.memory, 0),
   };
+}
+
+/** Logits of all parts put together, then taken back to the image's grid. */
+function resampledLabels(model, image, tasks, answers) {
+  const cells = product(image.shape), { classes } = answers[0];
+  const logits = new Float32Array(classes * cells);
+  answers.forEach(({ values }, i) => {
+    const part = values.length / classes;
+    for (let k = 0; k < classes; ++k) {
+      const own = values.subarray(k * part, (k + 1) * part);
+      placeSlices(model, image, tasks[i].part, tasks[i].range[0], own, logits.subarray(k * cells, (k + 1) * cells));
+    }
+  });
+  return restored(model, image, logits, classes);
 }

@@ -84,18 +84,19 @@ function hold(message) {
   return {};
 }
 
-function segment({ part, range, folds, mirrored }) {
+/** Labels of a range, or mean logits where they are still to be resampled. */
+function segment({ part, range, folds, mirrored, logits }) {
   const members = model.members
     .filter(({ network }) => network < folds)
     .map(({ network, seed }) => ({ network: networks[network], seed }));
   const regions = model.regions;
-  const labels = segmentRange(
+  const values = segmentRange(
     engine, members, mirrored ? mirrorings(model.mirrorAxes) : [[]], image.padded,
     bandReader(model, image, part), range,
-    (logits, classes) => labelsOfLogits(logits, classes, regions), !regions,
+    (means, classes) => (logits ? means : labelsOfLogits(means, classes, regions)), !regions && !logits,
     (slices) => postMessage({ progress: slices }),
   );
-  return { labels, memory: engine.memoryBytes };
+  return { values, classes: members[0].network.classes, memory: engine.memoryBytes };
 }
 
 /** Frames of a part's walk; of a volume the plane `at` of the box. */
@@ -123,8 +124,8 @@ const COMMANDS = { start, read, hold, segment, watch };
 self.onmessage = async ({ data }) => {
   try {
     const done = await COMMANDS[data.command](data);
-    const moved = [done.labels?.buffer, done.image?.data.buffer].filter(Boolean);
-    postMessage({ done }, moved);
+    const moved = [done.values, done.image?.data, done.image?.source?.data].filter(Boolean);
+    postMessage({ done }, moved.map((array) => array.buffer));
   } catch (error) {
     postMessage({
       failed: { message: String(error?.message ?? error), memory: isMemory(error) && !(error instanceof Refusal) },
