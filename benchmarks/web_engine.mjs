@@ -14,16 +14,23 @@ const image = new Float32Array(new Uint8Array(fs.readFileSync(`${folder}/image`)
 const [, height, width] = shape;
 const read = (first, end, to) => {
   for (let c = 0; c < channels; ++c) {
-    const from = (c * height + first) * width, count = (end - first) * width;
+    const from = (c * height + first) * width,
+      count = (end - first) * width;
     to.set(image.subarray(from, from + count), c * count);
   }
 };
 for await (const _ of readline.createInterface({ input: process.stdin })) {
-  const labels = new Uint8Array(height * width), before = process.cpuUsage();
-  runPass(engine, network, shape, [0, 0], read, [0, height], true, (first, values) => labels.set(values, first * width));
+  const labels = new Uint8Array(height * width),
+    before = process.cpuUsage();
+  runPass(engine, network, shape, [0, 0], read, [0, height], true, (first, values) =>
+    labels.set(values, first * width),
+  );
   const { user, system } = process.cpuUsage(before);
-  console.log(JSON.stringify({
-    seconds: (user + system) / 1e6, labels: createHash('sha256').update(labels).digest('hex'),
-    megabytes: engine.memoryBytes / 1e6,
-  }));
+  console.log(
+    JSON.stringify({
+      seconds: (user + system) / 1e6,
+      labels: createHash('sha256').update(labels).digest('hex'),
+      megabytes: engine.memoryBytes / 1e6,
+    }),
+  );
 }

@@ -3,7 +3,13 @@
 
 import fs from 'node:fs';
 import path from 'node:path';
-import { Engine, mirrorings, runPass, segmentRange, walk } from '../../nnunet_octreenca/export/page/engine.js';
+import {
+  Engine,
+  mirrorings,
+  runPass,
+  segmentRange,
+  walk,
+} from '../../nnunet_octreenca/export/page/engine.js';
 import { labelsOfLogits } from '../../nnunet_octreenca/export/page/labels.js';
 
 const [folder, module] = process.argv.slice(2);
@@ -13,7 +19,8 @@ const floats = (name) => new Float32Array(new Uint8Array(bytes(name)).buffer);
 
 function reader(image, channels, shape, dimension) {
   const [depth, height, width] = shape;
-  const slices = dimension === 2 ? height : depth, cells = dimension === 2 ? width : height * width;
+  const slices = dimension === 2 ? height : depth,
+    cells = dimension === 2 ? width : height * width;
   return (first, end, to) => {
     for (let c = 0; c < channels; ++c) {
       const from = (c * slices + first) * cells;
@@ -41,13 +48,33 @@ for (const one of JSON.parse(fs.readFileSync(0, 'utf8'))) {
   const members = networks.map((it) => ({ network: it, seed: one.seed }));
   const axes = [...Array(network.dimension).keys()];
   const parts = one.ranges.map((range) =>
-    segmentRange(engine, members, mirrorings(axes), one.shape, read, range,
-      (values, classes) => labelsOfLogits(values, classes, one.regions), !one.regions, () => {}));
+    segmentRange(
+      engine,
+      members,
+      mirrorings(axes),
+      one.shape,
+      read,
+      range,
+      (values, classes) => labelsOfLogits(values, classes, one.regions),
+      !one.regions,
+      () => {},
+    ),
+  );
   fs.writeFileSync(path.join(folder, `${one.name}.mean`), Buffer.concat(parts));
-  const direct = segmentRange(engine, members.slice(0, 1), [[]], one.shape, read, [0, slices],
-    (values, classes) => labelsOfLogits(values, classes, one.regions), !one.regions, () => {});
+  const direct = segmentRange(
+    engine,
+    members.slice(0, 1),
+    [[]],
+    one.shape,
+    read,
+    [0, slices],
+    (values, classes) => labelsOfLogits(values, classes, one.regions),
+    !one.regions,
+    () => {},
+  );
   fs.writeFileSync(path.join(folder, `${one.name}.labels`), direct);
-  let last, frames = 0;
+  let last,
+    frames = 0;
   walk(engine, network, one.shape, one.seed, read, (frame) => {
     ++frames;
     if (frame.level === 0) last = frame.channel(network.inputs);

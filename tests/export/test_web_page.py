@@ -28,11 +28,15 @@ SEEDS = (3, 2**40 + 1)
 class Page:
     """An exported page and the model that it is of."""
 
-    def __init__(self, folder: Path, model: Path, **options) -> None:
+    def __init__(self, folder: Path, model: Path, fault=("", ""), **options) -> None:
         self.model = load_model(model)
         self.file, self.saved = folder / "page.html", folder / "saved"
         self.saved.mkdir()
         write_html(self.model, self.file, **options)
+        if fault[0]:  # in the workers' source, which no hash of the policy covers
+            text = self.file.read_text(encoding="utf-8")
+            assert fault[0] in text
+            self.file.write_text(text.replace(*fault), encoding="utf-8")
         self.browser = Browser(folder / "profile")
         self.browser.save_into(self.saved)
         self.browser.open(self.file)
@@ -284,6 +288,43 @@ def test_the_page_can_reach_nothing(pictures):
     assert len(complaints) >= 4
     browser.errors.clear()
     browser.requests[:] = before
+
+
+def test_running_out_of_memory_ends_in_a_sentence(pictures, tmp_path):
+    """Blocks above 100 kB are not there: tried once more on one worker, then the page lives on."""
+    fault = ("octreenca_allocate(bytes)", "octreenca_allocate(bytes > 1e5 ? 2 ** 32 - 1 : bytes)")
+    page = Page(tmp_path, pictures.model.folder, fault)
+    try:
+        picture((400, 500)).save(tmp_path / "large.png")
+        picture((40, 50)).save(tmp_path / "small.png")
+        said = page.segment(tmp_path / "large.png")
+        assert said.startswith("The browser has no more memory: the image is too large")
+        for _ in range(2):
+            assert page.segment(tmp_path / "small.png").startswith("small.png: 50 x 40")
+        assert page.browser.errors == []
+    finally:
+        page.browser.close()
+
+
+def test_canvases_that_lie_cost_jpeg_only(pictures, tmp_path):
+    """As with privacy.resistFingerprinting: JPEG is refused, PNG is as it should be."""
+    fault = ("context.getImageData(", "((...a) => ({ data: noisy(context.getImageData(...a)) }))(")
+    page = Page(tmp_path, pictures.model.folder, fault)
+    text = page.file.read_text(encoding="utf-8")
+    noisy = "const noisy = (p) => p.data.map((v, i) => v ^ (i % 5 === 0));\\n"
+    start = text.index("'use strict';\\n")
+    page.file.write_text(text[:start] + noisy + text[start:], encoding="utf-8")
+    try:
+        page.browser.open(page.file)
+        page.settled()
+        picture((60, 70)).save(tmp_path / "a.jpg")
+        picture((60, 70)).save(tmp_path / "a.png")
+        assert "alters pixels that a page reads" in page.segment(tmp_path / "a.jpg")
+        page.segment(tmp_path / "a.png")
+        labels = np.asarray(Image.open(page.download("save-labels", "a_labels.png")))
+        assert (labels != segment_file(tmp_path / "a.png", page.model)).sum() == 0
+    finally:
+        page.browser.close()
 
 
 def test_keyboard_and_names(pictures, tmp_path):

@@ -1,12 +1,13 @@
 // The page: files in, labels out, everything shown.
 
-import { casesOf, csvOf, PROBLEM, rowsOf, shown, sizeOf, stemOf } from './cases.js';
+import { casesOf, csvOf, rowsOf, sizeOf, stemOf } from './cases.js';
 import { niftiOf } from './nifti.js';
-import { AXES, Painter, planeOf, windowOf } from './picture.js';
-import { bitmapOf, PlaneView } from './plane.js';
+import { AXES, Painter, placedFrame, planeOf, windowOf } from './picture.js';
+import { PlaneView } from './plane.js';
 import { pngOf } from './png.js';
 import { Cancelled, OutOfMemory, Pool } from './pool.js';
 import { transposed } from './preprocess.js';
+import { legendRows, tableRows } from './tables.js';
 import { segmentImage } from './tasks.js';
 
 const FRAME_MS = 70;
@@ -28,7 +29,8 @@ const say = (text, problem = false) => {
 function setBusy(state) {
   busy = state;
   $('running').hidden = !state;
-  for (const id of ['files', 'example', 'watch', 'save-labels', 'save-overlay']) $(id).disabled = state;
+  for (const id of ['files', 'example', 'watch', 'save-labels', 'save-overlay'])
+    $(id).disabled = state;
   for (const button of document.querySelectorAll('#table button')) button.disabled = state;
   document.body.dataset.state = state ? 'busy' : 'ready';
 }
@@ -55,7 +57,9 @@ const options = () => ({
 });
 
 async function segmented(image) {
-  const progress = (share) => { $('progress').value = share; };
+  const progress = (share) => {
+    $('progress').value = share;
+  };
   try {
     return await segmentImage(pool, model, image, options(), progress);
   } catch (error) {
@@ -78,7 +82,8 @@ async function segmentCase(one) {
 
 /** The image in its file's axes, on its own grid. */
 function display(image) {
-  const back = model.transposeBackward, { data, shape, spacing } = image.source ?? image;
+  const back = model.transposeBackward,
+    { data, shape, spacing } = image.source ?? image;
   return {
     shape: back.map((axis) => shape[axis]),
     spacing: spacing && back.map((axis) => spacing[axis]),
@@ -112,7 +117,10 @@ async function segmentFiles(files) {
   if (cases.length === 1) $('cases').hidden = true;
   else {
     const wrong = results.filter((one) => one.problem).length;
-    say(`${results.length - wrong} of ${results.length} images segmented${wrong ? '; the table says what was wrong with the others' : ''}.`, wrong > 0);
+    say(
+      `${results.length - wrong} of ${results.length} images segmented${wrong ? '; the table says what was wrong with the others' : ''}.`,
+      wrong > 0,
+    );
   }
 }
 
@@ -128,7 +136,10 @@ async function showAgain(one) {
 function showCase(one) {
   for (const view of current?.views ?? []) view.observer.disconnect();
   const flat = one.shape[0] === 1;
-  const painter = new Painter({ data: one.data, shape: one.shape, channels: one.image.channels, window: windowOf(one.data) }, !flat);
+  const painter = new Painter(
+    { data: one.data, shape: one.shape, channels: one.image.channels, window: windowOf(one.data) },
+    !flat,
+  );
   const spacing = one.spacing ?? [1, 1, 1];
   $('views').replaceChildren();
   $('views').classList.toggle('planes', !flat);
@@ -142,8 +153,10 @@ function showCase(one) {
 }
 
 function addView(axis, spacing, flat) {
-  const plane = planeOf(current.shape, axis, 0), cells = current.shape[axis];
-  const figure = document.createElement('figure'), canvas = document.createElement('canvas');
+  const plane = planeOf(current.shape, axis, 0),
+    cells = current.shape[axis];
+  const figure = document.createElement('figure'),
+    canvas = document.createElement('canvas');
   const name = flat ? 'Image with classes' : `Plane across ${AXES[axis]} with classes`;
   canvas.tabIndex = 0;
   canvas.setAttribute('role', 'img');
@@ -161,11 +174,14 @@ function addView(axis, spacing, flat) {
 }
 
 function sliderOf(axis, cells, number) {
-  const caption = document.createElement('figcaption'), slider = document.createElement('input');
+  const caption = document.createElement('figcaption'),
+    slider = document.createElement('input');
   const place = document.createElement('output');
   Object.assign(slider, { type: 'range', min: 0, max: cells - 1, value: current.indices[axis] });
   slider.setAttribute('aria-label', `Plane across ${AXES[axis]}`);
-  const tell = () => { place.value = `${AXES[axis]} ${+slider.value + 1} of ${cells}`; };
+  const tell = () => {
+    place.value = `${AXES[axis]} ${+slider.value + 1} of ${cells}`;
+  };
   slider.addEventListener('input', () => {
     current.indices[axis] = +slider.value;
     tell();
@@ -185,60 +201,42 @@ function paint(view) {
   blend(view);
 }
 
-const blend = (view) => view.show([{ bitmap: view.base, opacity: 1 }, { bitmap: view.mask, opacity: +$('opacity').value }]);
-
-function element(kind, text, name = '') {
-  const made = document.createElement(kind);
-  made.textContent = text;
-  if (name) made.className = name;
-  return made;
-}
+const blend = (view) =>
+  view.show([
+    { bitmap: view.base, opacity: 1 },
+    { bitmap: view.mask, opacity: +$('opacity').value },
+  ]);
 
 function showLegend() {
-  const { counts, shape, spacing, flat } = current, cells = shape.reduce((a, b) => a * b);
-  const [, unit] = sizeOf(0, spacing, flat);
+  const [, unit] = sizeOf(0, current.spacing, current.flat);
   $('size-head').textContent = unit === 'pixels' ? 'Pixels' : unit;
-  const rows = model.names.filter(([label]) => label > 0).map(([label, name]) => {
-    const row = document.createElement('tr'), head = element('th', name), swatch = element('span', '', 'swatch');
-    head.scope = 'row';
-    swatch.style.background = `rgb(${model.colours[label]})`;
-    head.prepend(swatch);
-    row.append(head, element('td', `${((100 * counts[label]) / cells).toFixed(2)} %`, 'number'));
-    row.append(element('td', shown(...sizeOf(counts[label], spacing, flat)), 'number'));
-    return row;
-  });
-  $('legend').tBodies[0].replaceChildren(...rows);
+  $('legend').tBodies[0].replaceChildren(...legendRows(current, model));
 }
 
 function showTable() {
-  const [heads, ...rows] = rowsOf(results, model.names);
-  const head = document.createElement('tr');
-  head.append(...heads.map((text) => Object.assign(element('th', text), { scope: 'col' })));
+  const [head, ...rows] = tableRows(results, model.names, busy, (one) =>
+    doing(() => showAgain(one)),
+  );
   $('table').tHead.replaceChildren(head);
-  $('table').tBodies[0].replaceChildren(...rows.map((cells, i) => {
-    const row = document.createElement('tr');
-    row.append(...cells.map((text, column) => element('td', text, column === PROBLEM && text ? 'problem' : '')));
-    if (!results[i].problem) {
-      const button = Object.assign(element('button', results[i].name), { type: 'button', disabled: busy });
-      button.addEventListener('click', () => doing(() => showAgain(results[i])));
-      row.cells[0].replaceChildren(button);
-    }
-    return row;
-  }));
+  $('table').tBodies[0].replaceChildren(...rows);
   $('cases').hidden = false;
 }
 
 // ------------------------------------------------------------------ watching
 
 async function watch() {
-  const view = current.views[0], flat = current.shape[0] === 1;
-  const { image } = current, index = current.indices[0];
+  const view = current.views[0],
+    flat = current.shape[0] === 1;
+  const { image } = current,
+    index = current.indices[0];
   // The plane of the box, or of the network's grid where that is another.
-  const { box } = image.source ?? image, planes = image.box[0][1] - image.box[0][0];
+  const { box } = image.source ?? image,
+    planes = image.box[0][1] - image.box[0][0];
   const share = (index + 0.5 - box[0][0]) / (box[0][1] - box[0][0]);
   const plane = Math.min(Math.max(Math.floor(share * planes), 0), planes - 1);
   const [part, at] = model.dimension === 2 ? [plane, 0] : [0, plane];
-  let stopped = false, showing = Promise.resolve();
+  let stopped = false,
+    showing = Promise.resolve();
   const note = ({ frame }) => {
     showing = showing.then(async () => {
       if (stopped) return;
@@ -246,7 +244,9 @@ async function watch() {
       await new Promise((done) => setTimeout(done, FRAME_MS));
     });
   };
-  watching = () => { stopped = true; };
+  watching = () => {
+    stopped = true;
+  };
   try {
     await pool.ask({ command: 'hold', image: { ...image, source: null } });
     await pool.ask({ command: 'watch', part, at }, note);
@@ -261,38 +261,25 @@ async function watch() {
 let watching = null;
 
 function showFrame(view, frame, upwards) {
-  const { image } = current, [, padHeight, padWidth] = image.padded, [, height, width] = frame.shape;
-  const plane = planeShown(view);
-  const colours = bitmapOf(width, height, (cell, out, to) => {
-    const y = Math.floor(cell / width), row = upwards ? height - 1 - y : y;
-    for (let c = 0; c < 4; ++c) out[to + c] = frame.rgba[4 * (row * width + (cell % width)) + c];
-  });
-  // What the network sees may be cropped from the image, and lie amid zeros.
-  const placed = document.createElement('canvas');
-  Object.assign(placed, { width: view.base.width, height: view.base.height });
-  const context = placed.getContext('2d');
-  const sx = colours.width / padWidth, sy = colours.height / padHeight;
-  const dx = placed.width / plane.width, dy = placed.height / plane.height;
-  const [, top, left] = image.begin, [, ownHeight, ownWidth] = image.own;
-  const { box } = image.source ?? image;
-  const boxTop = upwards ? plane.height - box[1][1] : box[1][0];
-  const boxSize = [box[2][1] - box[2][0], box[1][1] - box[1][0]];
-  const from = upwards ? padHeight - top - ownHeight : top;
-  context.imageSmoothingEnabled = false;
-  context.drawImage(
-    colours, left * sx, from * sy, ownWidth * sx, ownHeight * sy,
-    box[2][0] * dx, boxTop * dy, boxSize[0] * dx, boxSize[1] * dy,
-  );
+  const placed = placedFrame(current.image, planeShown(view), view.base, frame, upwards);
   const finest = frame.level === 0;
-  view.show([{ bitmap: view.base, opacity: 1 }, { bitmap: placed, opacity: finest ? 0.8 : 1 }]);
+  view.show([
+    { bitmap: view.base, opacity: 1 },
+    { bitmap: placed, opacity: finest ? 0.8 : 1 },
+  ]);
   const what = finest ? 'logits of the most likely class' : 'three hidden channels';
-  say(`Level ${frame.level} (${width} x ${height} cells), step ${frame.step} of ${model.steps[frame.level]}: ${what}`);
+  say(
+    `Level ${frame.level} (${frame.shape[2]} x ${frame.shape[1]} cells), step ${frame.step} of ${model.steps[frame.level]}: ${what}`,
+  );
 }
 
 // ------------------------------------------------------------------ saving
 
 function save(blob, name) {
-  const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(blob), download: name });
+  const link = Object.assign(document.createElement('a'), {
+    href: URL.createObjectURL(blob),
+    download: name,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
@@ -330,11 +317,18 @@ function connect() {
     pool.cancel();
   });
   $('opacity').addEventListener('input', () => current?.views.forEach(blend));
-  $('fit').addEventListener('click', () => current?.views.forEach((view) => view.fit()));
+  $('fit').addEventListener('click', () => {
+    for (const view of current?.views ?? []) view.fit();
+  });
   $('watch').addEventListener('click', () => doing(watch));
   $('save-labels').addEventListener('click', () => doing(saveLabels));
   $('save-overlay').addEventListener('click', () => doing(saveOverlay));
-  $('save-table').addEventListener('click', () => save(new Blob([csvOf(rowsOf(results, model.names))], { type: 'text/csv' }), 'segmentations.csv'));
+  $('save-table').addEventListener('click', () =>
+    save(
+      new Blob([csvOf(rowsOf(results, model.names))], { type: 'text/csv' }),
+      'segmentations.csv',
+    ),
+  );
 }
 
 function describe() {
@@ -346,14 +340,17 @@ function describe() {
   }
   if (model.mirrorAxes.length) {
     $('mirror-label').hidden = false;
-    $('mirror-label').lastElementChild.textContent = `average ${2 ** model.mirrorAxes.length} mirrored copies`;
+    $('mirror-label').lastElementChild.textContent =
+      `average ${2 ** model.mirrorAxes.length} mirrored copies`;
   }
   if (page.example) {
     $('example').hidden = false;
-    $('example').addEventListener('click', () => doing(() => {
-      const bytes = Uint8Array.from(atob(page.example.data), (c) => c.charCodeAt(0));
-      return segmentFiles([new File([bytes], page.example.name)]);
-    }));
+    $('example').addEventListener('click', () =>
+      doing(() => {
+        const bytes = Uint8Array.from(atob(page.example.data), (c) => c.charCodeAt(0));
+        return segmentFiles([new File([bytes], page.example.name)]);
+      }),
+    );
   }
 }
 

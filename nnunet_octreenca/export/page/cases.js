@@ -27,7 +27,8 @@ export function sizeOf(cells, spacing, flat) {
   return flat ? [cells * y * x, 'mm²'] : [(cells * z * y * x) / 1000, 'ml'];
 }
 
-export const shown = (value, unit) => (unit === 'pixels' ? value.toLocaleString('en') : value.toPrecision(4));
+export const shown = (value, unit) =>
+  unit === 'pixels' ? value.toLocaleString('en') : value.toPrecision(4);
 
 export const PROBLEM = 3; // the column
 
@@ -41,10 +42,18 @@ export function rowsOf(results, names) {
     if (one.problem) return [one.name, '', '', one.problem, ...classes.flatMap(() => ['', '']), ''];
     const cells = one.shape.reduce((a, b) => a * b);
     const values = classes.flatMap(([label]) => [
-      ((100 * one.counts[label]) / cells).toFixed(3), String(+sizeOf(one.counts[label], one.spacing, one.flat)[0].toPrecision(7)),
+      ((100 * one.counts[label]) / cells).toFixed(3),
+      String(+sizeOf(one.counts[label], one.spacing, one.flat)[0].toPrecision(7)),
     ]);
     const shape = one.shape[0] === 1 ? one.shape.slice(1) : one.shape;
-    return [one.name, [...shape].reverse().join(' x '), one.seconds.toFixed(2), '', ...values, sizeOf(0, one.spacing, one.flat)[1]];
+    return [
+      one.name,
+      [...shape].reverse().join(' x '),
+      one.seconds.toFixed(2),
+      '',
+      ...values,
+      sizeOf(0, one.spacing, one.flat)[1],
+    ];
   });
   return [heads, ...rows];
 }
@@ -55,5 +64,5 @@ export function csvOf(rows) {
     const safe = /^[=+\-@\t]/.test(text) ? `'${text}` : text;
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
-  return rows.map((row) => row.map(cell).join(',') + '\r\n').join('');
+  return rows.map((row) => `${row.map(cell).join(',')}\r\n`).join('');
 }

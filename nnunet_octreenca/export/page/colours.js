@@ -24,9 +24,10 @@ export function planar(pixels, samples, alpha, wanted) {
     const opaque = over ? pixels[at + channels] : white;
     for (let c = 0; c < channels; ++c) {
       const value = pixels[at + c];
-      data[c * cells + i] = opaque === white
-        ? value
-        : Math.floor((value * opaque + (white - opaque) * white + Math.floor(white / 2)) / white);
+      data[c * cells + i] =
+        opaque === white
+          ? value
+          : Math.floor((value * opaque + (white - opaque) * white + Math.floor(white / 2)) / white);
     }
   }
   return { channels, data };

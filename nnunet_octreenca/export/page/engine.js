@@ -74,7 +74,9 @@ export class Engine {
   load(words) {
     const at = this.put(words);
     const [dimension, channels, inputs, , logits, background] = new Uint32Array(
-      this.native.memory.buffer, at, 6,
+      this.native.memory.buffer,
+      at,
+      6,
     );
     return { at, dimension, channels, inputs, logits, background, classes: logits + background };
   }
@@ -84,7 +86,13 @@ export class Engine {
 function geometry(network, shape) {
   const [depth, height, width] = shape;
   const flat = network.dimension === 2;
-  return { depth, height, width, slices: flat ? height : depth, cells: flat ? width : height * width };
+  return {
+    depth,
+    height,
+    width,
+    slices: flat ? height : depth,
+    cells: flat ? width : height * width,
+  };
 }
 
 /**
@@ -124,7 +132,14 @@ export function runPass(engine, network, shape, seed, read, range, asLabels, tak
     const ready = native.octreenca_ready(stream, end);
     const count = (ready - done) * cells * (asLabels ? 1 : network.classes);
     const values = engine.allocate(asLabels ? count : 4 * count);
-    native.octreenca_advance(stream, pixels, first, end, asLabels ? values : 0, asLabels ? 0 : values);
+    native.octreenca_advance(
+      stream,
+      pixels,
+      first,
+      end,
+      asLabels ? values : 0,
+      asLabels ? 0 : values,
+    );
     if (count) take(done, asLabels ? engine.bytes(values, count) : engine.floats(values, count));
     engine.release(values);
     done = ready;
@@ -151,7 +166,8 @@ export function mirror(values, outer, dimension, shape, axes) {
       const toZ = flips[0] ? depth - 1 - z : z;
       for (let y = 0; y < height; ++y) {
         const toY = flips[1] ? height - 1 - y : y;
-        const from = z * height + y, to = toZ * height + toY;
+        const from = z * height + y,
+          to = toZ * height + toY;
         if (from < to) swapLines(begin + from * width, begin + to * width);
       }
     }
@@ -176,7 +192,17 @@ function sliceShape(dimension, shape, count) {
  * @param {boolean} direct whether the engine's own labels will do where there is a single pass
  * @param {(slices: number) => void} progress slices done, of range times passes
  */
-export function segmentRange(engine, members, mirrored, shape, read, range, labelsOf, direct, progress) {
+export function segmentRange(
+  engine,
+  members,
+  mirrored,
+  shape,
+  read,
+  range,
+  labelsOf,
+  direct,
+  progress,
+) {
   const first = members[0].network;
   const { slices, cells } = geometry(first, shape);
   const count = range[1] - range[0];
@@ -198,7 +224,13 @@ export function segmentRange(engine, members, mirrored, shape, read, range, labe
       const readMirrored = (a, b, to) => {
         if (turned) read(slices - b, slices - a, to);
         else read(a, b, to);
-        mirror(to, network.inputs, network.dimension, sliceShape(network.dimension, shape, b - a), axes);
+        mirror(
+          to,
+          network.inputs,
+          network.dimension,
+          sliceShape(network.dimension, shape, b - a),
+          axes,
+        );
       };
       const logits = new Float32Array(network.classes * count * cells);
       runPass(engine, network, shape, seed, readMirrored, wanted, false, (at, values) => {
@@ -209,7 +241,13 @@ export function segmentRange(engine, members, mirrored, shape, read, range, labe
         }
         progress(part / cells);
       });
-      mirror(logits, network.classes, network.dimension, sliceShape(network.dimension, shape, count), axes);
+      mirror(
+        logits,
+        network.classes,
+        network.dimension,
+        sliceShape(network.dimension, shape, count),
+        axes,
+      );
       sum = added(sum, logits);
     }
     total = added(total, sum);
@@ -236,12 +274,15 @@ export function walk(engine, network, shape, seed, read, show) {
   const pixels = engine.allocate(4 * network.inputs * slices * cells);
   read(0, slices, engine.floats(pixels, network.inputs * slices * cells));
   const walker = native.octreenca_walk(network.at, pixels, depth, height, width, seed[0], seed[1]);
-  const place = engine.allocate(20), values = engine.allocate(4 * slices * cells);
+  const place = engine.allocate(20),
+    values = engine.allocate(4 * slices * cells);
   const frame = () => {
     native.octreenca_walk_place(walker, place);
     const [level, step, ...here] = new Int32Array(native.memory.buffer, place, 5);
     show({
-      level, step, shape: here,
+      level,
+      step,
+      shape: here,
       channel: (index) => {
         native.octreenca_walk_channel(walker, index, values);
         return engine.floats(values, here[0] * here[1] * here[2]).slice();

@@ -13,7 +13,8 @@ const sigmoid = (value) => 1 / (1 + Math.exp(-STEEPNESS * value));
  *   no class is likely
  */
 export function frameOf(model, network, frame, share) {
-  const [depth, height, width] = frame.shape, plane = height * width;
+  const [depth, height, width] = frame.shape,
+    plane = height * width;
   const z = Math.min(depth - 1, Math.floor(share * depth));
   const channel = (index) => frame.channel(index).subarray(z * plane, (z + 1) * plane);
   const rgba = new Uint8ClampedArray(4 * plane);

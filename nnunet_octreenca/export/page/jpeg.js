@@ -3,9 +3,12 @@
 import { planar, requireSize } from './colours.js';
 import { Refusal } from './refusal.js';
 
-const START = 0xd8, END = 0xd9, SCAN = 0xda;
+const START = 0xd8,
+  END = 0xd9,
+  SCAN = 0xda;
 // Frame headers, but for the tables that lie between them.
-const isFrame = (marker) => marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
+const isFrame = (marker) =>
+  marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
 
 export function isJpeg(bytes) {
   return bytes[0] === 0xff && bytes[1] === START && bytes[2] === 0xff;
@@ -16,7 +19,8 @@ function headerOf(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let end = bytes.length;
   while (end > 2 && bytes[end - 1] === 0) --end;
-  if (bytes[end - 2] !== 0xff || bytes[end - 1] !== END) throw new Refusal('it ends in its middle; it is truncated');
+  if (bytes[end - 2] !== 0xff || bytes[end - 1] !== END)
+    throw new Refusal('it ends in its middle; it is truncated');
   for (let at = 2; at + 9 < bytes.length; ) {
     if (bytes[at] !== 0xff) throw new Refusal(`byte ${at} should begin a segment; it is damaged`);
     const marker = bytes[at + 1];
@@ -66,7 +70,8 @@ export async function readJpeg(bytes, wanted) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(new Blob([bytes], { type: 'image/jpeg' }), {
-      colorSpaceConversion: 'none', premultiplyAlpha: 'none',
+      colorSpaceConversion: 'none',
+      premultiplyAlpha: 'none',
     });
   } catch {
     throw new Refusal('the browser cannot decode it; it is damaged');

@@ -2,7 +2,9 @@
 // dragging or with the arrow keys.
 
 const LARGEST_SHOWN = 8e6; // pixels of a canvas that every browser can hold
-const STEP = 1.25, NUDGE = 0.1, MOST = 64;
+const STEP = 1.25,
+  NUDGE = 0.1,
+  MOST = 64;
 
 /** A canvas of rgba [height][width][4], made smaller where it is larger than a browser can show. */
 export function bitmapOf(width, height, colourAt) {
@@ -12,7 +14,8 @@ export function bitmapOf(width, height, colourAt) {
   canvas.height = Math.ceil(height / shrink);
   const pixels = new ImageData(canvas.width, canvas.height);
   for (let y = 0, to = 0; y < canvas.height; ++y) {
-    for (let x = 0; x < canvas.width; ++x, to += 4) colourAt(y * shrink * width + x * shrink, pixels.data, to);
+    for (let x = 0; x < canvas.width; ++x, to += 4)
+      colourAt(y * shrink * width + x * shrink, pixels.data, to);
   }
   canvas.getContext('2d').putImageData(pixels, 0, 0);
   return canvas;
@@ -27,10 +30,14 @@ export class PlaneView {
   constructor(canvas, width, height) {
     Object.assign(this, { canvas, width, height, layers: [], pointers: new Map() });
     this.fit();
-    canvas.addEventListener('wheel', (event) => {
-      event.preventDefault();
-      this.zoom(event.deltaY < 0 ? STEP : 1 / STEP, ...this.place(event));
-    }, { passive: false });
+    canvas.addEventListener(
+      'wheel',
+      (event) => {
+        event.preventDefault();
+        this.zoom(event.deltaY < 0 ? STEP : 1 / STEP, ...this.place(event));
+      },
+      { passive: false },
+    );
     canvas.addEventListener('pointerdown', (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, this.place(event));
@@ -61,7 +68,8 @@ export class PlaneView {
   }
 
   zoom(factor, x = 0, y = 0) {
-    const scale = Math.min(Math.max(this.scale * factor, 1), MOST), by = scale / this.scale;
+    const scale = Math.min(Math.max(this.scale * factor, 1), MOST),
+      by = scale / this.scale;
     this.x = x - (x - this.x) * by;
     this.y = y - (y - this.y) * by;
     this.scale = scale;
@@ -87,7 +95,10 @@ export class PlaneView {
   key(event) {
     const { clientWidth: w, clientHeight: h } = this.canvas;
     const moves = {
-      ArrowLeft: [NUDGE * w, 0], ArrowRight: [-NUDGE * w, 0], ArrowUp: [0, NUDGE * h], ArrowDown: [0, -NUDGE * h],
+      ArrowLeft: [NUDGE * w, 0],
+      ArrowRight: [-NUDGE * w, 0],
+      ArrowUp: [0, NUDGE * h],
+      ArrowDown: [0, -NUDGE * h],
     };
     if (event.key === '+' || event.key === '=') this.zoom(STEP);
     else if (event.key === '-') this.zoom(1 / STEP);
@@ -101,10 +112,13 @@ export class PlaneView {
   }
 
   draw() {
-    const { canvas } = this, sharp = window.devicePixelRatio || 1;
-    const width = Math.round(canvas.clientWidth * sharp), height = Math.round(canvas.clientHeight * sharp);
+    const { canvas } = this,
+      sharp = window.devicePixelRatio || 1;
+    const width = Math.round(canvas.clientWidth * sharp),
+      height = Math.round(canvas.clientHeight * sharp);
     if (!width || !height) return;
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    if (canvas.width !== width || canvas.height !== height)
+      Object.assign(canvas, { width, height });
     const fitted = Math.min(width / this.width, height / this.height) * this.scale;
     const shown = [fitted * this.width, fitted * this.height];
     const far = shown.map((size, i) => Math.max(0, (size - [width, height][i]) / 2) / sharp);
@@ -113,7 +127,8 @@ export class PlaneView {
     const context = canvas.getContext('2d');
     context.clearRect(0, 0, width, height);
     context.imageSmoothingEnabled = fitted < 1;
-    const left = (width - shown[0]) / 2 + this.x * sharp, top = (height - shown[1]) / 2 + this.y * sharp;
+    const left = (width - shown[0]) / 2 + this.x * sharp,
+      top = (height - shown[1]) / 2 + this.y * sharp;
     for (const { bitmap, opacity } of this.layers) {
       context.globalAlpha = opacity;
       context.drawImage(bitmap, left, top, ...shown);

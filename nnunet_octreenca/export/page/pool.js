@@ -20,13 +20,20 @@ class Helper {
       this.fail = failed;
       this.worker.onmessage = ({ data }) => {
         if (data.done) done(data.done);
-        else if (data.failed) failed(new (data.failed.memory ? OutOfMemory : Error)(data.failed.memory ? TOO_LARGE : data.failed.message));
+        else if (data.failed)
+          failed(
+            new (data.failed.memory ? OutOfMemory : Error)(
+              data.failed.memory ? TOO_LARGE : data.failed.message,
+            ),
+          );
         else note?.(data);
       };
       this.worker.onerror = (event) => {
         event.preventDefault();
         const memory = /memory|allocation/i.test(event.message ?? '');
-        failed(memory ? new OutOfMemory(TOO_LARGE) : new Error(event.message || 'the worker ended'));
+        failed(
+          memory ? new OutOfMemory(TOO_LARGE) : new Error(event.message || 'the worker ended'),
+        );
       };
       this.worker.onmessageerror = () => failed(new OutOfMemory(TOO_LARGE));
       try {
@@ -91,7 +98,9 @@ export class Pool {
       }
     };
     try {
-      await Promise.all(Array.from({ length: Math.min(count, messages.length) }, (_, i) => work(i)));
+      await Promise.all(
+        Array.from({ length: Math.min(count, messages.length) }, (_, i) => work(i)),
+      );
     } catch (error) {
       this.cancel(error);
       throw error;

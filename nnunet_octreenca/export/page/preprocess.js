@@ -2,18 +2,24 @@
 // zeros around what is smaller than the context; and the way back for labels.
 
 import { labelsOfLogits } from './labels.js';
+import {
+  nonzeroBox,
+  nonzeroMask,
+  normalized,
+  normalizerOf,
+  overBox,
+  product,
+} from './normalise.js';
 import { Refusal } from './refusal.js';
 import { resampled } from './resample.js';
 
-const SMALLEST = 1e-8; // deviation that nnU-Net divides by
 const MOST_CELLS = 2 ** 28; // of a resampled image
-
-const product = (shape) => shape.reduce((a, b) => a * b, 1);
 
 /** The axes of [channels][z][y][x] exchanged; axis i of the result is axis order[i]. */
 export function transposed(data, channels, shape, order) {
   if (order.every((axis, i) => axis === i)) return data;
-  const strides = [shape[1] * shape[2], shape[2], 1], cells = product(shape);
+  const strides = [shape[1] * shape[2], shape[2], 1],
+    cells = product(shape);
   const [depth, height, width] = order.map((axis) => shape[axis]);
   const [sz, sy, sx] = order.map((axis) => strides[axis]);
   const out = new data.constructor(data.length);
@@ -31,149 +37,37 @@ export function transposed(data, channels, shape, order) {
 /** Cells per axis at the target spacing, as nnU-Net rounds them (ties to even). */
 export function resampledShape(shape, spacing, target) {
   return shape.map((cells, axis) => {
-    const exact = (spacing[axis] / target[axis]) * cells, floor = Math.floor(exact);
+    const exact = (spacing[axis] / target[axis]) * cells,
+      floor = Math.floor(exact);
     if (exact - floor === 0.5) return floor % 2 ? floor + 1 : floor;
     return Math.round(exact);
   });
 }
 
-/** First cell and end per axis of what is not zero in any channel; the whole image where all is. */
-export function nonzeroBox(data, channels, shape) {
-  const [depth, height, width] = shape, box = [[depth, 0], [height, 0], [width, 0]];
-  for (let c = 0, at = 0; c < channels; ++c) {
-    for (let z = 0; z < depth; ++z) {
-      for (let y = 0; y < height; ++y, at += width) {
-        let first = 0, end = width;
-        while (first < end && data[at + first] === 0) ++first;
-        if (first === end) continue;
-        while (data[at + end - 1] === 0) --end;
-        [[z, z + 1], [y, y + 1], [first, end]].forEach(([low, high], axis) => {
-          box[axis][0] = Math.min(box[axis][0], low);
-          box[axis][1] = Math.max(box[axis][1], high);
-        });
-      }
-    }
-  }
-  return box[0][1] ? box : shape.map((cells) => [0, cells]);
-}
-
-/** Calls work(index in the data, index in the box) for all cells of a box of a channel. */
-function overBox(shape, box, channel, work) {
-  const [, height, width] = shape, cells = product(shape);
-  let inside = 0;
-  for (let z = box[0][0]; z < box[0][1]; ++z) {
-    for (let y = box[1][0]; y < box[1][1]; ++y) {
-      const row = channel * cells + (z * height + y) * width;
-      for (let x = box[2][0]; x < box[2][1]; ++x) work(row + x, inside++);
-    }
-  }
-}
-
-/** 1 where some channel is not zero, holes filled: [box]. */
-export function nonzeroMask(data, channels, shape, box) {
-  const size = box.map(([first, end]) => end - first);
-  const mask = new Uint8Array(product(size));
-  for (let c = 0; c < channels; ++c) overBox(shape, box, c, (at, i) => { if (data[at] !== 0) mask[i] = 1; });
-  // A plane or two can enclose nothing: every cell lies on the border of the volume.
-  return Math.min(...size) <= 2 ? mask : filledHoles(mask, size);
-}
-
-function filledHoles(mask, [depth, height, width]) {
-  const outside = new Uint8Array(mask.length), stack = [];
-  const visit = (i) => {
-    if (!mask[i] && !outside[i]) {
-      outside[i] = 1;
-      stack.push(i);
-    }
-  };
-  for (let z = 0, i = 0; z < depth; ++z) {
-    for (let y = 0; y < height; ++y) {
-      for (let x = 0; x < width; ++x, ++i) {
-        if (!z || !y || !x || z === depth - 1 || y === height - 1 || x === width - 1) visit(i);
-      }
-    }
-  }
-  while (stack.length) {
-    const i = stack.pop();
-    const x = i % width, y = Math.floor(i / width) % height, z = Math.floor(i / (width * height));
-    if (x) visit(i - 1);
-    if (x < width - 1) visit(i + 1);
-    if (y) visit(i - width);
-    if (y < height - 1) visit(i + width);
-    if (z) visit(i - width * height);
-    if (z < depth - 1) visit(i + width * height);
-  }
-  return outside.map((flag) => 1 - flag);
-}
-
-function moments(image, channel, box, mask) {
-  let count = 0, sum = 0, squares = 0;
-  const over = (work) => overBox(image.shape, box, channel, (at, i) => {
-    if (!mask || mask[i]) work(image.data[at]);
-  });
-  over((value) => { ++count; sum += value; });
-  const mean = count ? sum / count : 0;
-  over((value) => { squares += (value - mean) ** 2; });
-  return { mean, std: count ? Math.sqrt(squares / count) : 0 };
-}
-
-function extremes(image, channel, box) {
-  let low = Infinity, high = -Infinity;
-  overBox(image.shape, box, channel, (at) => {
-    const value = image.data[at];
-    if (value < low) low = value;
-    if (value > high) high = value;
-  });
-  return { low: Math.fround(low), high: Math.fround(high) };
-}
-
-/** clip, subtract and divide of a channel, in float32 as nnU-Net has them. */
-function normalizerOf(model, image, channel, box, mask) {
-  const scheme = model.schemes[channel];
-  if (scheme === 'ZScoreNormalization') {
-    const masked = model.useMask[channel];
-    const { mean, std } = moments(image, channel, box, masked ? mask : null);
-    return { subtract: Math.fround(mean), divide: Math.max(Math.fround(std), SMALLEST), masked };
-  }
-  if (scheme === 'CTNormalization') {
-    const of = model.intensities[channel];
-    return {
-      clip: [Math.fround(of.percentile_00_5), Math.fround(of.percentile_99_5)],
-      subtract: Math.fround(of.mean), divide: Math.fround(Math.max(of.std, SMALLEST)),
-    };
-  }
-  if (scheme === 'RescaleTo01Normalization') {
-    const { low, high } = extremes(image, channel, box);
-    return { subtract: low, divide: Math.max(Math.fround(high - low), Math.fround(SMALLEST)) };
-  }
-  if (scheme === 'RGBTo01Normalization') {
-    const { low, high } = extremes(image, channel, box);
-    if (low < 0 || high > 255) {
-      throw new Refusal(`channel ${channel} holds values from ${low} to ${high}, but the model was trained on colours from 0 to 255; save the image with 8 bits a channel`);
-    }
-    return { divide: 255 };
-  }
-  if (scheme === 'NoNormalization') return {};
-  throw new Refusal(`the model's normalisation ${scheme} is not supported`);
-}
-
 /** The network's grid, where it is not the image's: mm and cells per axis; null where it is. */
 function gridOf(model, image, box) {
   if (!image.spacing) {
-    if (model.dimension === 3) throw new Refusal('it is a picture, but the model segments volumes (NIfTI)');
+    if (model.dimension === 3)
+      throw new Refusal('it is a picture, but the model segments volumes (NIfTI)');
     if (!model.natural || model.spacing.some((mm) => mm !== 1)) {
-      throw new Refusal(`the model takes images of ${model.spacing.join(' x ')} mm, and a picture does not say its size; use nnunet_octreenca predict`);
+      throw new Refusal(
+        `the model takes images of ${model.spacing.join(' x ')} mm, and a picture does not say its size; use nnunet_octreenca predict`,
+      );
     }
     return null;
   }
-  if (image.flat && model.dimension === 3) throw new Refusal('it is 2-D, but the model segments volumes');
+  if (image.flat && model.dimension === 3)
+    throw new Refusal('it is 2-D, but the model segments volumes');
   if (!model.data.resamples) return null;
   const target = model.dimension === 2 ? [image.spacing[0], ...model.spacing] : model.spacing;
-  const size = box.map(([first, end]) => end - first), cells = resampledShape(size, image.spacing, target);
+  const size = box.map(([first, end]) => end - first),
+    cells = resampledShape(size, image.spacing, target);
   if (cells.every((count, axis) => count === size[axis])) return null;
   const shown = (mm) => mm.map((one) => +one.toFixed(3)).join(' x ');
   if (Math.min(...cells) < 1 || product(cells) > MOST_CELLS) {
-    throw new Refusal(`its voxels are ${shown(image.spacing)} mm, and at the model's ${shown(target)} mm it has ${cells.join(' x ')}, which a page cannot hold; use nnunet_octreenca predict`);
+    throw new Refusal(
+      `its voxels are ${shown(image.spacing)} mm, and at the model's ${shown(target)} mm it has ${cells.join(' x ')}, which a page cannot hold; use nnunet_octreenca predict`,
+    );
   }
   return { spacing: target, cells };
 }
@@ -188,10 +82,13 @@ function gridOf(model, image, box) {
  */
 export function prepared(model, image) {
   if (image.channels !== model.schemes.length) {
-    throw new Refusal(`it has ${image.channels} channel${image.channels > 1 ? 's' : ''}, but the model was trained with ${model.schemes.length}`);
+    throw new Refusal(
+      `it has ${image.channels} channel${image.channels > 1 ? 's' : ''}, but the model was trained with ${model.schemes.length}`,
+    );
   }
   const order = model.transposeForward;
-  if (!image.spacing && order[0] !== 0) throw new Refusal(`the model's axes are the image's ${order}, which a picture does not have`);
+  if (!image.spacing && order[0] !== 0)
+    throw new Refusal(`the model's axes are the image's ${order}, which a picture does not have`);
   const turned = {
     ...image,
     data: transposed(image.data, image.channels, image.shape, order),
@@ -209,16 +106,23 @@ export function prepared(model, image) {
 
 /** The normalised box on the network's grid. */
 function regridded(model, image, grid) {
-  const { box, channels } = image, size = box.map(([first, end]) => end - first), cells = product(size);
+  const { box, channels } = image,
+    size = box.map(([first, end]) => end - first),
+    cells = product(size);
   const values = new Float32Array(channels * cells);
-  image.normalizers.forEach((normalizer, c) => overBox(image.shape, box, c, (at, i) => {
-    const change = !normalizer.masked || image.mask[i];
-    values[c * cells + i] = change ? normalized(image.data[at], normalizer) : image.data[at];
-  }));
+  for (const [c, normalizer] of image.normalizers.entries()) {
+    overBox(image.shape, box, c, (at, i) => {
+      const change = !normalizer.masked || image.mask[i];
+      values[c * cells + i] = change ? normalized(image.data[at], normalizer) : image.data[at];
+    });
+  }
   return {
     ...image,
     data: resampled(values, channels, size, grid.cells, model.data, [image.spacing, grid.spacing]),
-    shape: grid.cells, spacing: grid.spacing, box: grid.cells.map((end) => [0, end]), mask: null,
+    shape: grid.cells,
+    spacing: grid.spacing,
+    box: grid.cells.map((end) => [0, end]),
+    mask: null,
     normalizers: image.normalizers.map(() => ({})),
     source: { data: image.data, shape: image.shape, spacing: image.spacing, box },
   };
@@ -232,17 +136,12 @@ function placed(model, image) {
   const padded = own.map((cells, axis) => Math.max(cells, context[axis]));
   const begin = own.map((cells, axis) => Math.floor((padded[axis] - cells) / 2));
   return {
-    ...image, padded, own, begin,
+    ...image,
+    padded,
+    own,
+    begin,
     parts: model.dimension === 2 ? size[0] : 1,
   };
-}
-
-function normalized(value, { clip, subtract, divide }) {
-  let result = Math.fround(value);
-  if (clip) result = Math.min(Math.max(result, clip[0]), clip[1]);
-  if (subtract !== undefined) result = Math.fround(result - subtract);
-  if (divide !== undefined) result = Math.fround(result / divide);
-  return result;
 }
 
 /**
@@ -251,12 +150,15 @@ function normalized(value, { clip, subtract, divide }) {
  * @returns {(first: number, end: number, to: Float32Array) => void} fills [channels][slices][...]
  */
 export function bandReader(model, image, part) {
-  const [, height, width] = image.shape, cells = product(image.shape);
+  const [, height, width] = image.shape,
+    cells = product(image.shape);
   const flat = model.dimension === 2;
-  const [padDepth, padHeight, padWidth] = image.padded, [beginZ, beginY, beginX] = image.begin;
+  const [_padDepth, padHeight, padWidth] = image.padded,
+    [beginZ, beginY, beginX] = image.begin;
   const [ownDepth, ownHeight, ownWidth] = image.own;
   const [boxZ, boxY, boxX] = image.box.map(([first]) => first);
-  const boxWidth = ownWidth, boxHeight = ownHeight;
+  const boxWidth = ownWidth,
+    boxHeight = ownHeight;
   const line = (channel, z, y, to, at) => {
     const normalizer = image.normalizers[channel];
     const from = channel * cells + ((boxZ + z) * height + boxY + y) * width + boxX;
@@ -273,7 +175,8 @@ export function bandReader(model, image, part) {
     for (let c = 0; c < image.channels; ++c) {
       for (let slice = first; slice < end; ++slice) {
         for (let row = 0; row < lines; ++row) {
-          const z = flat ? part : slice - beginZ, y = (flat ? slice : row) - beginY;
+          const z = flat ? part : slice - beginZ,
+            y = (flat ? slice : row) - beginY;
           if (!flat && (z < 0 || z >= ownDepth)) continue;
           if (y < 0 || y >= ownHeight) continue;
           line(c, z, y, to, ((c * (end - first) + slice - first) * lines + row) * padWidth);
@@ -296,12 +199,16 @@ export function ownSlices(model, image) {
  */
 export function placeSlices(model, image, part, first, values, whole) {
   const flat = model.dimension === 2;
-  const [, height, width] = image.shape, [, padHeight, padWidth] = image.padded;
-  const [beginZ, beginY, beginX] = image.begin, [, ownHeight, ownWidth] = image.own;
-  const lines = flat ? 1 : padHeight, slices = values.length / (lines * padWidth);
+  const [, height, width] = image.shape,
+    [, padHeight, padWidth] = image.padded;
+  const [beginZ, beginY, beginX] = image.begin,
+    [, ownHeight, ownWidth] = image.own;
+  const lines = flat ? 1 : padHeight,
+    slices = values.length / (lines * padWidth);
   for (let i = 0; i < slices; ++i) {
     for (let row = 0; row < lines; ++row) {
-      const y = (flat ? first + i : row) - beginY, z = flat ? part : first + i - beginZ;
+      const y = (flat ? first + i : row) - beginY,
+        z = flat ? part : first + i - beginZ;
       if (y < 0 || y >= ownHeight) continue;
       const from = (i * lines + row) * padWidth + beginX;
       const to = ((image.box[0][0] + z) * height + image.box[1][0] + y) * width + image.box[2][0];
@@ -317,9 +224,16 @@ export function placeSlices(model, image, part, first, values, whole) {
  * @returns {Uint8Array} [z][y][x] of the image before it was resampled
  */
 export function restored(model, image, logits, classes) {
-  const { shape, box, spacing } = image.source, size = box.map(([first, end]) => end - first);
-  const values = resampled(logits, classes, image.shape, size, model.probabilities, [image.spacing, spacing]);
-  const labels = labelsOfLogits(values, classes, model.regions), whole = new Uint8Array(product(shape));
-  overBox(shape, box, 0, (at, i) => { whole[at] = labels[i]; });
+  const { shape, box, spacing } = image.source,
+    size = box.map(([first, end]) => end - first);
+  const values = resampled(logits, classes, image.shape, size, model.probabilities, [
+    image.spacing,
+    spacing,
+  ]);
+  const labels = labelsOfLogits(values, classes, model.regions),
+    whole = new Uint8Array(product(shape));
+  overBox(shape, box, 0, (at, i) => {
+    whole[at] = labels[i];
+  });
   return whole;
 }

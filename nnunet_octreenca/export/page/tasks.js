@@ -1,20 +1,24 @@
 // One image cut into work for several workers, and its labels put together.
 
 import { countLabels } from './labels.js';
+import { product } from './normalise.js';
 import { ownSlices, placeSlices, restored, transposed } from './preprocess.js';
 
 const MOST_WORKERS = 8;
 const OVERLAPS = 4; // a range is that many times as high as what is computed twice at its ends
 
-const product = (shape) => shape.reduce((a, b) => a * b, 1);
-
-export const workers = () => Math.max(1, Math.min(navigator.hardwareConcurrency || 2, MOST_WORKERS));
+export const workers = () =>
+  Math.max(1, Math.min(navigator.hardwareConcurrency || 2, MOST_WORKERS));
 
 /** Parts and ranges of slices. */
 export function tasksOf(model, image, count) {
   const [first, end] = ownSlices(model, image);
-  if (image.parts > 1) return Array.from({ length: image.parts }, (_, part) => ({ part, range: [first, end] }));
-  const pieces = Math.max(1, Math.min(count, Math.floor((end - first) / (OVERLAPS * Math.max(model.steps[0], 1)))));
+  if (image.parts > 1)
+    return Array.from({ length: image.parts }, (_, part) => ({ part, range: [first, end] }));
+  const pieces = Math.max(
+    1,
+    Math.min(count, Math.floor((end - first) / (OVERLAPS * Math.max(model.steps[0], 1)))),
+  );
   const at = (piece) => first + Math.floor(((end - first) * piece) / pieces);
   return Array.from({ length: pieces }, (_, i) => ({ part: 0, range: [at(i), at(i + 1)] }));
 }
@@ -32,15 +36,20 @@ export async function segmentImage(pool, model, image, options, progress, count 
   const total = passes * tasks.reduce((sum, { range }) => sum + range[1] - range[0], 0);
   let done = 0;
   const note = (message) => {
-    if (message.progress) progress((done += message.progress) / total);
+    done += message.progress ?? 0;
+    progress(done / total);
   };
   const logits = Boolean(image.source);
   const messages = tasks.map((task) => ({ command: 'segment', ...task, ...options, logits }));
   const before = { command: 'hold', image: { ...image, source: null } };
   const answers = await pool.all(messages, note, count, before);
-  const labels = logits ? resampledLabels(model, image, tasks, answers) : new Uint8Array(product(image.shape));
+  const labels = logits
+    ? resampledLabels(model, image, tasks, answers)
+    : new Uint8Array(product(image.shape));
   if (!logits) {
-    answers.forEach((one, i) => placeSlices(model, image, tasks[i].part, tasks[i].range[0], one.values, labels));
+    for (const [i, one] of answers.entries()) {
+      placeSlices(model, image, tasks[i].part, tasks[i].range[0], one.values, labels);
+    }
   }
   return {
     labels: transposed(labels, 1, (image.source ?? image).shape, model.transposeBackward),
@@ -51,13 +60,21 @@ export async function segmentImage(pool, model, image, options, progress, count 
 
 /** Logits of all parts put together, then taken back to the image's grid. */
 function resampledLabels(model, image, tasks, answers) {
-  const cells = product(image.shape), { classes } = answers[0];
+  const cells = product(image.shape),
+    { classes } = answers[0];
   const logits = new Float32Array(classes * cells);
   answers.forEach(({ values }, i) => {
     const part = values.length / classes;
     for (let k = 0; k < classes; ++k) {
       const own = values.subarray(k * part, (k + 1) * part);
-      placeSlices(model, image, tasks[i].part, tasks[i].range[0], own, logits.subarray(k * cells, (k + 1) * cells));
+      placeSlices(
+        model,
+        image,
+        tasks[i].part,
+        tasks[i].range[0],
+        own,
+        logits.subarray(k * cells, (k + 1) * cells),
+      );
     }
   });
   return restored(model, image, logits, classes);

@@ -20,7 +20,10 @@ const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const unpacked = (text) => inflated([bytesOf(text)], 'deflate');
 
 async function start({ modules, weights, model: told }) {
-  engine = new Engine({ relaxed: await unpacked(modules.relaxed), simd128: await unpacked(modules.simd128) });
+  engine = new Engine({
+    relaxed: await unpacked(modules.relaxed),
+    simd128: await unpacked(modules.simd128),
+  });
   model = told;
   networks = [];
   for (const text of weights) networks.push(engine.load(await unpacked(text)));
@@ -65,7 +68,9 @@ function joined(images) {
   for (const image of images) {
     const same = (a, b) => a.every((value, axis) => Math.abs(value - b[axis]) < 1e-3);
     if (!image.spacing || !same(image.shape, first.shape) || !same(image.spacing, first.spacing)) {
-      throw new Refusal(`its channels differ in size: ${first.shape.join(' x ')} and ${image.shape.join(' x ')} voxels`);
+      throw new Refusal(
+        `its channels differ in size: ${first.shape.join(' x ')} and ${image.shape.join(' x ')} voxels`,
+      );
     }
   }
   const length = images.reduce((sum, image) => sum + image.data.length, 0);
@@ -91,9 +96,14 @@ function segment({ part, range, folds, mirrored, logits }) {
     .map(({ network, seed }) => ({ network: networks[network], seed }));
   const regions = model.regions;
   const values = segmentRange(
-    engine, members, mirrored ? mirrorings(model.mirrorAxes) : [[]], image.padded,
-    bandReader(model, image, part), range,
-    (means, classes) => (logits ? means : labelsOfLogits(means, classes, regions)), !regions && !logits,
+    engine,
+    members,
+    mirrored ? mirrorings(model.mirrorAxes) : [[]],
+    image.padded,
+    bandReader(model, image, part),
+    range,
+    (means, classes) => (logits ? means : labelsOfLogits(means, classes, regions)),
+    !regions && !logits,
     (slices) => postMessage({ progress: slices }),
   );
   return { values, classes: members[0].network.classes, memory: engine.memoryBytes };
@@ -103,7 +113,9 @@ function segment({ part, range, folds, mirrored, logits }) {
 function watch({ part, at }) {
   const cells = image.padded.reduce((a, b) => a * b);
   if (cells > MOST_WATCHED) {
-    throw new Refusal(`the image has ${(cells / 1e6).toFixed(1)} million cells; the automaton can be watched on ${MOST_WATCHED / 1e6} million or fewer.`);
+    throw new Refusal(
+      `the image has ${(cells / 1e6).toFixed(1)} million cells; the automaton can be watched on ${MOST_WATCHED / 1e6} million or fewer.`,
+    );
   }
   const { network, seed } = model.members[0];
   const slice = model.dimension === 3 ? ownSlices(model, image)[0] + at + 0.5 : 0;
@@ -115,8 +127,11 @@ function watch({ part, at }) {
 }
 
 function isMemory(error) {
-  return error instanceof RangeError || error instanceof WebAssembly.RuntimeError ||
-    /memory|allocation/i.test(error?.message ?? '');
+  return (
+    error instanceof RangeError ||
+    error instanceof WebAssembly.RuntimeError ||
+    /memory|allocation/i.test(error?.message ?? '')
+  );
 }
 
 const COMMANDS = { start, read, hold, segment, watch };
@@ -125,10 +140,16 @@ self.onmessage = async ({ data }) => {
   try {
     const done = await COMMANDS[data.command](data);
     const moved = [done.values, done.image?.data, done.image?.source?.data].filter(Boolean);
-    postMessage({ done }, moved.map((array) => array.buffer));
+    postMessage(
+      { done },
+      moved.map((array) => array.buffer),
+    );
   } catch (error) {
     postMessage({
-      failed: { message: String(error?.message ?? error), memory: isMemory(error) && !(error instanceof Refusal) },
+      failed: {
+        message: String(error?.message ?? error),
+        memory: isMemory(error) && !(error instanceof Refusal),
+      },
     });
   }
 };
