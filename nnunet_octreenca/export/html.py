@@ -164,7 +164,7 @@ def _policy(script: str, style: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
     return (
-        f"default-src 'none'; script-src {source(script)} 'wasm-unsafe-eval' blob:; "
+        f"default-src 'none'; script-src {source(script)} 'wasm-unsafe-eval'; "
         f"style-src {source(style)}; worker-src blob:; img-src blob: data:; connect-src 'none'; "
         "base-uri 'none'; form-action 'none'"
     )

@@ -93,7 +93,7 @@ function display(image) {
 }
 
 const summary = (one) => {
-  const shape = (one.shape[0] === 1 ? one.shape.slice(1) : one.shape).toReversed();
+  const shape = one.shape.slice(one.shape[0] === 1 ? 1 : 0).reverse();
   return `${one.name}: ${shape.join(' x ')}, segmented in ${one.seconds.toFixed(2)} s (WebAssembly ${pool.kind}, ${(one.memory / 1e6).toFixed(0)} MB). Nothing has left this device.`;
 };
 

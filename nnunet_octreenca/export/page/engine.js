@@ -29,7 +29,7 @@ export class Engine {
     );
     if (!this.kind) {
       throw new Refusal(
-        'this browser has no WebAssembly SIMD; use Chrome 91, Edge 91, Firefox 89, Safari 16.4 or later',
+        'this browser has no WebAssembly SIMD; use Chrome 91, Edge 91, Firefox 113, Safari 16.4 or later',
       );
     }
     const files = { fd_close: () => NO_FILE, fd_seek: () => NO_FILE, fd_write: () => NO_FILE };
