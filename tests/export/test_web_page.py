@@ -198,6 +198,18 @@ def test_several_files_and_their_table(pictures, tmp_path):
     assert pictures.settled().startswith("b.png: 50 x 40")
 
 
+def test_files_that_are_dropped(pictures, tmp_path):
+    picture((52, 61), 7).save(tmp_path / "dropped.png")
+    pictures.browser.run("document.body.dataset.state = 'asked'; scrollTo(0, 0)")
+    data = {"items": [], "files": [str(tmp_path / "dropped.png")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        pictures.browser.call("Input.dispatchDragEvent", type=kind, x=300, y=200, data=data)
+    assert pictures.settled().startswith("dropped.png: 61 x 52")
+    labels = np.asarray(Image.open(pictures.download("save-labels", "dropped_labels.png")))
+    wanted = segment_file(tmp_path / "dropped.png", pictures.model, seeds=SEEDS)
+    assert (labels != wanted).sum() == 0
+
+
 def test_the_example_and_the_title(pictures):
     pictures.browser.run("document.body.dataset.state = 'asked'")
     pictures.click("example")

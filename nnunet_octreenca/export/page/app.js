@@ -75,7 +75,6 @@ async function segmentCase(one) {
   say(`Segmenting ${one.name} …`);
   const began = performance.now();
   const found = await segmented(image);
-  pool.rest();
   const seconds = (performance.now() - began) / 1000;
   return { ...one, ...display(image), image, ...found, seconds };
 }
@@ -114,6 +113,7 @@ async function segmentFiles(files) {
     }
     if (cases.length > 1) showTable();
   }
+  pool.rest();
   if (cases.length === 1) $('cases').hidden = true;
   else {
     const wrong = results.filter((one) => one.problem).length;
