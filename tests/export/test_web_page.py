@@ -2,72 +2,24 @@
 
 import csv
 import socket
-import time
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import tifffile
-import torch
-from helpers.browser import CHROMIUM, Browser
+from helpers.browser import CHROMIUM
+from helpers.web_page import STATUS, Page, picture
 from PIL import Image
 from untrained_model import model_folder
 
 from nnunet_octreenca import load_model, segment_file
-from nnunet_octreenca.export.html import write_html
 from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)"),
 ]
-STATUS = "document.getElementById('status').textContent"
 SEEDS = (3, 2**40 + 1)
-
-
-class Page:
-    """An exported page and the model that it is of."""
-
-    def __init__(self, folder: Path, model: Path, fault=("", ""), **options) -> None:
-        self.model = load_model(model)
-        self.file, self.saved = folder / "page.html", folder / "saved"
-        self.saved.mkdir()
-        write_html(self.model, self.file, **options)
-        if fault[0]:  # in the workers' source, which no hash of the policy covers
-            text = self.file.read_text(encoding="utf-8")
-            assert fault[0] in text
-            self.file.write_text(text.replace(*fault), encoding="utf-8")
-        self.browser = Browser(folder / "profile")
-        self.browser.save_into(self.saved)
-        self.browser.open(self.file)
-        self.settled()
-
-    def settled(self) -> str:
-        self.browser.wait("document.body.dataset.state === 'ready'")
-        return self.browser.run(STATUS)
-
-    def segment(self, *files: Path) -> str:
-        """What the page says in the end."""
-        self.browser.run("document.body.dataset.state = 'asked'")
-        self.browser.choose("#files", *files)
-        return self.settled()
-
-    def check(self, name: str, on: bool) -> None:
-        self.browser.run(f"document.getElementById('{name}').checked = {str(on).lower()}")
-
-    def click(self, name: str) -> None:
-        self.browser.run(f"document.getElementById('{name}').click()")
-
-    def download(self, button: str, name: str) -> Path:
-        path = self.saved / name
-        path.unlink(missing_ok=True)
-        self.click(button)
-        end = time.monotonic() + 30
-        while not path.is_file():
-            assert time.monotonic() < end, f"{name} was not saved, but {list(self.saved.iterdir())}"
-            time.sleep(0.05)
-        return path
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,32 +43,10 @@ def pictures(tmp_path_factory):
     page.browser.close()
 
 
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("volumes")
-    model = model_folder(
-        folder / "model", patch=(8, 16, 16), channels=2, ending=".nii.gz", transpose=(1, 0, 2)
-    )
-    page = Page(folder, model)
-    yield page
-    page.browser.close()
-
-
 @pytest.fixture(autouse=True)
-def _no_error_and_no_request(request):
+def _no_error_and_no_request(pictures):
     yield
-    for name in {"pictures", "volumes"} & set(request.fixturenames):
-        browser = request.getfixturevalue(name).browser
-        assert browser.errors == []
-        asked = [a for a in browser.requests if not a.startswith("blob:null/")]
-        assert asked == [request.getfixturevalue(name).file.as_uri()]
-
-
-def picture(shape, seed=0):
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    waves = [np.sin(x / (9 + seed) + c) * np.cos(y / (14 + c)) for c in range(3)]
-    noise = np.random.default_rng(seed).normal(0, 9, (*shape, 3))
-    return Image.fromarray((130 + 90 * np.stack(waves, -1) + noise).clip(1, 255).astype(np.uint8))
+    pictures.assert_quiet()
 
 
 def saved_pictures(folder):
@@ -411,89 +341,3 @@ def test_nothing_is_wider_than_the_screen(pictures, width, tmp_path):
         assert wide <= width
         paper = pictures.browser.run("getComputedStyle(document.body).backgroundColor")
         assert (paper == "rgb(22, 25, 29)") == (media == "dark")
-
-
-def volume(folder, name, shape=(21, 17, 12), spacing=(1.0, 1.0, 1.0), seed=0):
-    """Two channels, x y z, on a turned grid; files as nnU-Net names them."""
-    affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
-    affine[:3, 3] = 11, -20, 3.5
-    files = []
-    for channel in range(2):
-        voxels = np.random.default_rng(seed + channel).normal(30, 9, shape).astype(np.float32)
-        voxels[:3] = voxels[:, 15:] = 0
-        files.append(folder / f"{name}_000{channel}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image(voxels, affine), files[-1])
-    return files
-
-
-def test_labels_of_volumes_are_those_of_predict(volumes, tmp_path):
-    """Cropped, normalised, axes exchanged, zeros around, mirrored; on the file's own grid."""
-    files = volume(tmp_path, "case")
-    said = volumes.segment(*files)
-    assert said.startswith("case.nii.gz: 21 x 17 x 12"), said
-    saved = nibabel.load(volumes.download("save-labels", "case_labels.nii.gz"))
-    wanted = segment_file(files, volumes.model)
-    labels = np.asarray(saved.dataobj).transpose()
-    assert len(np.unique(wanted)) == 3
-    assert (labels != wanted).sum() == 0
-    assert (saved.affine == nibabel.load(files[0]).affine).all()
-    text = volumes.browser.run("document.getElementById('legend').innerText")
-    assert f"{(wanted == 1).sum() / 1000:.4g}" in text
-    assert "ml" in text
-    assert volumes.browser.run("document.querySelectorAll('#views canvas').length") == 3
-    place = "document.querySelector('#views output').value"
-    assert volumes.browser.run(place) == "z 7 of 12"
-    volumes.browser.run(
-        "(() => { const s = document.querySelector('#views input'); s.value = 2;"
-        "s.dispatchEvent(new Event('input')); })()"
-    )
-    assert volumes.browser.run(place) == "z 3 of 12"
-
-
-@pytest.mark.parametrize("spacing", [(0.7, 1.0, 1.2), (1.0, 1.1, 4.5)], ids=["fine", "planes"])
-def test_a_resampled_volume_differs_in_few_voxels(volumes, tmp_path, spacing):
-    """Both ways, images and logits; float32 sums in another order, so not always the last bit."""
-    files = volume(tmp_path, "other", spacing=spacing)
-    assert volumes.segment(*files).startswith("other.nii.gz: 21 x 17 x 12")
-    saved = nibabel.load(volumes.download("save-labels", "other_labels.nii.gz"))
-    wanted = segment_file(files, volumes.model)
-    assert len(np.unique(wanted)) == 3
-    assert (np.asarray(saved.dataobj).transpose() != wanted).mean() < 1e-3
-    assert (saved.affine == nibabel.load(files[0]).affine).all()
-
-
-def test_volumes_that_do_not_fit_the_model_are_refused(volumes, tmp_path):
-    said = volumes.segment(volume(tmp_path, "lone")[0])
-    assert "it has 1 channel, but the model was trained with 2" in said
-    said = volumes.segment(*volume(tmp_path, "lost", spacing=(0.01, 1.0, 1.0)))
-    assert "which a page cannot hold" in said
-    (tmp_path / "smaller").mkdir()
-    first, second = (
-        volume(tmp_path, "mixed")[0],
-        volume(tmp_path / "smaller", "mixed", (20, 17, 12))[1],
-    )
-    said = volumes.segment(first, second)
-    assert "its channels differ in size: 12 x 17 x 21 and 12 x 17 x 20 voxels" in said
-    assert volumes.segment(*volume(tmp_path, "good")).startswith("good.nii.gz: ")
-
-
-def test_hippocampus(tmp_path):
-    """Real volumes, a trained-like network of the planner's size: no voxel differs."""
-    import os
-
-    data = Path(os.environ.get("OCTREENCA_DATA", "../shared/data")) / "hippocampus"
-    scans = sorted(data.rglob("*.nii.gz"))[:2]
-    if not scans:
-        pytest.skip("no hippocampus volumes in $OCTREENCA_DATA")
-    torch.manual_seed(0)
-    model = model_folder(tmp_path / "model", patch=(40, 56, 40), channels=1, ending=".nii.gz")
-    page = Page(tmp_path, model)
-    try:
-        for scan in scans:
-            said = page.segment(scan)
-            stem = scan.name.removesuffix(".nii.gz")
-            saved = nibabel.load(page.download("save-labels", f"{stem}_labels.nii.gz"))
-            wanted = segment_file(scan, page.model)
-            assert (np.asarray(saved.dataobj).transpose() != wanted).sum() == 0, said
-    finally:
-        page.browser.close()
