@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+from PIL import Image
 from untrained_model import model_folder
 
 from nnunet_octreenca import __version__, load_model
+from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.errors import InputError, OutputError, PlansError
 from nnunet_octreenca.export.bundle import bundled
 from nnunet_octreenca.export.html import page_text, write_html
@@ -84,3 +86,17 @@ def test_what_cannot_be_exported_is_refused(model, tmp_path):
     folder = model_folder(tmp_path / "many", labels=labels, regions=(1, 300))
     with pytest.raises(PlansError, match="label 300 is above 255"):
         page_text(load_model(folder))
+
+
+def test_the_command_writes_a_page(model, tmp_path, capsys):
+    pytest.importorskip("nnunet_octreenca.cli.export")
+    out, example = tmp_path / "model.html", tmp_path / "a.png"
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(example)
+    words = ["-m", str(model.folder), "-o", str(out), "--title", "A & B", "--seeds", "7", "8"]
+    assert main(["export", *words, "--example", str(example)]) == 0
+    text = out.read_text(encoding="utf-8")
+    assert text == page_text(model, "A & B", example, (7, 8))
+    assert f"{out.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert main(["export", *words, "--example", str(tmp_path / "none.png")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == text
