@@ -6,6 +6,7 @@
 //                             times six cells
 //   OCTREENCA_NATIVE_BF16     if the processor multiplies bfloat16 itself
 //   OCTREENCA_FLOAT64         if this set computes in double too
+//   OCTREENCA_PREDICTION_ONLY if float32, forward, is all that is needed
 #include <cstdint>
 
 namespace octreenca {
@@ -38,7 +39,12 @@ constexpr const Operations<double, double>* kFloat64 = nullptr;
 }  // namespace
 
 extern const KernelSet OCTREENCA_JOIN(kernels_, OCTREENCA_KERNELS);
+#ifdef OCTREENCA_PREDICTION_ONLY
+const KernelSet OCTREENCA_JOIN(kernels_, OCTREENCA_KERNELS) = {
+    OCTREENCA_TEXT(OCTREENCA_KERNELS), false, prediction_operations<float>(), {}, nullptr, nullptr};
+#else
 const KernelSet OCTREENCA_JOIN(kernels_, OCTREENCA_KERNELS) = {
     OCTREENCA_TEXT(OCTREENCA_KERNELS), kNativeBf16, operations<float, float>(),
     operations<float, Half>(), kFloat64, burn<float>};
+#endif
 }  // namespace octreenca

@@ -5,7 +5,11 @@
 
 namespace octreenca {
 
+#if defined(__wasm_simd128__)
+extern const KernelSet kernels_wasm;  // alone: a page downloads what it runs
+#else
 extern const KernelSet kernels_plain;
+#endif
 #if defined(__x86_64__)
 extern const KernelSet kernels_avx2, kernels_avx512, kernels_avx512_bf16;
 #elif defined(__aarch64__)
@@ -30,7 +34,11 @@ int available_kernels(const KernelSet** sets, int room) {
 #elif defined(__aarch64__)
   add(kernels_neon);  // part of every 64-bit Arm
 #endif
+#if defined(__wasm_simd128__)
+  add(kernels_wasm);
+#else
   add(kernels_plain);
+#endif
   return count;
 }
 

@@ -418,16 +418,22 @@ double burn(std::int64_t iterations, T* sink) {
   return 2.0 * N * kLanes<T> * static_cast<double>(iterations);
 }
 
-template <class T, class S>
-constexpr Operations<T, S> operations() {
+template <class T, class S = T>
+constexpr Operations<T, S> prediction_operations() {
   Operations<T, S> set{};
   set.lanes = kLanes<T>;
   set.count = count;
   set.draw = draw;
   set.forward = forward<false, T, S>;
-  if constexpr (sizeof(T) == sizeof(float)) set.forward_bf16 = forward<true, T, S>;
   set.commit = commit<T, S>;
   set.non_finite = non_finite<T, S>;
+  return set;
+}
+
+template <class T, class S>
+constexpr Operations<T, S> operations() {
+  Operations<T, S> set = prediction_operations<T, S>();
+  if constexpr (sizeof(T) == sizeof(float)) set.forward_bf16 = forward<true, T, S>;
   if constexpr (sizeof(T) == sizeof(S)) {
     set.undo = undo<T>;
     set.swap = swap_log<T>;

@@ -11,6 +11,15 @@
 
 namespace octreenca {
 
+// Where exceptions are compiled out, as in WebAssembly, the program ends.
+[[noreturn]] inline void out_of_memory() {
+#if defined(__cpp_exceptions)
+  throw std::bad_alloc();
+#else
+  std::abort();
+#endif
+}
+
 constexpr std::size_t kAlignment = 64;  // a cache line, the widest vector
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 62;
 
@@ -22,12 +31,12 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(std::int64_t count) {
     if (count < 0 || count > kMostBytes / static_cast<std::int64_t>(sizeof(T))) {
-      throw std::bad_alloc();
+      out_of_memory();
     }
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     const std::size_t whole = (bytes + kAlignment) / kAlignment * kAlignment;
     data_ = static_cast<T*>(std::aligned_alloc(kAlignment, whole));
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (data_ == nullptr) out_of_memory();
   }
   Buffer(std::int64_t count, std::nullptr_t) : Buffer(count) {  // zeros
     std::memset(data_, 0, static_cast<std::size_t>(count) * sizeof(T));

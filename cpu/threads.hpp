@@ -1,11 +1,44 @@
 // Threads that live as long as one call. Starting one takes some 20 us, a call milliseconds;
 // nothing is left over that a forked worker could inherit half-alive, that spins while PyTorch's
 // own threads work, or that must be stopped at exit.
+//
+// OCTREENCA_ONE_THREAD: for WebAssembly, whose pages opened from a file may not share memory.
 #pragma once
+
+#include <cstdint>
+
+#if defined(OCTREENCA_ONE_THREAD)
+
+namespace octreenca {
+
+class Backoff {
+ public:
+  void wait() { __builtin_trap(); }  // there is nobody to wait for
+};
+
+class Team {
+ public:
+  int size() const { return 1; }
+  void barrier() {}
+
+  template <class Work>
+  static void run(int, const Work& work) {
+    Team team;
+    work(0, team);
+  }
+};
+
+template <class Work>
+void for_each(int, std::int64_t items, const Work& work) {
+  for (std::int64_t item = 0; item < items; ++item) work(item);
+}
+
+}  // namespace octreenca
+
+#else
 
 #include <atomic>
 #include <condition_variable>
-#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -118,3 +151,5 @@ void for_each(int threads, std::int64_t items, const Work& work) {
 }
 
 }  // namespace octreenca
+
+#endif

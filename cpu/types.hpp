@@ -1,7 +1,7 @@
 // The types that all parts of the engine share: shapes, ranges, weights, images and results.
 //
 // Includes point one way: types, kernels, memory, threads <- level <- steps <- octree, stream, with
-// pyramid and level_input (the image of every level, a level's input) beside them, <- bindings;
+// pyramid and level_input (the image of every level, a level's input) beside them, <- bindings, web;
 // level_glue (a level's input in training) needs types and threads only.
 #pragma once
 

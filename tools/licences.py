@@ -194,7 +194,9 @@ def page(listed: Sequence[Part]) -> str:
         "",
         "Nothing below is part of this project's own wheel, whose native code includes "
         "[pybind11](https://github.com/pybind/pybind11) (BSD-3-Clause), and which contains "
-        "[NiiVue](https://github.com/niivue/niivue) 0.69.0 (BSD-2-Clause) for reports: `pip` "
+        "[NiiVue](https://github.com/niivue/niivue) 0.69.0 (BSD-2-Clause) for reports and, in the "
+        "engine for web pages, parts of LLVM's libc++ (Apache-2.0 with the LLVM exception) and of "
+        "[wasi-libc](https://github.com/WebAssembly/wasi-libc) (MIT): `pip` "
         "installs each package from its publisher. Obligations of the LGPL and GPL arise for "
         "whoever redistributes them, for example inside a container image. The wheel's trained "
         "models have licences of their own, those of their data: `nnunet_octreenca zoo` lists "

@@ -22,7 +22,7 @@ from style import (
 # Rows from the top: what a user calls, down to the core. A folder imports from lower rows.
 LAYERS = [
     [("cli", "arguments, printing")],
-    [("prediction", "cases"), ("datasets", "converters"), ("comparison", "reports")],
+    [("prediction", ""), ("datasets", ""), ("comparison", ""), ("export", "")],
     [("integration", "all that touches nnU-Net: trainers, planner, predictor, registration")],
     [("inference", "bands, ensembles, memory plan")],
     [("preprocessing", "crop, normalise, resample; restore")],

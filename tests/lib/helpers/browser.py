@@ -113,6 +113,25 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def choose(self, selector: str, *paths: Path) -> None:
+        """Give files to a file chooser, as a user does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+
+    def save_into(self, folder: Path) -> None:
+        """Where downloads go from now on."""
+        session, self._session = self._session, None
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self._session = session
+
+    def resize(self, width: int, height: int) -> None:
+        """The size of the window's inside, in CSS pixels; narrow ones are telephones."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+
     def key(self, name: str) -> None:
         """Press and release a key, such as Enter or ArrowLeft."""
         text = {"text": "\r"} if name == "Enter" else {}
