@@ -4,6 +4,12 @@ Nothing is imported before one of our names is asked for, so that this file cann
 nnU-Net's own trainers, whatever state the plugin is in.
 """
 
+BASELINES = (
+    "MedNCATrainer",
+    "M3DNCATrainer",
+    "TinyUNetTrainer",
+)
+
 
 def __getattr__(name: str) -> type:
     if name == "OctreeNCATrainer":
@@ -24,4 +30,8 @@ def __getattr__(name: str) -> type:
 
         if name in time_budget.TRAINERS:
             return time_budget.TRAINERS[name]
+    if name in BASELINES:
+        from nnunet_octreenca import baselines
+
+        return baselines.trainer_class(name)
     raise AttributeError(name)
