@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -11,13 +10,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_octreenca.errors import PlansError
-from nnunet_octreenca.files import atomic_write
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.integration import safe_loading
+from nnunet_octreenca.integration.time_budget import WholeCheckpoints
 
 safe_loading.install()
 
 
-class BaselineTrainer(nnUNetTrainer):
+class BaselineTrainer(WholeCheckpoints, nnUNetTrainer):
     """Trains `network` as nnU-Net trains its U-Net, but for deep supervision.
 
     Subclasses give `dimensions`, `multiples` and `network`. The patch is the plans', each axis
@@ -36,19 +36,29 @@ class BaselineTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
-        plans = deepcopy(plans)
-        manager = PlansManager({**plans})
+        plans = self.planned(plans, configuration, dataset_json)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+
+    @classmethod
+    def planned(
+        cls, plans: JsonMapping, configuration: str, dataset_json: JsonMapping
+    ) -> JsonObject:
+        """Plans whose patch this network can be trained on.
+
+        Raises:
+            PlansError: they have no such configuration, or one with other axes.
+        """
+        own: JsonObject = deepcopy(dict(plans))
+        manager = PlansManager({**own})
         if configuration not in manager.available_configurations:
             raise PlansError(
                 f"plans {manager.plans_name!r} have no configuration {configuration!r}; they have "
                 f"{', '.join(manager.available_configurations)}"
             )
-        found = manager.get_configuration(configuration)
-        plans["configurations"][configuration]["patch_size"] = list(
-            self.fitted(found.patch_size, configuration)
-        )
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = False
+        patch = manager.get_configuration(configuration).patch_size
+        own["configurations"][configuration]["patch_size"] = list(cls.fitted(patch, configuration))
+        return own
 
     @classmethod
     def fitted(cls, patch: Sequence[int], configuration: str) -> tuple[int, ...]:
@@ -104,10 +114,3 @@ class BaselineTrainer(nnUNetTrainer):
 
     def plot_network_architecture(self) -> None:
         """nnU-Net's needs a package that no longer works."""
-
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's, written beside and renamed: a kill never leaves half a checkpoint."""
-        if self.disable_checkpointing:
-            return
-        with atomic_write(Path(filename)) as temporary:
-            super().save_checkpoint(str(temporary))

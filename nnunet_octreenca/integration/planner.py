@@ -113,6 +113,11 @@ def dataset_name(dataset: str) -> str:
     return found[0]
 
 
+def nnunet_folders() -> tuple[Path, Path, Path]:
+    """nnU-Net's folders: raw, preprocessed, results; `dataset_name` checks that they are set."""
+    return Path(nnUNet_raw), Path(nnUNet_preprocessed), Path(nnUNet_results)
+
+
 def extend_plans_file(
     dataset: str,
     *,

@@ -170,19 +170,18 @@ class _OctreeNCATimeBudget(TimeBudget):
         """Do nothing."""
 
 
-class _StockTimeBudget(TimeBudget):
-    """For nnUNetTrainer and its subclasses."""
+class WholeCheckpoints:
+    """Mixin, listed before nnUNetTrainer: checkpoints are whole or not there, and read as data."""
 
-    initial_lr: float
-    optimizer: Any
     disable_checkpointing: bool
 
     def save_checkpoint(self, filename: str) -> None:
-        """Written beside and renamed: a kill never leaves half a checkpoint."""
+        """nnU-Net's, written beside and renamed: a kill never leaves half a checkpoint."""
         if self.disable_checkpointing:
             return
+        trainer: Any = super()
         with atomic_write(Path(filename)) as temporary:
-            super().save_checkpoint(str(temporary))
+            trainer.save_checkpoint(str(temporary))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's, which reads the file as data.
@@ -193,6 +192,13 @@ class _StockTimeBudget(TimeBudget):
         trainer: Any = super()
         with data_only(str(filename_or_checkpoint)):
             trainer.load_checkpoint(filename_or_checkpoint)
+
+
+class _StockTimeBudget(TimeBudget, WholeCheckpoints):
+    """For nnUNetTrainer and its subclasses."""
+
+    initial_lr: float
+    optimizer: Any
 
     def follow_the_clock(self) -> None:
         """nnU-Net's polynomial decay over the budget."""
