@@ -12,13 +12,14 @@ from nnunet_octreenca import baselines
 from nnunet_octreenca.comparison.trained.methods import Method
 from nnunet_octreenca.comparison.trained.variants import Change, change
 from nnunet_octreenca.errors import InputError, PlansError
-from nnunet_octreenca.files import JsonMapping, JsonObject, read_json
+from nnunet_octreenca.files import JsonMapping, JsonObject, load_json, read_json
 from nnunet_octreenca.integration.planner import dataset_name, nnunet_folders
 from nnunet_octreenca.integration.training_job import FACTS, FINAL, LATEST
 from nnunet_octreenca.planning.plans_faults import inherited
 from nnunet_octreenca.planning.plans_model import check_model
 from nnunet_octreenca.planning.settings import BLOCK
 
+USUAL_FOLDS = 5  # nnU-Net's, where there is no file of splits yet
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -156,6 +157,7 @@ def plan_jobs(request: Request) -> list[Job]:
     number = request.dataset[len("Dataset") :][:3].lstrip("0") or request.dataset
     hint = f"run `nnUNetv2_plan_and_preprocess -d {number}` first"
     description = read_json(request.preprocessed / "dataset.json", hint)
+    _require_folds(request)
     jobs: list[Job] = []
     for method in request.methods:
         make = method.make_plans.replace("-d D", f"-d {number}")
@@ -172,6 +174,18 @@ def plan_jobs(request: Request) -> list[Job]:
                 for seed, fold in product(request.seeds, request.folds)
             ]
     return jobs
+
+
+def _require_folds(request: Request) -> None:
+    """nnU-Net draws cases at random for a fold beyond the splits."""
+    path, there = request.preprocessed / "splits_final.json", USUAL_FOLDS
+    if path.is_file():
+        try:
+            there = len(load_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error}); remove or mend it") from error
+    if max(request.folds) >= there:
+        raise InputError(f"-f {max(request.folds)} is none of the {there} folds, 0 to {there - 1}")
 
 
 def _require_configuration(
