@@ -171,11 +171,8 @@ def _print_plan(jobs: "Sequence[Job]", hours: dict[str, float]) -> None:
     console.print(table)
     for name, value in hours.items():
         console.print(Text(f"{name}: {_time(value)}"))
-    console.print(
-        Text(
-            f"In all some {_time(sum(hours.values()))} of training; validation and timing come on top."
-        )
-    )
+    total = _time(sum(hours.values()))
+    console.print(Text(f"In all some {total} of training; validation and timing come on top."))
 
 
 def _time(hours: float) -> str:
