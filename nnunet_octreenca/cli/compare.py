@@ -99,10 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OctreeNCAError: something cannot be compared, or the report not be written.
     """
-    from nnunet_octreenca.comparison.inputs import find_inputs
+    from nnunet_octreenca.comparison.inputs import checked_pattern, find_inputs
     from nnunet_octreenca.comparison.records import read_records
     from nnunet_octreenca.comparison.report import Provenance, write_report
-    from nnunet_octreenca.comparison.scores import checked_metrics, score
+    from nnunet_octreenca.comparison.scores import checked_metrics, checked_tolerance, score
     from nnunet_octreenca.comparison.summary import summarise
     from nnunet_octreenca.comparison.tables import GIVEN
     from nnunet_octreenca.comparison.viewer import volume_viewer
@@ -113,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     checked_metrics(arguments.metrics, arguments.video)
     if arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}, but must be 0 or more")
+    checked_tolerance(arguments.tolerance)
+    checked_pattern(arguments.group_by)
     material = given or compare_trained.run(arguments)
     if material is None:
         return 0
