@@ -11,6 +11,18 @@ MODULES = {
     "MedNCATrainer": "two_level",
     "M3DNCATrainer": "two_level",
     "TinyUNetTrainer": "tiny_unet",
+    "UNetVGG11Trainer": "libraries",
+    "UNetResNet18Trainer": "libraries",
+    "UNetDenseNet121Trainer": "libraries",
+    "UNetMobileNetV2Trainer": "libraries",
+    "UNetEfficientNetB0Trainer": "libraries",
+    "UNetPlusPlusTrainer": "libraries",
+    "SegFormerTrainer": "libraries",
+    "MonaiUNetTrainer": "libraries",
+    "UNet3DResNet18Trainer": "libraries",
+    "UNet3DDenseNet121Trainer": "libraries",
+    "UNETRTrainer": "libraries",
+    "SwinUNETRTrainer": "libraries",
 }
 """Trainer to its module."""
 

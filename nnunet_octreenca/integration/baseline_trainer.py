@@ -25,8 +25,6 @@ class BaselineTrainer(WholeCheckpoints, nnUNetTrainer):
     """
 
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
-    extra: ClassVar[tuple[str, ...]] = ()
-    """Modules of the extra [baselines] that the network needs."""
 
     def __init__(
         self,

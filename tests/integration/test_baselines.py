@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_octreenca import baselines
-from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.errors import EnvironmentMismatchError, PlansError
 from nnunet_octreenca.integration import time_budget
 from nnunet_octreenca.integration.predictor import is_ours
 
@@ -99,6 +99,42 @@ def test_images_that_do_not_fit(trainer_of, tmp_path, name, shape, message):
     with pytest.raises(PlansError, match=message):
         trainer_of(name, shape)
     assert not list((tmp_path / "results").iterdir())
+
+
+LIBRARIES = [name for name, module in baselines.MODULES.items() if module == "libraries"]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_networks_of_libraries(name):
+    """Patches are rounded to what the network divides, and every head has every cell."""
+    trainer = baselines.trainer_class(name)
+    pytest.importorskip("monai" if trainer.dimensions == (3,) else "segmentation_models_pytorch")
+    shape = (33, 20) if trainer.dimensions == (2,) else (20, 9, 32)
+    patch = trainer.fitted(shape, "this")
+    assert patch == ((64, 32) if trainer.dimensions == (2,) else (32, 32, 64))
+    assert trainer.fitted(patch, "this") == patch
+    network = trainer.make_network(patch, 2, 3)
+    heads = network(torch.randn(1 if len(patch) == 3 else 2, 2, *patch))
+    assert heads.shape[1:] == (3, *patch)
+    assert torch.isfinite(heads).all()
+    heads.square().mean().backward()
+    used = [p for p in network.parameters() if p.grad is not None and bool(p.grad.any())]
+    assert len(used) > 0.8 * len(list(network.parameters()))
+    with pytest.raises(PlansError, match=f"{name} is for"):
+        trainer.fitted((32,) * (5 - len(patch)), "this")
+
+
+def test_a_library_that_is_missing(trainer_of, monkeypatch):
+    """One sentence names the command, before anything is trained."""
+    from nnunet_octreenca.baselines import libraries
+
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    trainer = trainer_of("SegFormerTrainer", (64, 64))
+    monkeypatch.setattr(libraries, "import_module", missing)
+    with pytest.raises(EnvironmentMismatchError, match=r"segmentation_models_pytorch.*\[baselines"):
+        trainer.initialize()
 
 
 def test_every_name_is_registered():

@@ -61,6 +61,28 @@ _ALL = (
         note="Two levels on OctreeNCA's engines; smaller than published, see M3DNCATrainer.",
     ),
     Method("TinyUNet", "TinyUNetTrainer", note="U-Net of 20,000 to 50,000 parameters."),
+    *(
+        Method(name, trainer, needs=("segmentation_models_pytorch",))
+        for name, trainer in (
+            ("U-Net VGG11", "UNetVGG11Trainer"),
+            ("U-Net ResNet18", "UNetResNet18Trainer"),
+            ("U-Net DenseNet121", "UNetDenseNet121Trainer"),
+            ("U-Net MobileNetV2", "UNetMobileNetV2Trainer"),
+            ("U-Net EfficientNet-B0", "UNetEfficientNetB0Trainer"),
+            ("U-Net++", "UNetPlusPlusTrainer"),
+            ("SegFormer", "SegFormerTrainer"),
+        )
+    ),
+    *(
+        Method(name, trainer, needs=("monai",))
+        for name, trainer in (
+            ("MONAI U-Net", "MonaiUNetTrainer"),
+            ("3-D U-Net ResNet18", "UNet3DResNet18Trainer"),
+            ("3-D U-Net DenseNet121", "UNet3DDenseNet121Trainer"),
+            ("UNETR", "UNETRTrainer"),
+            ("SwinUNETR", "SwinUNETRTrainer"),
+        )
+    ),
 )
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}

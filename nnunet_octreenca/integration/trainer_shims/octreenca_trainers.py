@@ -8,6 +8,18 @@ BASELINES = (
     "MedNCATrainer",
     "M3DNCATrainer",
     "TinyUNetTrainer",
+    "UNetVGG11Trainer",
+    "UNetResNet18Trainer",
+    "UNetDenseNet121Trainer",
+    "UNetMobileNetV2Trainer",
+    "UNetEfficientNetB0Trainer",
+    "UNetPlusPlusTrainer",
+    "SegFormerTrainer",
+    "MonaiUNetTrainer",
+    "UNet3DResNet18Trainer",
+    "UNet3DDenseNet121Trainer",
+    "UNETRTrainer",
+    "SwinUNETRTrainer",
 )
 
 
