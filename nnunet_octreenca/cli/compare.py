@@ -20,8 +20,8 @@ EXAMPLE = """\
 examples:
   nnunet_octreenca compare -d 4 -c 3d_fullres -f 0 --methods OctreeNCA nnU-Net M3D-NCA TinyUNet \\
       --budget 60m -o REPORT
-  nnunet_octreenca compare -d 4 -c 3d_fullres --methods OctreeNCA --ablate steps=5,10,20 \\
-      levels=2,3,5 --seeds 0 1 2 --budget 30m -o REPORT
+  nnunet_octreenca compare -d 4 -c 3d_fullres --methods OctreeNCA -o REPORT \\
+      --ablate steps=5,10,20 levels=2,3,5 --seeds 0 1 2 --budget 30m
   nnunet_octreenca compare --truth labelsTs --predictions OctreeNCA=OUT1 nnU-Net=OUT2 -o REPORT
   nnunet_octreenca compare --truth labelsTs --predictions A=OUT1 B=OUT2 -o REPORT \\
       --labels dataset.json --images imagesTs --tolerance 2 --viewer
