@@ -227,7 +227,7 @@ def _collect(
 
 def _answers(measured: JsonMapping) -> dict[str, Any]:
     return {
-        name: {"cold_seconds": found.cold_seconds, "warm": found.warm}
+        name: {"cold_seconds": found.cold_seconds, "warm": found.warm, "memory": found.memory}
         for name, found in measured.items()
     }
 

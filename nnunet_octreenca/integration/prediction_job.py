@@ -1,10 +1,12 @@
 """Times predictions of one model, in a process of its own that takes cases one by one.
 
 `python -m ...prediction_job MODEL_FOLDER FOLD DEVICE`: each line of the standard input is a JSON
-object with the image's `files` and `out`, the segmentation's path without its ending; each
-answer is a line of JSON. Everything is nnU-Net's own, step by step and in this process.
+object with the image's `files` and `out`, the segmentation's path without its ending, and `memory`
+where the network's memory is measured, which costs time; each answer is a line of JSON.
+Everything is nnU-Net's own, step by step and in this process.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -47,8 +49,9 @@ def predict(predictor: nnUNetPredictor, case: JsonMapping) -> JsonObject:
 
     Returns:
         `seconds`, `network_seconds`, `voxels` (that the network sees), `peak_bytes` (of the
-        process so far), `network_bytes` (what its memory grew by in the network) and
-        `device_peak_bytes`; null where the system does not tell.
+        process since it last measured memory), `network_bytes` (what its memory, on a GPU the
+        GPU's, grows by in the network; null unless asked for) and `device_peak_bytes`; null where
+        the system does not tell.
     """
     begun = time.monotonic()
     manager: Any = predictor.configuration_manager
@@ -58,10 +61,11 @@ def predict(predictor: nnUNetPredictor, case: JsonMapping) -> JsonObject:
     image = torch.from_numpy(data)
     cuda = predictor.device.type == "cuda"
     before_peak = peak_memory()
-    known = _forget_peak()
-    before = resident_memory()
+    known = bool(case.get("memory")) and _forget_peak()
+    before, device_before = resident_memory(), 0
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+        device_before = torch.cuda.memory_allocated()
     started = time.monotonic()
     logits = predictor.predict_logits_from_preprocessed_data(image)
     network = time.monotonic() - started
@@ -81,16 +85,20 @@ def predict(predictor: nnUNetPredictor, case: JsonMapping) -> JsonObject:
         "network_seconds": network,
         "voxels": prod(image.shape[1:]),
         "peak_bytes": max(before_peak, peak_memory()),
-        "network_bytes": device_peak if cuda else grown,
+        "network_bytes": grown if device_peak is None else device_peak - device_before,
         "device_peak_bytes": device_peak,
     }
 
 
 def _forget_peak() -> bool:
-    """Let the system count this process' peak memory from now on; whether it does (Linux)."""
+    """Count this process' peak memory from now on; whether the system does (Linux, glibc).
+
+    Freed memory goes back to the system first, or what earlier cases took would hide the network's.
+    """
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         return False
     return True
 

@@ -248,12 +248,13 @@ class FakeModel:
     def __exit__(self, *error):
         pass
 
-    def segment(self, files, out):
+    def segment(self, files, out, *, memory=False):
         assert all(Path(file).is_file() for file in files)
-        self.order.append((self.job.name, out.name))
+        self.order.append((self.job.name, out.name, *(["memory"] if memory else [])))
         own = self.job.name == "OctreeNCA"
-        return {"seconds": 2.0 if own else 4.0, "network_seconds": 1.0, "voxels": 1000,
-                "peak_bytes": 5 * 10**8, "network_bytes": 50_000 if own else None,
+        return {"seconds": 2.0 if own else 4.0, "network_seconds": 1.0,
+                "voxels": 1000 if out.name == "b" else 10, "peak_bytes": 5 * 10**8,
+                "network_bytes": 50_000 if own and memory else None,
                 "device_peak_bytes": None}  # fmt: skip
 
 
@@ -272,6 +273,7 @@ def test_collecting_makes_a_report(prepared, monkeypatch, capsys):
         ("OctreeNCA", "a"), ("TinyUNet", "a"),  # cold
         ("OctreeNCA", "a"), ("TinyUNet", "a"),
         ("TinyUNet", "b"), ("OctreeNCA", "b"),
+        ("OctreeNCA", "b", "memory"), ("TinyUNet", "b", "memory"),
     ]  # fmt: skip
     records = read_json(out / "records.json", "")["methods"]
     assert records["OctreeNCA"]["case_seconds"] == 2
@@ -319,3 +321,43 @@ def test_the_papers_figures_stand_only_beside_its_data():
     assert rows["M3D-NCA"][:2] == ["80.5", "12,480"]
     assert paper_table({"description": "Hippocampus"}) is None
     assert compare_trained.TIMED_CASES > 0
+
+
+@pytest.mark.slow
+def test_two_methods_from_end_to_end(nnunet, tmp_path):
+    """Trainings by the clock in processes of their own, one of them killed and continued."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    out = tmp_path / "report"
+    words = ["-d", "901", "-c", "3d_fullres", "--methods", "TinyUNet", "M3D-NCA", "--cases", "1"]
+    words += ["--budget", "10s", "-device", "cpu", "--metrics", "dice", "-o", str(out)]
+    command = [sys.executable, "-m", "nnunet_octreenca.cli.main", "compare", *words]
+    results = nnunet.results / "Dataset901_Phantoms"
+    latest = results / "TinyUNetTrainer__nnUNetPlans_10s__3d_fullres/fold_0/checkpoint_latest.pth"
+    process = subprocess.Popen(command, env=nnunet.environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert not (latest.parent / "training.json").exists()
+    nnunet.run("python", *command[1:])
+    facts = read_json(latest.parent / "training.json", "")
+    assert 10 <= facts["seconds"] < 60
+    assert facts["parameters"] > 20_000
+    assert not latest.exists()
+    records = read_json(out / "records.json", "")["methods"]
+    for record in records.values():
+        assert 0 < record["network_seconds"] <= record["case_seconds"] < record["cold_seconds"]
+        assert record["iterations"] >= 1
+    if sys.platform == "linux":
+        assert records["TinyUNet"]["bytes_per_voxel"] > 20  # six channels of float32 and more
+    content = read_json(out / "comparison.json", "")
+    summary = read_json(latest.parent / "validation" / "summary.json", "")
+    means = {row["method"]: row["interval"]["mean"] for row in content["summary"]
+             if row["class_name"] == "mean of classes"}  # fmt: skip
+    assert means["TinyUNet"] == pytest.approx(summary["foreground_mean"]["Dice"])
+    assert (out / "report.html").stat().st_size > 10_000

@@ -30,25 +30,23 @@ class Measured:
     Attributes:
         cold_seconds: from the start of the process to the first segmentation on the disk.
         warm: the answers to all cases after that.
+        memory: the answer to the largest case, whose memory was measured.
     """
 
     cold_seconds: float = 0.0
     warm: list[JsonObject] = field(default_factory=list)
+    memory: JsonObject = field(default_factory=dict)
 
     def record(self) -> JsonObject:
         """Keys of a method record."""
-        largest = max(self.warm, key=lambda answer: float(answer["voxels"]))
+        grown = self.memory.get("network_bytes")
         found = {
             "cold_seconds": self.cold_seconds,
             "case_seconds": median(answer["seconds"] for answer in self.warm),
             "network_seconds": median(answer["network_seconds"] for answer in self.warm),
             "prediction_peak_bytes": max(answer["peak_bytes"] for answer in self.warm) or None,
             "device_peak_bytes": _most(self.warm, "device_peak_bytes"),
-            "bytes_per_voxel": (
-                None
-                if largest["network_bytes"] is None
-                else largest["network_bytes"] / largest["voxels"]
-            ),
+            "bytes_per_voxel": None if grown is None else grown / self.memory["voxels"],
         }
         return {key: value for key, value in found.items() if value is not None}
 
@@ -86,15 +84,20 @@ class Model:
             if stream is not None:
                 stream.close()
 
-    def segment(self, files: Sequence[str], out: Path) -> JsonObject:
+    def segment(self, files: Sequence[str], out: Path, *, memory: bool = False) -> JsonObject:
         """The process' answer.
+
+        Args:
+            files: one a channel.
+            out: without its ending.
+            memory: measure the network's memory, at the cost of time.
 
         Raises:
             MeasuringError: it has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        question = json.dumps({"files": list(files), "out": str(out)}) + "\n"
+        question = json.dumps({"files": list(files), "out": str(out), "memory": memory}) + "\n"
         try:
             self._process.stdin.write(question.encode())
             self._process.stdin.flush()
@@ -117,7 +120,8 @@ def measure(
     """Segment cases with one model of each method, in turn.
 
     Every method starts once and segments the first case, one method after another. Then all
-    cases are segmented, each by all methods before the next, in an order that rotates.
+    cases are segmented, each by all methods before the next, in an order that rotates. The
+    largest is segmented once more, to measure memory.
 
     Args:
         jobs: one of each method, finished.
@@ -148,4 +152,9 @@ def measure(
             start = turn % len(models)
             for model, out in models[start:] + models[:start]:
                 found[model.job.name].warm.append(model.segment(files, out / case))
+        voxels = [answer["voxels"] for answer in found[jobs[0].name].warm]
+        largest = list(cases)[voxels.index(max(voxels))]
+        for model, out in models:
+            answer = model.segment(cases[largest], out / largest, memory=True)
+            found[model.job.name].memory = answer
     return found
