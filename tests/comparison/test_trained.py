@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 import untrained_model
 
+from nnunet_octreenca import baselines
 from nnunet_octreenca.cli import compare_trained
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.comparison.trained import collecting, measuring, running
@@ -16,7 +17,7 @@ from nnunet_octreenca.comparison.trained.jobs import make_request, plan_jobs
 from nnunet_octreenca.comparison.trained.methods import METHODS, Method, find_methods
 from nnunet_octreenca.comparison.trained.paper import paper_table
 from nnunet_octreenca.comparison.trained.variants import parse_ablations
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, TrainingError
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError, TrainingError
 from nnunet_octreenca.files import read_json, write_json
 from nnunet_octreenca.planning import extend_plans
 
@@ -299,6 +300,30 @@ def test_other_cases_are_not_compared(prepared):
     finish(jobs[1], cases=["a", "c"])
     with pytest.raises(InputError, match=r"of TinyUNet and of OctreeNCA .*different cases.*b"):
         collecting.gather(jobs, request, prepared / "report", ".nii.gz")
+
+
+@pytest.mark.parametrize("method", ["OctreeNCA", "M3D-NCA", "nnU-Net"])
+def test_a_training_of_other_plans_is_not_taken(prepared, method):
+    _, (job,) = jobs_of(method)
+    finish(job)
+    description = read_json(prepared / "preprocessed" / DATASET / "dataset.json", "")
+    write_json(job.model / "plans.json", planned(job, description))
+    _, (again,) = jobs_of(method)
+    assert again.state == "finished"
+    path = prepared / "preprocessed" / DATASET / f"{job.method.plans}.json"
+    plans = read_json(path, "")
+    plans["configurations"]["3d_fullres"]["spacing"] = [2.0, 1.0, 1.0]
+    write_json(path, plans)
+    with pytest.raises(PlansError, match=rf"{method} was trained with other plans .* in spacing"):
+        jobs_of(method)
+
+
+def planned(job, description):
+    """What the trainer saves with its model."""
+    if job.method.trainer in baselines.MODULES:
+        trainer = baselines.trainer_class(job.method.trainer)
+        return trainer.planned(job.plans, "3d_fullres", description)
+    return job.plans
 
 
 def test_a_dry_run_says_how_long(prepared, monkeypatch, capsys):

@@ -169,11 +169,51 @@ def plan_jobs(request: Request) -> list[Job]:
             changes += request.changes
         for one in changes:
             _check(method, _changed(plans, request, one, None), request, description, path)
-            jobs += [
+            own = [
                 _job(method, plans, request, one, seed, fold)
                 for seed, fold in product(request.seeds, request.folds)
             ]
+            for job in own:
+                _require_same_plans(job, request, description)
+            jobs += own
     return jobs
+
+
+def _require_same_plans(job: Job, request: Request, description: JsonMapping) -> None:
+    """A training of other plans is neither taken for this one nor continued as it."""
+    path = job.model / "plans.json"
+    if job.state == "missing" or not path.is_file():
+        return
+    wanted = inherited(
+        _planned(job.method, job.plans, request, description)["configurations"],
+        request.configuration,
+    )
+    again = f"remove {job.model} to train {job.name} again"
+    configurations = read_json(path, again).get("configurations", {})
+    try:
+        found = inherited(configurations, request.configuration)
+    except (ValueError, TypeError) as error:
+        raise PlansError(f"{path}: {error}; {again}") from error
+    ours, theirs = (
+        {k: v for k, v in one.items() if k != "inherits_from"} for one in (wanted, found)
+    )
+    differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+    if differing:
+        raise PlansError(
+            f"{job.name} was trained with other plans than the data set has now: they differ in "
+            f"{', '.join(differing)} ({path}); put the old plans back, or {again}"
+        )
+
+
+def _planned(
+    method: Method, plans: JsonMapping, request: Request, description: JsonMapping
+) -> JsonMapping:
+    """Plans as the method's trainer makes them of what it is given."""
+    if method.trainer not in baselines.MODULES:
+        return plans
+    trainer: Any = baselines.trainer_class(method.trainer)
+    planned: JsonMapping = trainer.planned(plans, request.configuration, description)
+    return planned
 
 
 def _require_folds(request: Request) -> None:
@@ -266,9 +306,7 @@ def _check(
     method: Method, plans: JsonMapping, request: Request, description: JsonMapping, path: Path
 ) -> None:
     """Whether a method can be trained on its plans."""
-    if method.trainer in baselines.MODULES:
-        trainer: Any = baselines.trainer_class(method.trainer)
-        plans = trainer.planned(plans, request.configuration, description)
+    plans = _planned(method, plans, request, description)
     if method.is_octreenca:
         check_model(
             plans,
