@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from untrained_model import model_folder
 
-from nnunet_octreenca.cli.child_process import find_script, run_child
+from nnunet_octreenca.child_process import find_script, run_child
 
 TILE = 512
 GB = 1e9

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from nnunet_octreenca.cli.child_process import Finished, find_script, run_child
+from nnunet_octreenca.child_process import Finished, find_script, run_child
 from nnunet_octreenca.integration.register import TRAINER_SHIMS
 
 STOCK, OURS = "nnUNetTrainerTimeBudget", "OctreeNCATrainerTimeBudget"

@@ -52,7 +52,7 @@ def measure(size: int) -> dict[str, Any]:
     """Bytes per pixel of both, above what a tiny picture takes."""
     from PIL import Image
 
-    from nnunet_octreenca.cli.child_process import run_child
+    from nnunet_octreenca.child_process import run_child
 
     result: dict[str, Any] = {"size": size}
     with tempfile.TemporaryDirectory() as name:

@@ -19,6 +19,7 @@ ROWS = [
     ["preprocessing"],
     ["inference"],
     ["integration"],
+    ["baselines"],
     ["prediction", "datasets", "comparison", "export"],
     ["cli"],
     ["io"],  # the former path of open_image, nothing else

@@ -1,21 +1,27 @@
-"""`nnunet_octreenca compare`: finished predictions of any programs against a truth, one report."""
+"""`nnunet_octreenca compare`: methods trained by it, or finished predictions, in one report."""
 
 import argparse
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from nnunet_octreenca.cli import compare_trained
 from nnunet_octreenca.comparison.metrics import METRICS
 from nnunet_octreenca.comparison.scores import DEFAULT_METRICS
 from nnunet_octreenca.errors import InputError, OutputError
 
-HELP = "compare predictions of any programs with a truth: metrics, statistics, one report"
+HELP = "train and compare methods, or compare finished predictions: metrics, statistics, one report"
 EXAMPLE = """\
 examples:
+  nnunet_octreenca compare -d 4 -c 3d_fullres -f 0 --methods OctreeNCA nnU-Net M3D-NCA TinyUNet \\
+      --budget 60m -o REPORT
+  nnunet_octreenca compare -d 4 -c 3d_fullres --methods OctreeNCA -o REPORT \\
+      --ablate steps=5,10,20 levels=2,3,5 --seeds 0 1 2 --budget 30m
   nnunet_octreenca compare --truth labelsTs --predictions OctreeNCA=OUT1 nnU-Net=OUT2 -o REPORT
   nnunet_octreenca compare --truth labelsTs --predictions A=OUT1 B=OUT2 -o REPORT \\
       --labels dataset.json --images imagesTs --tolerance 2 --viewer
@@ -29,10 +35,9 @@ the tables as JSON, CSV, Markdown and LaTeX. All files are checked before anythi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("--truth", required=True, metavar="FOLDER", help="true label maps")
+    parser.add_argument("--truth", metavar="FOLDER", help="true label maps")
     parser.add_argument(
         "--predictions",
-        required=True,
         nargs="+",
         metavar="NAME=FOLDER",
         help="each method's name, for the report, and its folder of label maps",
@@ -85,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the bootstrap (default: 0)"
     )
+    compare_trained.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -93,28 +99,32 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OctreeNCAError: something cannot be compared, or the report not be written.
     """
-    from nnunet_octreenca.comparison.inputs import find_inputs
+    from nnunet_octreenca.comparison.inputs import checked_pattern, find_inputs
     from nnunet_octreenca.comparison.records import read_records
     from nnunet_octreenca.comparison.report import Provenance, write_report
-    from nnunet_octreenca.comparison.scores import checked_metrics, score
+    from nnunet_octreenca.comparison.scores import checked_metrics, checked_tolerance, score
     from nnunet_octreenca.comparison.summary import summarise
+    from nnunet_octreenca.comparison.tables import GIVEN
     from nnunet_octreenca.comparison.viewer import volume_viewer
 
     folder = Path(arguments.o)
-    predictions = parse_predictions(arguments.predictions)
-    _require_folder(folder, [Path(arguments.truth), *predictions.values()])
+    given = None if _trains(arguments) else _given(arguments)
+    _require_folder(folder, [] if given is None else [given.truth, *given.predictions.values()])
     checked_metrics(arguments.metrics, arguments.video)
     if arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}, but must be 0 or more")
-    if arguments.viewer and arguments.images is None:
-        raise InputError("--viewer shows images; give their folder with --images")
-    records = read_records(Path(arguments.records), predictions) if arguments.records else {}
+    checked_tolerance(arguments.tolerance)
+    checked_pattern(arguments.group_by)
+    material = given or compare_trained.run(arguments)
+    if material is None:
+        return 0
+    records = read_records(material.records, material.predictions) if material.records else {}
     began, start = datetime.now(timezone.utc), time.monotonic()
     inputs = find_inputs(
-        Path(arguments.truth),
-        predictions,
-        labels=_path(arguments.labels),
-        images=_path(arguments.images),
+        material.truth,
+        material.predictions,
+        labels=material.labels,
+        images=material.images,
         group_by=arguments.group_by,
         video=arguments.video,
         track=_track,
@@ -123,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--viewer shows volumes, and a case is a {inputs.kind}; leave it out")
     scores = score(inputs, metrics=arguments.metrics, tolerance=arguments.tolerance, track=_track)
     summary = summarise(scores, inputs, seed=arguments.seed)
+    summary = replace(summary, caveats=(*summary.caveats, *material.caveats))
     provenance = Provenance(
         command=shlex.join(["nnunet_octreenca", *_words()]),
         began=began.isoformat(timespec="seconds"),
@@ -136,12 +147,67 @@ def run(arguments: argparse.Namespace) -> int:
         summary,
         provenance,
         records=records,
+        records_note=material.note or GIVEN,
+        more_tables=material.tables,
         title=arguments.title,
         viewer=volume_viewer if arguments.viewer else None,
     )
     _print(summary, inputs)
     print(f"{files[0]}: open it in a browser; the tables are beside it")
     return 0
+
+
+def _trains(arguments: argparse.Namespace) -> bool:
+    """Whether methods are trained; refuses flags of both ways at once.
+
+    Raises:
+        InputError: something is missing, or contradicts something else.
+    """
+    given = {
+        "--truth": arguments.truth,
+        "--predictions": arguments.predictions,
+        "--labels": arguments.labels,
+        "--images": arguments.images,
+        "--records": arguments.records,
+        "--video": arguments.video,
+    }
+    trained = {"-d": arguments.d, "-c": arguments.c, "--methods": arguments.methods}
+    if not any(value is not None for value in trained.values()):
+        missing = [flag for flag in ("--truth", "--predictions") if given[flag] is None]
+        if missing:
+            raise InputError(
+                f"{' and '.join(missing)} must be given to compare predictions; -d, -c and "
+                f"--methods to train what is compared"
+            )
+        return False
+    for flag, value in given.items():
+        if value:
+            raise InputError(
+                f"{flag} is for finished predictions, and {_first(trained)} for methods that are "
+                f"trained; give one of them"
+            )
+    missing = [flag for flag, value in trained.items() if value is None]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} must be given to train what is compared")
+    return True
+
+
+def _given(arguments: argparse.Namespace) -> compare_trained.Material:
+    """Finished predictions, as the flags name them."""
+    predictions = parse_predictions(arguments.predictions)
+    if arguments.viewer and arguments.images is None:
+        raise InputError("--viewer shows images; give their folder with --images")
+    return compare_trained.Material(
+        Path(arguments.truth),
+        predictions,
+        _path(arguments.labels),
+        _path(arguments.images),
+        _path(arguments.records),
+    )
+
+
+def _first(flags: Mapping[str, Any]) -> str:
+    return next(flag for flag, value in flags.items() if value is not None)
 
 
 def parse_predictions(words: Sequence[str]) -> dict[str, Path]:

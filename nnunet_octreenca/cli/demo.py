@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from nnunet_octreenca.cli.child_process import (
+from nnunet_octreenca.child_process import (
     CommandError,
     Finished,
     ends_like_ctrl_c,

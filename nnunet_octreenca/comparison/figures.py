@@ -151,9 +151,13 @@ def against_resources(
     ]
     if not names:
         return None
-    with _figure(min(3.4 * len(names), 16), 3.1) as (figure, save):
-        panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-        for axes, key in zip(panels, names, strict=True):
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    with _figure(3.4 * columns, 0.4 + 2.7 * rows) as (figure, save):
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for axes in panels[len(names) :]:
+            axes.set_visible(False)
+        for axes, key in zip(panels, names, strict=False):
             _frame(axes)
             known = [record.get(key, 0) for record in records.values()]
             _log_axis(axes, [value for value in known if value > 0])
@@ -171,7 +175,8 @@ def against_resources(
                         capsize=3,
                     )  # fmt: skip
             axes.set_xlabel(f"{title} ({unit})" if unit else title)
-        panels[0].set_ylabel(f"{METRICS[summary.main].name}, {_short(class_name)}")
+        for axes in panels[::columns]:
+            axes.set_ylabel(f"{METRICS[summary.main].name}, {_short(class_name)}")
         _legend(figure, scores.methods)
         return save(f"{METRICS[summary.main].name} against what the methods take")
 

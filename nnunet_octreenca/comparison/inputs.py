@@ -193,13 +193,22 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
-def _groups(cases: Sequence[str], pattern: str | None) -> tuple[str, ...]:
-    if pattern is None:
-        return tuple(cases)
+def checked_pattern(pattern: str | None) -> re.Pattern[str] | None:
+    """What `find_inputs` groups cases by.
+
+    Raises:
+        InputError: it is no regular expression.
+    """
     try:
-        compiled = re.compile(pattern)
+        return None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise InputError(f"--group-by {pattern!r} is no regular expression: {error}") from error
+
+
+def _groups(cases: Sequence[str], pattern: str | None) -> tuple[str, ...]:
+    compiled = checked_pattern(pattern)
+    if compiled is None:
+        return tuple(cases)
     groups = []
     for case in cases:
         match = compiled.search(case)

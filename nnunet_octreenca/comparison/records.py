@@ -16,9 +16,16 @@ FORM = 1
 QUANTITIES: Mapping[str, tuple[str, str]] = {
     "parameters": ("Parameters", ""),
     "training_seconds": ("Training", "s"),
+    "iterations": ("Training steps", ""),
     "prediction_seconds": ("Prediction of all cases", "s"),
     "training_peak_bytes": ("Peak memory of training", "bytes"),
     "prediction_peak_bytes": ("Peak memory of prediction", "bytes"),
+    "training_device_peak_bytes": ("Peak GPU memory of training", "bytes"),
+    "device_peak_bytes": ("Peak GPU memory of prediction", "bytes"),
+    "bytes_per_voxel": ("Memory per voxel of the network", "B"),
+    "cold_seconds": ("First case with start", "s"),
+    "case_seconds": ("Case, disk to disk", "s"),
+    "network_seconds": ("Case, network alone", "s"),
     "seeds": ("Trainings (seeds)", ""),
 }
 """Numbers of a method: name and unit for people."""

@@ -18,6 +18,7 @@ from nnunet_octreenca.comparison.scores import Scores
 from nnunet_octreenca.comparison.statistics import FEWEST
 from nnunet_octreenca.comparison.summary import ALL, Summary
 from nnunet_octreenca.comparison.tables import (
+    GIVEN,
     Cell,
     Table,
     as_csv,
@@ -79,6 +80,8 @@ def write_report(
     provenance: Provenance,
     *,
     records: Mapping[str, JsonMapping] | None = None,
+    records_note: str = GIVEN,
+    more_tables: Sequence[Table] = (),
     title: str = "Comparison of segmentations",
     viewer: Callable[[Mapping[str, LoadedCase]], JsonMapping] | None = None,
 ) -> list[Path]:
@@ -89,6 +92,8 @@ def write_report(
         inputs, scores, summary: what was compared, measured and found.
         provenance: of the figures.
         records: of methods, from `read_records`.
+        records_note: where the records are from.
+        more_tables: shown with the records.
         title: of the page.
         viewer: makes the page's volume viewer of the chosen cases; see `viewer.volume_viewer`.
 
@@ -104,7 +109,8 @@ def write_report(
     if summary.pairs:
         tables += [pair_table(summary, inputs), rank_table(summary, scores)]
     if records:
-        tables.append(record_table(records))
+        tables.append(record_table(records, records_note))
+    tables += more_tables
     content = as_json(scores, inputs, summary, records, _provenance_json(provenance))
     loaded = (
         {scores.cases[one.case]: load_case(inputs, one.case) for one in summary.chosen}
@@ -122,7 +128,8 @@ def write_report(
             {
                 **_results(inputs, scores, summary),
                 **_cases(loaded, scores, summary),
-                **_methods(records, scores, summary),
+                **_methods(records, scores, summary, records_note),
+                "more_tables": more_tables,
                 "title": title,
                 "facts": _facts(provenance, inputs, summary),
                 "viewer": viewer(loaded) if viewer is not None and loaded else None,
@@ -159,7 +166,7 @@ def render(content: JsonMapping) -> str:
             ("ranks", "Ranking", content["pair_table"].rows),
             ("cases", "Best and worst", content["cases"]),
             ("viewer", "Volumes", content["viewer"]),
-            ("methods", "Methods", content["record_table"]),
+            ("methods", "Methods", content["record_table"] or content["more_tables"]),
             ("definitions", "Metrics", True),
             ("caveats", "Caveats", True),
             ("provenance", "Provenance", True),
@@ -256,14 +263,16 @@ def _cases(loaded: Mapping[str, LoadedCase], scores: Scores, summary: Summary) -
     }
 
 
-def _methods(records: Mapping[str, JsonMapping], scores: Scores, summary: Summary) -> JsonObject:
+def _methods(
+    records: Mapping[str, JsonMapping], scores: Scores, summary: Summary, note: str
+) -> JsonObject:
     """What records add."""
     drawn: Sequence[str | None] = (
         figures.against_resources(summary, scores, records),
         figures.curves(scores, records),
     )
     return {
-        "record_table": record_table(records) if records else None,
+        "record_table": record_table(records, note) if records else None,
         "record_figures": [figure for figure in drawn if figure],
     }
 

@@ -62,8 +62,7 @@ def score(
         InputError: a metric is unknown or not for these data, or the tolerance is below 0.
     """
     names = checked_metrics(metrics, inputs.video)
-    if not 0 <= tolerance < float("inf"):
-        raise InputError(f"--tolerance is {tolerance:g}, but must be 0 or more")
+    checked_tolerance(tolerance)
     methods, classes = tuple(inputs.predictions), tuple(inputs.classes)
     shape = (len(methods), len(classes), len(inputs.cases))
     values = {name: np.full(shape, np.nan) for name in names}
@@ -85,6 +84,16 @@ def score(
                 for metric, value in measured.items():
                     values[metric][method, place, case] = value
     return Scores(methods, classes, inputs.cases, values, tolerance)
+
+
+def checked_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance of NSD that is none.
+
+    Raises:
+        InputError: below 0, or not finite.
+    """
+    if not 0 <= tolerance < float("inf"):
+        raise InputError(f"--tolerance is {tolerance:g}, but must be 0 or more")
 
 
 def checked_metrics(names: Sequence[str], video: bool) -> tuple[str, ...]:

@@ -156,8 +156,16 @@ def rank_table(summary: Summary, scores: Scores) -> Table:
     )
 
 
-def record_table(records: Mapping[str, JsonMapping]) -> Table:
-    """A row of each method, a column of each quantity that any of them has."""
+GIVEN = "As given by --records; not measured by this program."
+
+
+def record_table(records: Mapping[str, JsonMapping], note: str = GIVEN) -> Table:
+    """A row of each method, a column of each quantity that any of them has.
+
+    Args:
+        records: method to its record.
+        note: where the figures are from.
+    """
     names = [key for key in QUANTITIES if any(key in record for record in records.values())]
     texts = [key for key in ("device", "notes") if any(key in r for r in records.values())]
     rows = tuple(
@@ -170,7 +178,7 @@ def record_table(records: Mapping[str, JsonMapping]) -> Table:
     )
     return Table(
         "Methods",
-        "As given by --records; not measured by this program.",
+        note,
         ("Method", *(key.capitalize() for key in texts), *(QUANTITIES[key][0] for key in names)),
         rows,
         1 + len(texts),

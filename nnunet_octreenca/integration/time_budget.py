@@ -2,11 +2,13 @@
 
 For comparisons on one machine: the learning rate follows the clock instead of the epochs, so
 that both schedules are complete when the time is over. The minutes are given in the
-environment variable `nnUNet_octreenca_minutes`. Validation at the end is not counted.
+environment variable `nnUNet_octreenca_minutes`. Validation at the end is not counted. A training
+that was killed continues (`--c`) with what its last checkpoint had left of the budget.
 """
 
 import os
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, TrainingError
+from nnunet_octreenca.files import JsonObject, atomic_write
+from nnunet_octreenca.integration.fold_folder import FoldFolder
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.training.checkpoints import data_only
 
@@ -23,6 +27,8 @@ EPOCH_VAL_ITERATIONS = 2
 # An epoch ends in validation, checkpoints and a picture, which cost as much as many iterations of
 # a small network: no more than so many epochs a training.
 MOST_EPOCHS = 50
+# What a checkpoint's init_args also hold: nnU-Net reads only what it knows of them.
+SPENT = "octreenca_time_budget"
 
 
 def budget_seconds() -> float:
@@ -58,28 +64,30 @@ class TimeBudget:
     num_val_iterations_per_epoch: int
     dataloader_train: Any
     dataloader_val: Any
+    my_init_kwargs: JsonObject
 
     started: float | None = None
+    spent_before = 0.0  # seconds, by processes that were killed
     iterations_done = 0
+
+    @property
+    def seconds_spent(self) -> float:
+        """Of the budget, in this process and those before it."""
+        return self.spent_before + (0.0 if self.started is None else monotonic() - self.started)
 
     @property
     def progress(self) -> float:
         """Fraction of the budget spent, 0 to 1."""
-        if self.started is None:
-            return 0.0
-        return min((monotonic() - self.started) / budget_seconds(), 1.0)
+        return min(self.seconds_spent / budget_seconds(), 1.0)
 
     def run_training(self) -> None:
         """nnU-Net's training loop, ended by the clock instead of by epochs.
 
         Raises:
-            TrainingError: a training is to be continued; its time cannot be.
+            TrainingError: a training is to be continued that had no budget.
         """
         budget_seconds()
-        if self.current_epoch > 0:
-            raise TrainingError(
-                "a training with a time budget cannot be continued; restart it without --c"
-            )
+        self._resume_clock()
         # The fewest of an epoch: nnU-Net's 250 may not end within the budget of a slow machine.
         self.num_iterations_per_epoch = min(self.num_iterations_per_epoch, EPOCH_ITERATIONS)
         self.num_val_iterations_per_epoch = min(
@@ -87,6 +95,7 @@ class TimeBudget:
         )
         self.started = monotonic()
         trainer: Any = self
+        trainer.save_every = 1  # what a kill costs: an epoch, a fiftieth of the budget or more
         trainer.on_train_start()
         while self.progress < 1.0:
             trainer.on_epoch_start()
@@ -112,17 +121,39 @@ class TimeBudget:
             trainer.on_epoch_end()
         trainer.on_train_end()
         trainer.print_to_log_file(
-            f"time budget over: {self.iterations_done} iterations in "
-            f"{monotonic() - self.started:.0f} s"
+            f"time budget over: {self.iterations_done} iterations in {self.seconds_spent:.0f} s"
         )
+
+    def _resume_clock(self) -> None:
+        if self.current_epoch == 0:
+            return
+        spent: Any = self.my_init_kwargs.get(SPENT)
+        try:
+            seconds, iterations = float(spent["seconds"]), int(spent["iterations"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"the checkpoint to be continued does not say what it has spent of a time budget "
+                f"({spent!r}); restart the training without --c"
+            ) from error
+        self.spent_before, self.iterations_done = seconds, iterations
+
+    def save_checkpoint(self, filename: str) -> None:
+        """The trainer's checkpoint, which also says what has been spent."""
+        spent = {"seconds": self.seconds_spent, "iterations": self.iterations_done}
+        self.my_init_kwargs[SPENT] = spent
+        trainer: Any = super()
+        trainer.save_checkpoint(filename)
 
     def follow_the_clock(self) -> None:
         """Set the current learning rate."""
         raise NotImplementedError
 
 
-class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
-    """OctreeNCATrainer for `nnUNet_octreenca_minutes` minutes."""
+class _OctreeNCATimeBudget(TimeBudget):
+    """For OctreeNCATrainer and its subclasses, which read `progress` at every iteration."""
+
+    fold_folder: FoldFolder
+    iteration: int
 
     def run_training(self) -> None:
         """Train by the clock, with the fold's folder for this process alone."""
@@ -131,15 +162,26 @@ class OctreeNCATrainerTimeBudget(TimeBudget, OctreeNCATrainer):
 
     def on_train_epoch_start(self) -> None:
         """Go on counting iterations: epochs are not of equal length."""
-        super().on_train_epoch_start()
+        trainer: Any = super()
+        trainer.on_train_epoch_start()
         self.iteration = self.iterations_done
 
     def follow_the_clock(self) -> None:
-        """Do nothing: OctreeNCATrainer reads `progress` at every iteration."""
+        """Do nothing."""
 
 
-class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
-    """Stock nnUNetTrainer for `nnUNet_octreenca_minutes` minutes."""
+class WholeCheckpoints:
+    """Mixin, listed before nnUNetTrainer: checkpoints are whole or not there, and read as data."""
+
+    disable_checkpointing: bool
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, written beside and renamed: a kill never leaves half a checkpoint."""
+        if self.disable_checkpointing:
+            return
+        trainer: Any = super()
+        with atomic_write(Path(filename)) as temporary:
+            trainer.save_checkpoint(str(temporary))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's, which reads the file as data.
@@ -147,8 +189,16 @@ class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
         Raises:
             CheckpointError: it holds more than data.
         """
+        trainer: Any = super()
         with data_only(str(filename_or_checkpoint)):
-            super().load_checkpoint(filename_or_checkpoint)
+            trainer.load_checkpoint(filename_or_checkpoint)
+
+
+class _StockTimeBudget(TimeBudget, WholeCheckpoints):
+    """For nnUNetTrainer and its subclasses."""
+
+    initial_lr: float
+    optimizer: Any
 
     def follow_the_clock(self) -> None:
         """nnU-Net's polynomial decay over the budget."""
@@ -159,9 +209,32 @@ class nnUNetTrainerTimeBudget(TimeBudget, nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Let nnU-Net step its scheduler, then set the rate by the clock."""
         self.num_epochs = max(self.num_epochs, self.current_epoch + 1)
-        super().on_train_epoch_start()
+        trainer: Any = super()
+        trainer.on_train_epoch_start()
         self.follow_the_clock()
 
+
+def with_budget(trainer: type[nnUNetTrainer], name: str | None = None) -> type[nnUNetTrainer]:
+    """A trainer that trains for `nnUNet_octreenca_minutes` minutes.
+
+    Args:
+        trainer: any that trains as nnUNetTrainer or OctreeNCATrainer do.
+        name: of the class, which checkpoints name and nnU-Net predicts with; the trainer's own if
+            left out.
+    """
+    mixin = _OctreeNCATimeBudget if issubclass(trainer, OctreeNCATrainer) else _StockTimeBudget
+    return type(
+        name or trainer.__name__,
+        (mixin, trainer),
+        {
+            "__doc__": f"{trainer.__name__} for `{MINUTES_VARIABLE}` minutes.",
+            "__module__": __name__,
+        },
+    )
+
+
+OctreeNCATrainerTimeBudget = with_budget(OctreeNCATrainer, "OctreeNCATrainerTimeBudget")
+nnUNetTrainerTimeBudget = with_budget(nnUNetTrainer, "nnUNetTrainerTimeBudget")
 
 TRAINERS = {
     trainer.__name__: trainer for trainer in (OctreeNCATrainerTimeBudget, nnUNetTrainerTimeBudget)

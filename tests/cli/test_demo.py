@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_octreenca.child_process import CommandError, find_script, run_child
 from nnunet_octreenca.cli import demo_report
-from nnunet_octreenca.cli.child_process import CommandError, find_script, run_child
 from nnunet_octreenca.cli.demo import child_environment
 from nnunet_octreenca.cli.demo_progress import TrainingProgress
 from nnunet_octreenca.cli.main import main
@@ -164,7 +164,7 @@ def test_interrupt_ends_all_processes(number: signal.Signals, tmp_path: Path) ->
     parent = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from nnunet_octreenca.cli import child_process as child\n"
+        "from nnunet_octreenca import child_process as child\n"
         "child.GRACE_SECONDS = 0.5\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with child.ends_like_ctrl_c():\n"

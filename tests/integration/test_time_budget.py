@@ -7,9 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nnunet_octreenca.errors import EnvironmentMismatchError
+from nnunet_octreenca.errors import EnvironmentMismatchError, TrainingError
 from nnunet_octreenca.integration import time_budget
-from nnunet_octreenca.integration.time_budget import MINUTES_VARIABLE, budget_seconds
+from nnunet_octreenca.integration.time_budget import (
+    MINUTES_VARIABLE,
+    budget_seconds,
+    with_budget,
+)
 
 
 @pytest.fixture(params=["set back", "set forward", "jumping"])
@@ -102,3 +106,55 @@ def test_budgets_that_are_none(monkeypatch, minutes):
     monkeypatch.setenv(MINUTES_VARIABLE, minutes)
     with pytest.raises(EnvironmentMismatchError, match=MINUTES_VARIABLE):
         budget_seconds()
+
+
+@pytest.mark.parametrize("name", ["OctreeNCATrainerTimeBudget", "TinyUNetTrainer"])
+def test_a_killed_training_goes_on_with_what_is_left(
+    make_trainer, stock_plans, on_noise, monkeypatch, name
+):
+    """Killed after half of 16 minutes: the second process trains for the other half, not for 16."""
+    from nnunet_octreenca.baselines.tiny_unet import TinyUNetTrainer
+
+    own = with_budget(TinyUNetTrainer)
+    monkeypatch.setitem(time_budget.TRAINERS, "TinyUNetTrainer", own)
+    plans = stock_plans((8, 12, 10)) if name == "TinyUNetTrainer" else None
+    now = [0.0]
+    monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
+    monkeypatch.setenv(MINUTES_VARIABLE, "16")
+
+    def prepared(steps):
+        trainer = on_noise(make_trainer(trainer=name, plans=plans))
+        trainer.print_plans = lambda: None
+
+        def step(batch):
+            if len(steps) == 6 and trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+            now[0] += 96
+            steps.append(trainer.progress)
+            return {"loss": np.float32(1)}
+
+        trainer.train_step, trainer.validation_step = step, validated
+        trainer.num_iterations_per_epoch = 5
+        return trainer
+
+    first, second = [], []
+    trainer = prepared(first)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    latest = f"{trainer.output_folder}/checkpoint_latest.pth"
+    now[0] = 50_000.0
+    trainer = prepared(second)
+    trainer.load_checkpoint(latest)
+    trainer.run_training()
+    assert first == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert second == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    assert trainer.iterations_done == 10
+    assert trainer.__class__.__name__ == name
+
+
+def test_a_checkpoint_without_a_budget_is_not_continued(make_trainer, monkeypatch):
+    monkeypatch.setenv(MINUTES_VARIABLE, "1")
+    trainer = make_trainer(trainer="OctreeNCATrainerTimeBudget")
+    trainer.current_epoch = 3
+    with pytest.raises(TrainingError, match=r"what it has spent of a time budget \(None\)"):
+        trainer.run_training()

@@ -4,6 +4,24 @@ Nothing is imported before one of our names is asked for, so that this file cann
 nnU-Net's own trainers, whatever state the plugin is in.
 """
 
+BASELINES = (
+    "MedNCATrainer",
+    "M3DNCATrainer",
+    "TinyUNetTrainer",
+    "UNetVGG11Trainer",
+    "UNetResNet18Trainer",
+    "UNetDenseNet121Trainer",
+    "UNetMobileNetV2Trainer",
+    "UNetEfficientNetB0Trainer",
+    "UNetPlusPlusTrainer",
+    "SegFormerTrainer",
+    "MonaiUNetTrainer",
+    "UNet3DResNet18Trainer",
+    "UNet3DDenseNet121Trainer",
+    "UNETRTrainer",
+    "SwinUNETRTrainer",
+)
+
 
 def __getattr__(name: str) -> type:
     if name == "OctreeNCATrainer":
@@ -24,4 +42,8 @@ def __getattr__(name: str) -> type:
 
         if name in time_budget.TRAINERS:
             return time_budget.TRAINERS[name]
+    if name in BASELINES:
+        from nnunet_octreenca import baselines
+
+        return baselines.trainer_class(name)
     raise AttributeError(name)

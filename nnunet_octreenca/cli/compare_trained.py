@@ -1,0 +1,253 @@
+"""`nnunet_octreenca compare -d D -c CONF -f 0 --methods ...`: trains, measures, compares."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.files import JsonMapping, read_json, write_json
+
+if TYPE_CHECKING:
+    from nnunet_octreenca.comparison.tables import Table
+    from nnunet_octreenca.comparison.trained.jobs import Job, Request
+
+TIMED_CASES = 5
+
+NOTE = (
+    "Measured by this program on this machine. Seconds, steps and parameters are of one training, "
+    "memory is of the main process of a training or prediction. Predictions are timed with "
+    "nnU-Net's defaults (mirroring, half-overlapping windows), each case by one method after "
+    "another: medians of {cases} held-out case(s); the first case with the start of the program "
+    "is apart."
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        truth: folder of label maps.
+        predictions: method to its folder.
+        labels: dataset.json; None for every label a class.
+        images: folder of images; None where they lie elsewhere or are not shown.
+        records: JSON file of method records; None for none.
+        note: of the records; empty where somebody else gave them.
+        tables: more of them.
+        caveats: sentences.
+    """
+
+    truth: Path
+    predictions: dict[str, Path]
+    labels: Path | None
+    images: Path | None
+    records: Path | None
+    note: str = ""
+    tables: "tuple[Table, ...]" = ()
+    caveats: tuple[str, ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a comparison that trains."""
+    group = parser.add_argument_group("to train what is compared (instead of --truth)")
+    group.add_argument("-d", metavar="DATASET", help="number or name of nnU-Net's data set")
+    group.add_argument("-c", metavar="CONFIGURATION", help="2d, 3d_fullres, ...")
+    group.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds (default: 0)")
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="such as OctreeNCA nnU-Net M3D-NCA TinyUNet; an unknown name lists all",
+    )
+    group.add_argument(
+        "--ablate",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUES",
+        help="OctreeNCA varied, one key at a time, such as steps=5,10,20 levels=2,3,5",
+    )
+    group.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="SEED",
+        help="train each method once per seed (default: one training)",
+    )
+    group.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="train each for this long, such as 60m, its schedule fitted to it (default: each "
+        "method's own schedule)",
+    )
+    group.add_argument("--collect", action="store_true", help="train nothing; all must be finished")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained, and for how long"
+    )
+    group.add_argument(
+        "--cases",
+        type=int,
+        default=TIMED_CASES,
+        metavar="N",
+        help=f"held-out cases to time predictions on (default: {TIMED_CASES})",
+    )
+    group.add_argument(
+        "-device",
+        choices=("cpu", "cuda", "mps"),
+        help="where to train and predict (default: cuda if there is one, else cpu)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> Material | None:
+    """Train, validate and time; None after a dry run.
+
+    Raises:
+        OctreeNCAError: something cannot be trained or compared; what can be told beforehand is.
+    """
+    from nnunet_octreenca.cli.demo import find_device
+    from nnunet_octreenca.comparison.trained import running
+    from nnunet_octreenca.comparison.trained.jobs import make_request, parse_budget, plan_jobs
+    from nnunet_octreenca.comparison.trained.methods import find_methods
+    from nnunet_octreenca.comparison.trained.variants import parse_ablations
+
+    if arguments.cases < 1:
+        raise InputError(f"--cases is {arguments.cases}, but must be 1 or more")
+    request = make_request(
+        arguments.d,
+        arguments.c,
+        arguments.f,
+        find_methods(arguments.methods),
+        parse_ablations(arguments.ablate),
+        arguments.seeds,
+        None if arguments.budget is None else parse_budget(arguments.budget),
+    )
+    jobs = plan_jobs(request)
+    images = _raw_images(request)
+    device = find_device(arguments.device)
+    if arguments.collect:
+        running.require_finished(jobs)
+    if arguments.dry_run:
+        _print_plan(jobs, running.estimate(jobs, request, device))
+        return None
+    report = Path(arguments.o)
+    running.run_jobs(jobs, request, report, device, _say)
+    return _collect(jobs, request, images, report, device, arguments.cases)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _raw_images(request: "Request") -> dict[str, list[str]]:
+    """Image files of each training case.
+
+    Raises:
+        InputError: the raw data set is missing; predictions are timed from disk to disk.
+    """
+    from nnunet_octreenca.integration.planner import training_images
+
+    if not (request.raw / "dataset.json").is_file():
+        raise InputError(
+            f"{request.raw} holds no dataset.json; predictions are timed on the raw images"
+        )
+    return training_images(request.raw)
+
+
+def _print_plan(jobs: "Sequence[Job]", hours: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("Method", "Fold", "Seed", "State", "Folder"):
+        table.add_column(name, overflow="fold")
+    for job in jobs:
+        seed = "" if job.seed is None else str(job.seed)
+        words = (job.name, str(job.fold), seed, job.state, job.model.name)
+        table.add_row(*map(Text, words))
+    console = Console()
+    console.print(table)
+    for name, value in hours.items():
+        console.print(Text(f"{name}: {_time(value)}"))
+    total = _time(sum(hours.values()))
+    console.print(Text(f"In all some {total} of training; validation and timing come on top."))
+
+
+def _time(hours: float) -> str:
+    """Hours for people.
+
+    >>> _time(0.5), _time(30)
+    ('0.50 h', '30 h')
+    """
+    return f"{hours:.0f} h" if hours >= 10 else f"{hours:.2f} h"
+
+
+def _collect(
+    jobs: "Sequence[Job]",
+    request: "Request",
+    images: dict[str, list[str]],
+    report: Path,
+    device: str,
+    count: int,
+) -> Material:
+    """Time the predictions; gather what the report takes."""
+    from nnunet_octreenca.comparison.trained import collecting, measuring
+    from nnunet_octreenca.comparison.trained.paper import paper_table
+
+    description = read_json(request.preprocessed / "dataset.json", "preprocess it again")
+    ending = str(description["file_ending"])
+    compared = collecting.first_seed(jobs)
+    truth, predictions = collecting.gather(compared, request, report, ending)
+    fold, cases = next(iter(collecting.held_out_cases(compared, ending).items()))
+    timed = {case: images[case] for case in cases[:count] if case in images}
+    if not timed:
+        raise InputError(f"{request.raw} lacks the images of fold {fold}, such as {cases[0]}")
+    measured = measuring.measure(
+        [job for job in compared if job.fold == fold], timed, report / "timing", device, _say
+    )
+    records = report / "records.json"
+    write_json(records, collecting.records(jobs, measured, device))
+    write_json(report / "timing" / "answers.json", _answers(measured))
+    tables = [collecting.trainings_table(jobs)]
+    paper = paper_table(description)
+    folder = request.raw / "imagesTr"
+    return Material(
+        truth,
+        predictions,
+        request.preprocessed / "dataset.json",
+        folder if folder.is_dir() and "dataset" not in description else None,
+        records,
+        NOTE.format(cases=len(timed)),
+        tuple([*tables, paper] if paper is not None else tables),
+        tuple(_caveats(jobs, request)),
+    )
+
+
+def _answers(measured: JsonMapping) -> dict[str, Any]:
+    return {
+        name: {"cold_seconds": found.cold_seconds, "warm": found.warm, "memory": found.memory}
+        for name, found in measured.items()
+    }
+
+
+def _caveats(jobs: "Sequence[Job]", request: "Request") -> list[str]:
+    found = []
+    if request.budget is not None:
+        found.append(
+            f"Every training had {request.budget:g} s, its learning rates fitted to them; with "
+            f"longer trainings the order of the methods may be another."
+        )
+    if len(request.seeds) == 1:
+        found.append(
+            "One training of each method: differences of a few points may be between trainings, "
+            "not methods. Repeat with --seeds 0 1 2."
+        )
+    else:
+        found.append(
+            f"Cases, pictures and tests are of the trainings from seed {request.seeds[0]}; the "
+            f"table of trainings has the others."
+        )
+    found += [f"{job.name}: {job.method.note}" for job in jobs if job.method.note]
+    return list(dict.fromkeys(found))
