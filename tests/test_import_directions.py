@@ -19,7 +19,7 @@ ROWS = [
     ["preprocessing"],
     ["inference"],
     ["integration"],
-    ["prediction", "datasets", "comparison"],
+    ["prediction", "datasets", "comparison", "export"],
     ["cli"],
     ["io"],  # the former path of open_image, nothing else
 ]

@@ -1,0 +1,1 @@
+"""A model as one file: an HTML page or an ONNX graph."""
