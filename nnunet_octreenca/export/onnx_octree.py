@@ -239,5 +239,5 @@ def _shifted(nodes: Nodes, value: str, bits: int) -> str:
 
 def _int32(value: int) -> np.int32:
     """The int32 with the same 32 bits."""
-    value &= 0xFFFFFFFF
-    return np.int32(value - (1 << 32) if value >> 31 else value)
+    same: np.int32 = np.uint32(value & 0xFFFFFFFF).view(np.int32)
+    return same
