@@ -10,7 +10,7 @@ from nnunet_octreenca.errors import InputError
 HELP = "write a model as one file: a web page, or ONNX"
 EXAMPLE = """\
 examples:
-  nnunet_octreenca export -m MODEL_FOLDER -o model.html --title "Retinal vessels" --example eye.png
+  nnunet_octreenca export -m MODEL_FOLDER -o model.html --title Vessels --example eye.png
   nnunet_octreenca export -m MODEL_FOLDER -o model.onnx -f 0 1 2
 
 The ending decides: .html is a page that segments images in a browser, without a connection; .onnx

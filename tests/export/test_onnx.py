@@ -2,11 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers.doc_blocks import ROOT, blocks
+from PIL import Image
 from untrained_model import model_folder
 
 from nnunet_octreenca import ArraySource, Ensemble, __version__, load_model
@@ -18,10 +22,11 @@ from nnunet_octreenca.preprocessing.restore import labels_of_logits
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from nnunet_octreenca.export.onnx import network_graph, write_onnx  # noqa: E402
+from nnunet_octreenca.export.onnx import metadata, network_graph, write_onnx  # noqa: E402
 
 FLAT = {"dimension": 2, "factors": [[2, 2]] * 2, "steps": [2, 3, 5]}
 ANISOTROPIC = {"dimension": 3, "factors": [[1, 2, 2], [2, 2, 2]], "steps": [2, 2, 3]}
+PAGE = ROOT / "docs/how-to/onnx.md"
 # Runtimes add up products in other orders.
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
@@ -253,3 +258,59 @@ def test_a_missing_package_says_what_to_install(folder, tmp_path, capsys, monkey
     assert export(folder, tmp_path / "model.onnx") == 1
     assert 'pip install "nnunet-octreenca[onnx]"' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def example(language):
+    (block,) = (block for block in blocks(PAGE) if block.language == language)
+    return block.text
+
+
+def test_the_pages_python_example(folder, tmp_path, monkeypatch, capsys):
+    assert export(folder, tmp_path / "model.onnx", "--seeds", 3, 1) == 0
+    picture = np.random.randint(0, 256, (45, 50, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example("python"), str(PAGE), "exec"), {})
+    model = load_model(folder)
+    image = ArraySource(np.float32(picture / np.float32(255)).transpose(2, 0, 1))
+    members = [(one, seed) for one in model.networks for seed in (3, 1)]
+    expected = np.concatenate([labels for _, labels in Ensemble(members).segment(image)])
+    np.testing.assert_array_equal(np.asarray(Image.open("labels.png")), expected)
+    assert f"second {(expected == 2).sum()} pixels" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_pages_javascript_example(tmp_path):
+    """With a runtime that hands back what it is given, for npm's is not there."""
+    stub = """
+export class Tensor { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } }
+const run = async (given) => ({ labels: { data: given } });
+export const InferenceSession = { create: async () => ({ run }) };
+"""
+    (tmp_path / "ort.mjs").write_text(stub)
+    script = example("javascript").replace("onnxruntime-web", "./ort.mjs")
+    script += """
+const pixels = { data: [255, 51, 0, 9, 0, 102, 255, 9], width: 1, height: 2 };
+const { image, seeds } = await segment(pixels, [-5n]);
+const fifths = [...image.data].map((value) => Math.round(value * 5));
+console.log(JSON.stringify([image.type, fifths, image.dims]));
+console.log(seeds.type, seeds.dims, seeds.data);
+"""
+    (tmp_path / "page.mjs").write_text(script)
+    printed = subprocess.check_output(["node", tmp_path / "page.mjs"], text=True)
+    assert printed == (
+        '["float32",[5,0,1,2,0,5],[1,3,2,1]]\nint64 [ 1 ] BigInt64Array(1) [ -5n ]\n'
+    )
+
+
+def test_the_page_names_inputs_outputs_and_metadata(folder):
+    graph = network_graph([network()])
+    names = [value.name for value in (*graph.input, *graph.output)]
+    page = PAGE.read_text(encoding="utf-8")
+    for name in names:
+        assert re.search(rf"^\| (in|out)put `{name}` \|", page, re.M)
+        assert name in example("javascript") or name == "logits"
+        assert f'"{name}"' in example("cpp") or name == "logits"
+    rows = re.findall(r"^\| (`.*?`) \|", page.split("## Metadata")[1], re.M)
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(metadata(load_model(folder), "title"))
