@@ -2,7 +2,7 @@
 
 The convention is in CONTRIBUTING.md: `bash` is run; `bash` with a title is parsed, command by
 command, and the title says why it is not run; `python` is run where `example_folder` lies, with a
-title compiled; `json` is parsed; `text` is output.
+title compiled; `json` is parsed; `text` is output; other languages are for the page's own tests.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[3]
-LANGUAGES = {"bash", "python", "json", "text"}
+LANGUAGES = {"bash", "python", "json", "text", "javascript", "cpp"}
 # CI runs these two from a fresh clone; the tests only hold them fixed.
 README_COMMANDS = (
     "python3 -m venv .venv && . .venv/bin/activate && pip install . && nnunet_octreenca demo",
