@@ -12,6 +12,7 @@ EXAMPLE = """\
 examples:
   nnunet_octreenca export -m MODEL_FOLDER -o model.html --title Vessels --example eye.png
   nnunet_octreenca export -m MODEL_FOLDER -o model.onnx -f 0 1 2
+  nnunet_octreenca export -m zoo:phantoms -o phantoms.onnx
 
 The ending decides: .html is a page that segments images in a browser, without a connection; .onnx
 is the network from the preprocessed image to labels, for onnxruntime in any language. An existing
@@ -27,7 +28,10 @@ _KINDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags, `predict`'s names where it has them."""
     parser.add_argument(
-        "-m", required=True, metavar="MODEL_FOLDER", help="TRAINER__PLANS__CONFIGURATION folder"
+        "-m",
+        required=True,
+        metavar="MODEL_FOLDER",
+        help="TRAINER__PLANS__CONFIGURATION folder, or zoo:NAME (see `nnunet_octreenca zoo`)",
     )
     parser.add_argument(
         "-o", required=True, metavar="FILE", help="the file to write, .html or .onnx"
@@ -46,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seeds of the fire draws, whose logits are averaged (default: the plans'); ONNX takes "
         "seeds as an input, and these are written to its metadata",
     )
-    parser.add_argument("--title", help="of page or file (default: data set and configuration)")
+    parser.add_argument(
+        "--title",
+        help="of page or file (default: data set and configuration, or the NAME of zoo:NAME)",
+    )
     parser.add_argument(
         "--example", metavar="IMAGE", help="an image that the page offers to segment (.html)"
     )
@@ -61,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         EnvironmentMismatchError: onnx is not installed.
     """
     from nnunet_octreenca.integration.model import load_model
+    from nnunet_octreenca.integration.zoo import PREFIX
 
     path = Path(arguments.o)
     ending = path.suffix.lower()
@@ -69,7 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"-o {path} ends in {path.suffix or 'nothing'}; give a name that ends in "
             f"{' or '.join(_KINDS)}, which decides what is written"
         )
-    options = {"title": arguments.title, "seeds": arguments.seeds}
+    title = arguments.title
+    if title is None and arguments.m.startswith(PREFIX):
+        title = arguments.m.removeprefix(PREFIX)
+    options = {"title": title, "seeds": arguments.seeds}
     if ending == ".html":
         options["example"] = None if arguments.example is None else Path(arguments.example)
     elif arguments.example is not None:

@@ -226,6 +226,21 @@ def test_the_command_writes_what_predict_computes(folder, tmp_path, capsys):
     assert made.get_outputs()[1].shape == ["n", 3, "y", "x"]
 
 
+def test_a_trained_model_of_the_package(tmp_path):
+    path = tmp_path / "phantoms.onnx"
+    assert export("zoo:phantoms", path) == 0
+    made, model = opened(str(path)), load_model("zoo:phantoms")
+    assert made.get_modelmeta().custom_metadata_map["title"] == "phantoms"
+    context = model.preprocessing.context
+    image = 0.3 * torch.randn(1, context[0] - 3, context[1] + 5, context[2])
+    image[:, 2:-2, 12:30, 10:28] += 2.0  # bright, as an organ
+    expected = predict_logits(model.networks[0], image, context=context, seed=7).numpy()
+    labels, logits = run(made, image[None], 7)
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-5, atol=5e-4)
+    assert (labels[0] != labels_of_logits(expected, None, np.dtype("u1"))).mean() < 1e-3
+    assert (labels != 0).any()
+
+
 def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
     model = load_model(folder, folds=["0"])
     for name in ("a.onnx", "b.onnx"):
