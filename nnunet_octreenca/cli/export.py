@@ -1,8 +1,6 @@
 """`nnunet_octreenca export`: a model as one file for programs without this package."""
 
 import argparse
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from nnunet_octreenca.errors import InputError
@@ -18,11 +16,7 @@ The ending decides: .html is a page that segments images in a browser, without a
 is the network from the preprocessed image to labels, for onnxruntime in any language. An existing
 file is replaced.
 """
-_KINDS = {
-    f".{kind}": f"nnunet_octreenca.export.{kind}"
-    for kind in ("html", "onnx")
-    if find_spec(f"nnunet_octreenca.export.{kind}")
-}
+_ENDINGS = (".html", ".onnx")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,20 +66,25 @@ def run(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.o)
     ending = path.suffix.lower()
-    if ending not in _KINDS:
+    if ending not in _ENDINGS:
         raise InputError(
             f"-o {path} ends in {path.suffix or 'nothing'}; give a name that ends in "
-            f"{' or '.join(_KINDS)}, which decides what is written"
+            f"{' or '.join(_ENDINGS)}, which decides what is written"
         )
     title = arguments.title
     if title is None and arguments.m.startswith(PREFIX):
         title = arguments.m.removeprefix(PREFIX)
-    options = {"title": title, "seeds": arguments.seeds}
-    if ending == ".html":
-        options["example"] = None if arguments.example is None else Path(arguments.example)
-    elif arguments.example is not None:
+    if ending == ".onnx" and arguments.example is not None:
         raise InputError(f"--example is for pages; leave it out, or write .html instead of {path}")
     model = load_model(arguments.m, folds=arguments.f, checkpoint=arguments.chk)
-    getattr(import_module(_KINDS[ending]), f"write_{ending[1:]}")(model, path, **options)
+    if ending == ".html":
+        from nnunet_octreenca.export.html import write_html
+
+        example = None if arguments.example is None else Path(arguments.example)
+        write_html(model, path, title=title, example=example, seeds=arguments.seeds)
+    else:
+        from nnunet_octreenca.export.onnx import write_onnx
+
+        write_onnx(model, path, title=title, seeds=arguments.seeds)
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0

@@ -241,6 +241,14 @@ def test_a_trained_model_of_the_package(tmp_path):
     assert (labels != 0).any()
 
 
+def test_the_ending_decides(folder, tmp_path):
+    path = tmp_path / "model.HTML"
+    assert export(folder, path, "-f", 1, "--seeds", 4, "--title", "Eyes") == 0
+    page = path.read_text(encoding="utf-8")
+    assert "<title>Eyes</title>" in page
+    assert "fold 1" in page
+
+
 def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
     model = load_model(folder, folds=["0"])
     for name in ("a.onnx", "b.onnx"):
