@@ -10,13 +10,14 @@ import build_web
 import numpy as np
 import pytest
 import torch
+from helpers.oracle import native_kernels
 from torch import nn
 
 from nnunet_octreenca.export.packing import packed_network, packed_seed
 from nnunet_octreenca.images.source import ArraySource
 from nnunet_octreenca.inference.ensemble import Ensemble
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
+from nnunet_octreenca.ops.native import KERNELS_VARIABLE
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 NODE = shutil.which("node")
@@ -94,8 +95,7 @@ def in_node(cases, module, *flags):
 )
 def test_the_bits_of_native_kernels(cases, module, kernels, flags, monkeypatch):
     """Logits, labels, means of folds and mirrored copies, and the walk's last state."""
-    native = cpu_module()
-    if native is None or kernels not in native.kernels():
+    if kernels not in native_kernels():
         pytest.skip(f"this machine has no {kernels} kernels")
     known = subprocess.run([NODE, *flags, "-e", "0"], capture_output=True).returncode == 0
     if not known:

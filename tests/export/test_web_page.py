@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 from helpers.browser import CHROMIUM
+from helpers.oracle import native_kernels
 from helpers.web_page import STATUS, Page, picture
 from PIL import Image
 from untrained_model import model_folder
 
 from nnunet_octreenca import load_model, segment_file
-from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
+from nnunet_octreenca.ops.native import KERNELS_VARIABLE
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,7 +27,7 @@ SEEDS = (3, 2**40 + 1)
 def _same_rounding():
     """The page's fused products are AVX2's; a machine without has nothing to compare with."""
     patch = pytest.MonkeyPatch()
-    if "avx2" in cpu_module().kernels():
+    if "avx2" in native_kernels():
         patch.setenv(KERNELS_VARIABLE, "avx2")
     yield
     patch.undo()

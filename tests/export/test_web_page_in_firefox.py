@@ -5,12 +5,13 @@ import time
 import numpy as np
 import pytest
 from helpers.firefox import FIREFOX, Firefox
+from helpers.oracle import native_kernels
 from PIL import Image
 from untrained_model import model_folder
 
 from nnunet_octreenca import load_model, segment_file
 from nnunet_octreenca.export.html import write_html
-from nnunet_octreenca.ops.native import KERNELS_VARIABLE, cpu_module
+from nnunet_octreenca.ops.native import KERNELS_VARIABLE
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,7 +76,7 @@ def test_labels_are_those_of_predict_or_refused(firefox, files, tmp_path, monkey
             continue
         assert said.startswith(f"{name}: 161 x 120"), said
         kernels = "avx2" if "WebAssembly relaxed" in said else "plain"
-        if kernels in cpu_module().kernels():
+        if kernels in native_kernels():
             monkeypatch.setenv(KERNELS_VARIABLE, kernels)
         wanted = segment_file(files / name, files / "model")
         saved = tmp_path / "saved" / "a_labels.png"

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops import FireDraws, StepWeights, torch_engine
+from nnunet_octreenca.ops.native import cpu_module
 
 SEED, LEVEL = 2**63 + 5, 2
 
@@ -97,3 +98,9 @@ CASES = [
 each_case = pytest.mark.parametrize(
     ("spatial", "channels", "n_in", "hidden", "batch", "steps", "rate"), CASES, ids=str
 )
+
+
+def native_kernels() -> list[str]:
+    """Kernels of the C++ engine that run here; none where it was not built."""
+    module = cpu_module()
+    return [] if module is None else module.kernels()
