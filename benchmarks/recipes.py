@@ -56,6 +56,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "crops of 10,000 cells": {"crop_cells": 10_000},
     "foreground 0.8": {"octreenca": {"oversample_foreground_percent": 0.8}},
     "image as it is": {"arch_kwargs": {"input_mean": None, "input_std": None}},
+    "one step a context": {"octreenca": {"steps_per_context": 1}},
     "context 1024": {"patch_size": [1024, 1024]},
     "fire rate 1": {"arch_kwargs": {"fire_rate": 1.0}},
     "average 0.998": {"octreenca": {"ema_decay": 0.998}},
