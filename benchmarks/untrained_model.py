@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nnunet_octreenca.network import OctreeNCA
-from nnunet_octreenca.planning import extend_plans
+from nnunet_octreenca.planning import RECIPES, extend_plans
 
 RESAMPLING = {"order_z": 0, "force_separate_z": None}
 
@@ -35,8 +35,6 @@ def stock_plans(
              {**RESAMPLING, "is_seg": part == "seg", "order": order}),
         )
     }  # fmt: skip
-    natural = "RGBTo01Normalization" in (schemes or ())
-    mean, std = (127.5, 74.0) if natural else (10.0, 20.0)
     return {
         "dataset_name": dataset,
         "plans_name": "nnUNetPlans",
@@ -48,7 +46,7 @@ def stock_plans(
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
-            str(c): {"mean": mean, "std": std, "percentile_00_5": -50.0, "percentile_99_5": 90.0}
+            str(c): {"mean": 10.0, "std": 20.0, "percentile_00_5": -50.0, "percentile_99_5": 90.0}
             for c in range(channels)
         },
         "configurations": {
@@ -88,10 +86,12 @@ def model_folder(
     channel_names: dict[str, str] | None = None,
     transpose: Sequence[int] = (0, 1, 2),
     steps: int | None = None,
+    standardizes: bool = False,
 ) -> Path:
     """Write one; `OctreeNCA`s with weights large enough to give every label somewhere.
 
-    `steps` are every level's, instead of the plan's.
+    `steps` are every level's, instead of the plan's. `standardizes`: as today's plans have it for
+    intensities that nnU-Net leaves raw.
     """
     labels = labels or {"background": 0, "first": 1, "second": 2}
     name = "2d" if len(patch) == 2 else "3d_fullres"
@@ -114,6 +114,7 @@ def model_folder(
         has_regions=regions is not None,
         batch_size=2,
         settings={},
+        recipe=RECIPES["default"]._replace(standardizes=standardizes),
     )
     described = {
         "channel_names": channel_names or {str(c): f"channel {c}" for c in range(channels)},

@@ -25,5 +25,5 @@ def by_pytorch(network, image, seed=3):
         boxes = windows(
             image.shape[2:], network.factors, None, [(0,) * network.dimension] * image.shape[0]
         )
-        network._descend(image_pyramid(image, network.factors), boxes, seed, cells)
+        network._descend(image_pyramid(image, network.factors), boxes, seed, non_finite=cells)
     return cells.found.tolist(), cells.checked
