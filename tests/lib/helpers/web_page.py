@@ -50,9 +50,12 @@ class Page:
         path = self.saved / name
         path.unlink(missing_ok=True)
         self.click(button)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not path.is_file():
-            assert time.monotonic() < end, f"{name} was not saved, but {list(self.saved.iterdir())}"
+            found = [file.name for file in self.saved.iterdir()]
+            assert time.monotonic() < end, (
+                f"{name} was not saved, but {found}; the page says {self.browser.run(STATUS)!r}"
+            )
             time.sleep(0.05)
         return path
 
