@@ -26,7 +26,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "licences.md"
-PACKAGE, EXTRAS = "nnunet-octreenca", ("slides", "video", "dicom", "onnx", "baselines")
+PACKAGE, EXTRAS = "nnunet-octreenca", ("slides", "video", "dicom", "onnx")
+# Networks to compare with: large, and in no installation that is distributed.
+UNLISTED = ("baselines",)
 COPYLEFT = re.compile(r"\b(A?L?GPL|GNU|MPL|Mozilla|EUPL|CeCILL)", re.I)
 PROPRIETARY = re.compile(r"proprietary", re.I)
 NONE = "not stated"
@@ -187,10 +189,10 @@ def page(listed: Sequence[Part]) -> str:
         "",
         "nnunet_octreenca itself is [Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0). "
         "This page lists what its installation brings: the direct dependencies and all that they "
-        "require in turn, on Linux with the extras `[slides,video,dicom,onnx,baselines]`. "
-        "It repeats the "
-        "packages' own metadata and is not legal advice. `python tools/licences.py --write` "
-        "writes it for the versions installed; `--json` prints the list for other tools. Each "
+        "require in turn, on Linux with the extras `[slides,video,dicom,onnx]`; not what "
+        "`[baselines]` adds, segmentation-models-pytorch (MIT), MONAI (Apache-2.0) and what they "
+        "require. It repeats the packages' own metadata and is not legal advice. "
+        "`python tools/licences.py --write` writes it for the versions installed; `--json` prints the list for other tools. Each "
         "release also carries a CycloneDX list (`sbom.cdx.json`).",
         "",
         "Nothing below is part of this project's own wheel, whose native code includes "
