@@ -192,8 +192,8 @@ def page(listed: Sequence[Part]) -> str:
         "require in turn, on Linux with the extras `[slides,video,dicom,onnx]`; not what "
         "`[baselines]` adds, segmentation-models-pytorch (MIT), MONAI (Apache-2.0) and what they "
         "require. It repeats the packages' own metadata and is not legal advice. "
-        "`python tools/licences.py --write` writes it for the versions installed; `--json` prints the list for other tools. Each "
-        "release also carries a CycloneDX list (`sbom.cdx.json`).",
+        "`python tools/licences.py --write` writes it for the versions installed; `--json` prints "
+        "the list for other tools. Each release also carries a CycloneDX list (`sbom.cdx.json`).",
         "",
         "Nothing below is part of this project's own wheel, whose native code includes "
         "[pybind11](https://github.com/pybind/pybind11) (BSD-3-Clause), and which contains "
