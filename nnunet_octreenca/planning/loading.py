@@ -5,8 +5,8 @@ from math import ceil, prod
 
 from nnunet_octreenca.octree import Crop, Factors, window_shapes
 
-# Seconds of one core, measured on five data sets (docs, "Recipes"): nnU-Net's loading and
-# augmentation of a number (45e-9 to 144e-9), and a cell's multiply-add, forward and backward.
+# Seconds of one core: nnU-Net's loading and augmentation of a number, between the 25e-9 and 143e-9
+# of six data sets (benchmarks/context_loading.py); a cell's multiply-add, forward and backward.
 _LOADING = 100e-9
 _MULTIPLY_ADD = 75e-9 / 3072  # 75 ns for a cell of C = 16, H = 64
 MOST_STEPS = 8  # a context's crops repeat one another with more
