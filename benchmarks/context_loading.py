@@ -1,6 +1,6 @@
 """How long does a core take to load and augment a training context, and how long for a step on it?
 
-    python benchmarks/context_loading.py --datasets hippocampus acdc chase_db1 hrf clip clip-3d --json
+    python benchmarks/context_loading.py --datasets hippocampus acdc hrf clip clip-3d --json
 
 Each data set is planned by `extend_plans` as it stands. One thread; processor time, which other
 programs disturb less. The rates are what `planning/loading.py` reckons with.
