@@ -311,17 +311,17 @@ class OctreeNCATrainer(nnUNetTrainer):
     ) -> Tensor:
         """Of whole contexts, or of the crops that begin at `origins`."""
         crop, weight = self.settings.crop, self.settings.loss_on_levels
-        if not weight:
+        heads = self.network(data, seed=seed, crop=crop, origins=origins, every_level=weight > 0)
+        loss: Tensor
+        if weight > 0:
+            factors = self.bare_network.factors
+            starts = origins or [(0,) * (target.ndim - 2)] * len(target)
+            boxes = windows(target.shape[2:], factors, crop, starts)
+            loss = self.loss.on_levels(heads, target, boxes, factors, weight)
+        else:
             if crop is not None and origins is not None:
                 target = cut(target, crop.shape, origins)
-            heads = self.network(data, seed=seed, crop=crop, origins=origins)
-            loss: Tensor = self.loss(heads, target)
-            return loss
-        factors = self.bare_network.factors
-        starts = origins or [(0,) * (target.ndim - 2)] * len(target)
-        boxes = windows(target.shape[2:], factors, crop, starts)
-        heads = self.network(data, seed=seed, crop=crop, origins=origins, every_level=True)
-        loss = self.loss.on_levels(heads, target, boxes, factors, weight)
+            loss = self.loss(heads, target)
         return loss
 
     def take_step(self, loss: Tensor, batch: dict) -> dict:

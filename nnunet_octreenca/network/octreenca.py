@@ -19,6 +19,7 @@ from nnunet_octreenca.octree import (
     windows,
 )
 from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
+from nnunet_octreenca.ops.automaton import state_logits
 from nnunet_octreenca.ops.engine import ENGINES, DescentEngine, OctreeEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
@@ -303,10 +304,7 @@ class OctreeNCA(nn.Module):
 
     def _heads(self, state: Tensor) -> Tensor:
         """Logits of a state (N, *spatial, C), with the background's where it is constant."""
-        logits = state[..., self.input_channels : self.input_channels + self.logits].movedim(-1, 1)
-        if self.constant_background:
-            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
-        return logits.contiguous()
+        return state_logits(state, self.input_channels, self.logits, self.constant_background)
 
     def segment(
         self,

@@ -9,6 +9,26 @@ from torch import Tensor
 from nnunet_octreenca.ops.weights import StepWeights
 
 
+def state_logits(state: Tensor, input_channels: int, logits: int, background: bool) -> Tensor:
+    """Logits of a state.
+
+    A function of numbers: PyTorch 2.6 cannot compile a named tuple's properties.
+
+    Args:
+        state: (N, *spatial, C).
+        input_channels: n_in.
+        logits: K.
+        background: put a channel of zeros in front.
+
+    Returns:
+        (N, K or K + 1, *spatial).
+    """
+    values = state[..., input_channels : input_channels + logits].movedim(-1, 1)
+    if background:
+        values = torch.cat([torch.zeros_like(values[:, :1]), values], 1)
+    return values.contiguous()
+
+
 class Automaton(NamedTuple):
     """All levels of an OctreeNCA as the engines run them, finest first.
 
@@ -45,12 +65,8 @@ class Automaton(NamedTuple):
 
     def head(self, state: Tensor) -> Tensor:
         """Logits of a state (N, *spatial, C), (N, K or K + 1, *spatial) float32 (or float64)."""
-        first = self.input_channels
-        values = state[..., first : first + self.logits].movedim(-1, 1)
-        values = values.float() if values.dtype == torch.float16 else values
-        if self.background:
-            values = torch.cat([torch.zeros_like(values[:, :1]), values], 1)
-        return values.contiguous()
+        values = state_logits(state, self.input_channels, self.logits, self.background)
+        return values.float() if values.dtype == torch.float16 else values
 
 
 class Part(NamedTuple):

@@ -158,12 +158,13 @@ class SegmentationLoss(nn.Module):
 
     def _pooled_labels(self, target: Tensor, regions: range, factor: Sequence[int]) -> _Truth:
         """Truth of level 1, region by region: level 0's of all regions would be large."""
-        parts = []
         mask = self._mask(target)
+        counted = None if mask is None else pool(mask, factor)
+        parts = []
         for region in regions:
             own = target[:, region : region + 1] if self.regions else target == region
-            parts.append(_pooled(_Truth(own.float(), mask), factor).wanted)
-        return _Truth(torch.cat(parts, 1), None if mask is None else pool(mask, factor))
+            parts.append(_averaged(own.float(), mask, counted, factor))
+        return _Truth(torch.cat(parts, 1), counted)
 
     def _dice(self, probability: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:
@@ -181,11 +182,17 @@ class SegmentationLoss(nn.Module):
 
 def _pooled(truth: _Truth, factor: Sequence[int]) -> _Truth:
     """Truth of the next coarser level."""
-    wanted, mask = truth
-    if mask is None:
-        return _Truth(pool(wanted, factor), None)
-    counted = pool(mask, factor)
-    return _Truth(pool(wanted * mask, factor) / counted.clamp_min(1e-6), counted)
+    counted = None if truth.mask is None else pool(truth.mask, factor)
+    return _Truth(_averaged(truth.wanted, truth.mask, counted, factor), counted)
+
+
+def _averaged(
+    wanted: Tensor, mask: Tensor | None, counted: Tensor | None, factor: Sequence[int]
+) -> Tensor:
+    """Means over the cells that count; `counted` is the mask on the coarser level."""
+    if mask is None or counted is None:
+        return pool(wanted, factor)
+    return pool(wanted * mask, factor) / counted.clamp_min(1e-6)
 
 
 def _same(value: Tensor) -> Tensor:
