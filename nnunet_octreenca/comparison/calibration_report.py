@@ -13,12 +13,11 @@ from nnunet_octreenca.comparison.calibration import (
     Voxels,
     reliability,
 )
-from nnunet_octreenca.comparison.figures import COLOURS, _figure, _frame, _legend
-from nnunet_octreenca.comparison.report import PAGE, machine, versions
+from nnunet_octreenca.comparison.figures import COLOURS, frame, legend, new_figure
+from nnunet_octreenca.comparison.pages import filled, write_texts
+from nnunet_octreenca.comparison.report import machine, versions
 from nnunet_octreenca.comparison.statistics import FEWEST
 from nnunet_octreenca.comparison.tables import MISSING, Cell, Table, as_csv
-from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.files import atomic_write
 
 FILES = ("calibration.html", "calibration.csv")
 
@@ -92,32 +91,12 @@ def write_calibration_report(
     for case in cases:
         shown = "" if case.resilience is None else f"{case.resilience:.6g}"
         rows.append([case.name, case.fold, f"{case.dice:.6g}", f"{case.nqm:.6g}", shown])
-    texts = {"calibration.csv": as_csv(rows), "calibration.html": _render(content)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written to {folder} ({error})") from error
+    texts = {
+        "calibration.csv": as_csv(rows),
+        "calibration.html": filled("calibration.html", content),
+    }
+    write_texts(folder, texts)
     return [folder / name for name in FILES]
-
-
-def _render(content: dict[str, object]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("calibration.html").render(
-        **content,
-        style=(PAGE / "style.css").read_text(encoding="utf-8"),
-        script=(PAGE / "script.js").read_text(encoding="utf-8"),
-    )
 
 
 def warnings_of(ranking: Ranking) -> list[str]:
@@ -238,9 +217,9 @@ def _case_table(cases: Sequence[MeasuredCase], ranking: Ranking) -> Table:
 def _coverage(ranking: Ranking) -> str:
     count = len(ranking.dice)
     shares = np.arange(1, count + 1) / count
-    with _figure(6.5, 3.4) as (figure, save):
+    with new_figure(6.5, 3.4) as (figure, save):
         axes = figure.subplots()
-        _frame(axes)
+        frame(axes)
         for number, result in enumerate(ranking.scores):
             axes.plot(shares, result.curve, color=COLOURS[number], linewidth=2)
         best = np.sort(1 - ranking.dice).cumsum() / np.arange(1, count + 1)
@@ -248,14 +227,14 @@ def _coverage(ranking: Ranking) -> str:
         axes.axhline(ranking.chance, color="#010203", linewidth=1, linestyle=":")
         axes.set_xlabel("share of cases kept, the surest first (dashed: by Dice; dotted: chance)")
         axes.set_ylabel("mean risk, 1 − Dice")
-        _legend(figure, [result.name for result in ranking.scores])
+        legend(figure, [result.name for result in ranking.scores])
         return save("Risk of the cases that are kept, by share of cases kept")
 
 
 def _scatter(result: ScoreResult, ranking: Ranking) -> str:
-    with _figure(6.5, 3.4) as (figure, save):
+    with new_figure(6.5, 3.4) as (figure, save):
         axes = figure.subplots()
-        _frame(axes)
+        frame(axes)
         axes.plot(result.values, ranking.dice, "o", color=COLOURS[0], markersize=4, alpha=0.75)
         axes.axhline(ranking.limit, color=COLOURS[1], linewidth=1.2)
         if result.threshold is not None:
@@ -266,9 +245,9 @@ def _scatter(result: ScoreResult, ranking: Ranking) -> str:
 
 
 def _reliability(before: Reliability, after: Reliability) -> str:
-    with _figure(4.6, 4.2) as (figure, save):
+    with new_figure(4.6, 4.2) as (figure, save):
         axes = figure.subplots()
-        _frame(axes)
+        frame(axes)
         axes.plot([0, 1], [0, 1], color="#010203", linewidth=0.8)
         for number, each in enumerate((before, after)):
             there = each.counts > 0
@@ -278,5 +257,5 @@ def _reliability(before: Reliability, after: Reliability) -> str:
             )  # fmt: skip
         axes.set_xlabel("probability said")
         axes.set_ylabel("share that was of the class")
-        _legend(figure, ["with temperatures", "as the network says"])
+        legend(figure, ["with temperatures", "as the network says"])
         return save("How often classes are there, by how probable they were said to be")

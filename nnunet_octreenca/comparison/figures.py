@@ -37,9 +37,9 @@ def distribution(scores: Scores, inputs: Inputs, metric: str) -> str:
     classes = class_rows(scores)[:MOST_CLASSES]
     count = len(scores.methods)
     width = max(6.5, 0.34 * count * len(classes) + 1.6)
-    with _figure(min(width, 16), 3.2) as (figure, save):
+    with new_figure(min(width, 16), 3.2) as (figure, save):
         axes = figure.subplots()
-        _frame(axes)
+        frame(axes)
         generator = np.random.default_rng(0)
         for method in range(count):
             values = scores.values[metric][method]
@@ -55,7 +55,7 @@ def distribution(scores: Scores, inputs: Inputs, metric: str) -> str:
         axes.set_xticks(range(len(classes)), [_short(name) for name in classes])
         axes.set_xlim(-0.6, len(classes) - 0.4)
         axes.set_ylabel(metric_title(metric, inputs))
-        _legend(figure, scores.methods)
+        legend(figure, scores.methods)
         return save(f"{METRICS[metric].name} of each case, by class and method")
 
 
@@ -85,10 +85,10 @@ def rank_stability(summary: Summary, scores: Scores) -> str:
     """Shares of the resamples in which each method has each rank, a panel a metric."""
     metrics, count = list(summary.ranks), len(scores.methods)
     height = 0.6 + 0.3 * count
-    with _figure(7.5, height * len(metrics) + 0.3) as (figure, save):
+    with new_figure(7.5, height * len(metrics) + 0.3) as (figure, save):
         panels = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
         for axes, metric in zip(panels, metrics, strict=True):
-            _frame(axes)
+            frame(axes)
             found = summary.ranks[metric]
             order = sorted(range(count), key=lambda method: -found.ranks[method])
             for row, method in enumerate(order):
@@ -112,9 +112,9 @@ def rank_stability(summary: Summary, scores: Scores) -> str:
 def differences(summary: Summary, inputs: Inputs, metric: str) -> str:
     """Paired differences of a metric with their intervals."""
     rows = [row for row in summary.pairs if row.metric == metric][::-1]
-    with _figure(7.5, 0.9 + 0.24 * len(rows)) as (figure, save):
+    with new_figure(7.5, 0.9 + 0.24 * len(rows)) as (figure, save):
         axes = figure.subplots()
-        _frame(axes)
+        frame(axes)
         axes.axvline(0, color=_INK, linewidth=0.8)
         for place, row in enumerate(rows):
             found = row.test.difference
@@ -153,12 +153,12 @@ def against_resources(
         return None
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    with _figure(3.4 * columns, 0.4 + 2.7 * rows) as (figure, save):
+    with new_figure(3.4 * columns, 0.4 + 2.7 * rows) as (figure, save):
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes in panels[len(names) :]:
             axes.set_visible(False)
         for axes, key in zip(panels, names, strict=False):
-            _frame(axes)
+            frame(axes)
             known = [record.get(key, 0) for record in records.values()]
             _log_axis(axes, [value for value in known if value > 0])
             title, unit = QUANTITIES[key]
@@ -177,7 +177,7 @@ def against_resources(
             axes.set_xlabel(f"{title} ({unit})" if unit else title)
         for axes in panels[::columns]:
             axes.set_ylabel(f"{METRICS[summary.main].name}, {_short(class_name)}")
-        _legend(figure, scores.methods)
+        legend(figure, scores.methods)
         return save(f"{METRICS[summary.main].name} against what the methods take")
 
 
@@ -190,15 +190,15 @@ def curves(scores: Scores, records: Mapping[str, JsonMapping]) -> str | None:
                 found.setdefault((curve["x"], curve["y"]), []).append((method, curve["points"]))
     if not found:
         return None
-    with _figure(7.5, 2.8 * len(found)) as (figure, save):
+    with new_figure(7.5, 2.8 * len(found)) as (figure, save):
         panels = figure.subplots(len(found), 1, squeeze=False)[:, 0]
         for axes, ((x, y), lines) in zip(panels, found.items(), strict=True):
-            _frame(axes)
+            frame(axes)
             for method, points in lines:
                 axes.plot(*np.transpose(points), color=colour_of(method), linewidth=1.5)
             axes.set_xlabel(_short(x))
             axes.set_ylabel(_short(y))
-        _legend(figure, scores.methods)
+        legend(figure, scores.methods)
         return save("Curves of the methods")
 
 
@@ -218,7 +218,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _MOST_NAME else name[: _MOST_NAME - 1] + "…"
 
 
-def _legend(figure: "Figure", methods: Sequence[str]) -> None:
+def legend(figure: "Figure", methods: Sequence[str]) -> None:
+    """Names above a figure, in the methods' colours."""
     from matplotlib.lines import Line2D
 
     marks = [
@@ -230,7 +231,8 @@ def _legend(figure: "Figure", methods: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _frame(axes: Any) -> None:
+def frame(axes: Any) -> None:
+    """Two spines, a faint grid, no background."""
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="both", color=_INK, alpha=0.12, linewidth=0.6)
@@ -238,7 +240,7 @@ def _frame(axes: Any) -> None:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple["Figure", Callable[[str], str]]]:
+def new_figure(width: float, height: float) -> Iterator[tuple["Figure", Callable[[str], str]]]:
     """A figure of so many inches, and what turns it into SVG with a description."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -14,6 +14,7 @@ from nnunet_octreenca.comparison import figures
 from nnunet_octreenca.comparison.inputs import Inputs
 from nnunet_octreenca.comparison.metrics import METRICS
 from nnunet_octreenca.comparison.overlays import OUTCOMES, LoadedCase, draw_case, load_case
+from nnunet_octreenca.comparison.pages import filled, write_texts
 from nnunet_octreenca.comparison.scores import Scores
 from nnunet_octreenca.comparison.statistics import FEWEST
 from nnunet_octreenca.comparison.summary import ALL, Summary
@@ -35,11 +36,9 @@ from nnunet_octreenca.comparison.tables import (
     summary_csv_rows,
     summary_table,
 )
-from nnunet_octreenca.errors import OutputError
-from nnunet_octreenca.files import JsonMapping, JsonObject, atomic_write
+from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.resources import physical_memory
 
-PAGE = Path(__file__).parent / "page"
 FILES = (
     "report.html",
     "comparison.json",
@@ -136,27 +135,12 @@ def write_report(
             }
         ),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written to {folder} ({error})") from error
+    write_texts(folder, texts)
     return [folder / name for name in FILES]
 
 
 def render(content: JsonMapping) -> str:
     """The HTML page; all texts but figures, styles and scripts are escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [
         (id_, name)
         for id_, name, there in (
@@ -173,12 +157,7 @@ def render(content: JsonMapping) -> str:
         )
         if there
     ]
-    return environment.get_template("report.html").render(
-        **content,
-        sections=sections,
-        style=(PAGE / "style.css").read_text(encoding="utf-8"),
-        script=(PAGE / "script.js").read_text(encoding="utf-8"),
-    )
+    return filled("report.html", {**content, "sections": sections})
 
 
 def _results(inputs: Inputs, scores: Scores, summary: Summary) -> JsonObject:
