@@ -12,6 +12,7 @@ from torch import nn
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.integration import safe_loading
+from nnunet_octreenca.integration.configuration_manager import require_configuration
 from nnunet_octreenca.integration.time_budget import WholeCheckpoints
 
 safe_loading.install()
@@ -49,11 +50,7 @@ class BaselineTrainer(WholeCheckpoints, nnUNetTrainer):
         """
         own: JsonObject = deepcopy(dict(plans))
         manager = PlansManager({**own})
-        if configuration not in manager.available_configurations:
-            raise PlansError(
-                f"plans {manager.plans_name!r} have no configuration {configuration!r}; they have "
-                f"{', '.join(manager.available_configurations)}"
-            )
+        require_configuration(manager, configuration)
         patch = manager.get_configuration(configuration).patch_size
         own["configurations"][configuration]["patch_size"] = list(cls.fitted(patch, configuration))
         return own

@@ -5,8 +5,9 @@ needs one.
 """
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.integration.preprocessor import OctreeNCAPreprocessor
 
 
@@ -19,6 +20,19 @@ class OctreeNCAConfigurationManager(ConfigurationManager):
         if self.preprocessor_name in ("DefaultPreprocessor", OctreeNCAPreprocessor.__name__):
             return OctreeNCAPreprocessor  # whether or not it is registered
         return super().preprocessor_class
+
+
+def require_configuration(manager: PlansManager, configuration: str) -> None:
+    """Compare a name with the plans' configurations.
+
+    Raises:
+        PlansError: they have none of that name.
+    """
+    if configuration not in manager.available_configurations:
+        raise PlansError(
+            f"plans {manager.plans_name!r} have no configuration {configuration!r}; they have "
+            f"{', '.join(manager.available_configurations)}"
+        )
 
 
 def use_own_preprocessor(configuration_manager: ConfigurationManager) -> None:

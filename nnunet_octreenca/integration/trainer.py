@@ -23,7 +23,10 @@ from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.integration import error_reporting, predictor, safe_loading
 from nnunet_octreenca.integration.batches import loaders_only, run_loaders
-from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
+from nnunet_octreenca.integration.configuration_manager import (
+    require_configuration,
+    use_own_preprocessor,
+)
 from nnunet_octreenca.integration.fold_folder import (
     FoldFolder,
     ProgressPicture,
@@ -89,11 +92,7 @@ class OctreeNCATrainer(nnUNetTrainer):
             custom_names=True,
         )
         manager = PlansManager({**plans})
-        if configuration not in manager.available_configurations:
-            raise PlansError(
-                f"plans {manager.plans_name!r} have no configuration {configuration!r}; they have "
-                f"{', '.join(manager.available_configurations)}"
-            )
+        require_configuration(manager, configuration)
         self.settings = octreenca_settings(
             manager.get_configuration(configuration).configuration,
             configuration_name=configuration,

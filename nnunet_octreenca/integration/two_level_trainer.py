@@ -10,7 +10,10 @@ from torch import nn
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
-from nnunet_octreenca.integration.configuration_manager import use_own_preprocessor
+from nnunet_octreenca.integration.configuration_manager import (
+    require_configuration,
+    use_own_preprocessor,
+)
 from nnunet_octreenca.integration.trainer import OctreeNCATrainer
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.octree import Crop, total_factors
@@ -78,12 +81,12 @@ class TwoLevelTrainer(OctreeNCATrainer):
         """Plans in which a configuration describes this network.
 
         Raises:
-            PlansError: it has another number of axes, or too few cells for two levels.
+            PlansError: there is no such configuration, or it has another number of axes, or too
+                few cells for two levels.
         """
         own: JsonObject = deepcopy(dict(plans))
         manager = PlansManager({**own})
-        if configuration not in manager.available_configurations:
-            return own  # OctreeNCATrainer says so
+        require_configuration(manager, configuration)
         found = manager.get_configuration(configuration)
         labels = manager.get_label_manager(dict(dataset_json))
         images = len(dataset_json.get("channel_names", dataset_json.get("modality", {})))
