@@ -146,13 +146,14 @@ def _raw_images(request: "Request") -> dict[str, list[str]]:
     Raises:
         InputError: the raw data set is missing; predictions are timed from disk to disk.
     """
-    from nnunet_octreenca.integration.planner import training_images
+    from nnunet_octreenca.integration.raw_cases import training_cases
 
     if not (request.raw / "dataset.json").is_file():
         raise InputError(
             f"{request.raw} holds no dataset.json; predictions are timed on the raw images"
         )
-    return training_images(request.raw)
+    found = training_cases(request.raw)
+    return {name: [str(path) for path in files.images] for name, files in found.items()}
 
 
 def _print_plan(jobs: "Sequence[Job]", hours: dict[str, float]) -> None:

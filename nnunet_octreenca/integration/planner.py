@@ -10,7 +10,6 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject, read_json, write_json
@@ -117,16 +116,6 @@ def dataset_name(dataset: str) -> str:
 def nnunet_folders() -> tuple[Path, Path, Path]:
     """nnU-Net's folders: raw, preprocessed, results; `dataset_name` checks that they are set."""
     return Path(nnUNet_raw), Path(nnUNet_preprocessed), Path(nnUNet_results)
-
-
-def training_images(raw: Path) -> dict[str, list[str]]:
-    """Image files of each training case, one a channel.
-
-    Args:
-        raw: the data set's folder in nnUNet_raw.
-    """
-    found = get_filenames_of_train_images_and_targets(str(raw))
-    return {case: list(map(str, files["images"])) for case, files in found.items()}
 
 
 def extend_plans_file(

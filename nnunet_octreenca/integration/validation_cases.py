@@ -1,13 +1,14 @@
 """The cases that a fold was validated on, with their images and their truth."""
 
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
-from nnunet_octreenca.files import JsonObject, load_json, read_json
+from nnunet_octreenca.files import load_json, read_json
 from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.integration.raw_cases import CaseFiles, training_cases
 
 _ADVICE = "give the folder that training made"
 
@@ -53,8 +54,8 @@ def validation_cases(model: Model) -> list[ValidationCase]:
         )
     raw = _folder("nnUNet_raw") / name
     split = _split(_folder("nnUNet_preprocessed") / name / "splits_final.json", int(fold))
-    listed = _listed(raw)
-    return [_case(case, raw, ending, listed) for case in split]
+    cases = training_cases(raw)
+    return [_case(case, raw, cases) for case in split]
 
 
 def _folder(variable: str) -> Path:
@@ -81,27 +82,12 @@ def _split(path: Path, fold: int) -> list[str]:
     return names
 
 
-def _listed(raw: Path) -> JsonObject:
-    """What dataset.json says of files that lie elsewhere."""
-    content = read_json(raw / "dataset.json", "the data set must be in nnUNet_raw")
-    listed = content.get("dataset")
-    return listed if isinstance(listed, dict) else {}
-
-
-def _case(name: str, raw: Path, ending: str, listed: JsonObject) -> ValidationCase:
-    own = listed.get(name)
-    if isinstance(own, dict):
-        files = [raw / os.path.expandvars(path) for path in own["images"]]
-        truth = raw / os.path.expandvars(own["label"])
-    else:
-        pattern = re.compile(re.escape(name) + r"_[0-9]{4}" + re.escape(ending))
-        folder = raw / "imagesTr"
-        files = sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
-        truth = raw / "labelsTr" / f"{name}{ending}"
-    missing = [path for path in (*files, truth) if not path.is_file()]
-    if not files or missing:
+def _case(name: str, raw: Path, cases: Mapping[str, CaseFiles]) -> ValidationCase:
+    own = cases.get(name, CaseFiles((), raw))
+    missing = [path for path in (*own.images, own.truth) if not path.is_file()]
+    if not own.images or missing:
         raise InputError(
-            f"validation case {name} lacks {missing[0] if missing else 'its images'} in {raw}; "
+            f"validation case {name} lacks {missing[0] if own.images else 'its images'} in {raw}; "
             f"put the data set of the training there"
         )
-    return ValidationCase(name, tuple(files), truth)
+    return ValidationCase(name, own.images, own.truth)
