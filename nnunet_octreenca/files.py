@@ -74,6 +74,19 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_result(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error})") from error
+
+
 def remove_leftovers(folder: Path | str, name: str | None = None) -> None:
     """Remove what killed processes left of `atomic_write`; nobody may be writing to the folder.
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_octreenca import __version__
-from nnunet_octreenca.errors import InputError, OutputError, PlansError
+from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.export.bundle import PAGE, bundled
 from nnunet_octreenca.export.packing import packed_network, packed_seed
-from nnunet_octreenca.files import JsonObject, atomic_write
+from nnunet_octreenca.files import JsonObject, write_result
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.labels.palette import colour
 from nnunet_octreenca.preprocessing.resample import ResamplingRule
@@ -42,12 +42,7 @@ def write_html(
         PlansError: labels that the page cannot show.
         OutputError: the file cannot be written.
     """
-    text = page_text(model, title, example, seeds)
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error})") from error
+    write_result(path, page_text(model, title, example, seeds).encode())
 
 
 def page_text(
@@ -85,7 +80,7 @@ def page_text(
         keep_trailing_newline=True,
     )
     return environment.get_template("page.html").render(
-        title=title or f"{model.folder.parent.name}: {model.configuration}",
+        title=title or model.title,
         policy=_policy(script, style),
         style=style,
         facts=_facts(model, seeds),

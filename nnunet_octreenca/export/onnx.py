@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from nnunet_octreenca import __version__
-from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.export.onnx_nodes import Nodes, int64
 from nnunet_octreenca.export.onnx_octree import image_levels, not_finite, octree_logits
-from nnunet_octreenca.files import atomic_write
+from nnunet_octreenca.files import write_result
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.network import OctreeNCA
@@ -38,11 +37,7 @@ def write_onnx(
         OutputError: the file cannot be written.
     """
     data = onnx_model(model, title, seeds).SerializeToString(deterministic=True)
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error})") from error
+    write_result(path, data)
 
 
 def onnx_model(model: Model, title: str | None = None, seeds: Sequence[int] | None = None) -> Any:
@@ -63,7 +58,7 @@ def onnx_model(model: Model, title: str | None = None, seeds: Sequence[int] | No
         regions=preprocessing.regions_class_order,
         largest_label=preprocessing.largest_label,
     )
-    name = title or f"{model.folder.parent.name}: {model.configuration}"
+    name = title or model.title
     made = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", OPERATORS)],

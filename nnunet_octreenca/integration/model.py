@@ -62,6 +62,11 @@ class Model:
     taught_levels: bool = False
 
     @property
+    def title(self) -> str:
+        """Data set and configuration, for people."""
+        return f"{self.folder.parent.name}: {self.configuration}"
+
+    @property
     def device(self) -> torch.device:
         """That the networks are on."""
         return next(self.networks[0].parameters()).device

@@ -8,27 +8,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.browser import CHROMIUM
-from helpers.oracle import native_kernels
 from helpers.web_page import Page
 from untrained_model import model_folder
 
 from nnunet_octreenca import segment_file
-from nnunet_octreenca.ops.native import KERNELS_VARIABLE
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("same_rounding"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _same_rounding():
-    """The page's fused products are AVX2's; a machine without has nothing to compare with."""
-    patch = pytest.MonkeyPatch()
-    if "avx2" in native_kernels():
-        patch.setenv(KERNELS_VARIABLE, "avx2")
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
