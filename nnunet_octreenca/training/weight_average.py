@@ -1,7 +1,6 @@
 """Exponential moving average (EMA) of the weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +34,9 @@ class WeightAverage:
         for key, value in module.state_dict().items():
             self.average[key].lerp_(value, 1 - decay)
 
-    @contextmanager
-    def applied(self, module: nn.Module) -> Iterator[None]:
+    def applied(self, module: nn.Module) -> "AppliedAverage":
         """Context in which the module holds the average; its own state is restored afterwards."""
-        raw = {key: value.detach().clone() for key, value in module.state_dict().items()}
-        module.load_state_dict(self.average)
-        try:
-            yield
-        finally:
-            module.load_state_dict(raw)
+        return AppliedAverage(self.average, module)
 
     def state_dict(self) -> JsonObject:
         """State for a checkpoint, on the CPU, for `load_state_dict`."""
@@ -67,3 +60,26 @@ class WeightAverage:
         for key, value in average.items():
             assert isinstance(value, Tensor)
             self.average[key].copy_(value)
+
+
+class AppliedAverage:
+    """Context in which a module holds an average of its state instead of its own.
+
+    A class and not a generator: a training that is dropped in the middle of a validation must not
+    copy weights whenever Python happens to collect it.
+
+    Args:
+        average: key of the module's state to value.
+        module: whose state is exchanged.
+    """
+
+    def __init__(self, average: Mapping[str, Tensor], module: nn.Module) -> None:
+        self._average, self._module = average, module
+        self._own: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        self._own = {key: value.clone() for key, value in self._module.state_dict().items()}
+        self._module.load_state_dict(self._average)
+
+    def __exit__(self, *_: object) -> None:
+        self._module.load_state_dict(self._own)

@@ -1,4 +1,5 @@
 import copy
+import gc
 
 import pytest
 import torch
@@ -75,6 +76,18 @@ def test_applied_carries_the_average_and_restores_the_raw_weights(fails):
     for parameter in module.parameters():
         assert torch.equal(parameter.data, torch.full_like(parameter, 2.0))
     torch.testing.assert_close(average.average["bias"], torch.full((2,), expected))
+
+
+def test_a_dropped_context_copies_no_weights():
+    """Collected at any moment, even while another network is compiled."""
+    module = make()
+    average = WeightAverage(module, 0.9)
+    context = average.applied(module)
+    context.__enter__()
+    set_to(module, 5.0)
+    del context
+    gc.collect()
+    assert all((parameter == 5.0).all() for parameter in module.parameters())
 
 
 def test_parameters_stay_the_optimizers():
