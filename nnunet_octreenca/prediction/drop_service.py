@@ -69,6 +69,7 @@ class DropService:
     ) -> None:
         self._run, self._folder, self._log, self._stop = run, folder, log, stop
         self._segment = segment or run.segment
+        run.last_round = False  # a case that another run is at may be done later
         self._poll, self._clock, self._pause = poll, clock, pause or stop.wait
         self._out = run.destination.folder
         self._queue: dict[str, Arrival] = {}

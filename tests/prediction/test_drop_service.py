@@ -325,7 +325,7 @@ def test_nothing_is_held_of_the_cases(place, model, monkeypatch):
     )
     serve(place, model)
     assert len(runs) == 3
-    assert not any((run.done, run.failed, run.before, run.left_out) for run in runs)
+    assert not any(run.done or run.failed or run.before or run.left_out for run in runs)
 
 
 def test_a_day_of_traffic(tmp_path):
