@@ -119,8 +119,15 @@ def arriving_case(path: Path, channels: int) -> tuple[Case, list[Path]]:
         ending = path.name[len(stem) :]
         names = [f"{match[1]}_{number:04d}{ending}" for number in range(channels)]
         case = Case(match[1], tuple(map(path.with_name, names)))
-    named = [file for part in case.files if part.is_file() for file in named_files(part)]
-    return case, [file for file in (*case.files, *named) if not file.exists()]
+    needed = [file for part in case.files for file in (part, *_needed_beside(part))]
+    return case, [file for file in needed if not file.exists()]
+
+
+def _needed_beside(path: Path) -> list[Path]:
+    """Files and folders without which an image cannot be read."""
+    if path.suffix.lower() == ".mrxs":
+        return [path.with_suffix("")]
+    return named_files(path) if path.is_file() else []
 
 
 class _Listing:

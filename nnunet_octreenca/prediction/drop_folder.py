@@ -109,6 +109,7 @@ class DropFolder:
         self._settle, self._close_after, self._clock = settle, close_after, clock
         self._entries: dict[str, _Entry] = {}
         self._reported: dict[str, _Key] = {}
+        self._known: set[str] = set()  # all names in those
         self._pending = False
         self.waiting = 0
         """Files and folders that were not complete yet at the last look."""
@@ -132,7 +133,8 @@ class DropFolder:
             arrival = self._arrival(name, seen)
             if arrival is not None:
                 found.append(arrival)
-        self._reported = {name: at for name, at in self._reported.items() if name in seen}
+        self._reported = {name: key for name, key in self._reported.items() if name in seen}
+        self._known = {name for key in self._reported.values() for name, _ in key}
         self._pending = self.waiting > 0
         return found
 
@@ -164,6 +166,8 @@ class DropFolder:
         about = item.stat()
         own, folder = (about.st_size, about.st_mtime_ns), item.is_dir()
         if not folder:
+            if not item.is_file():  # a pipe would be waited for
+                return None
             if before is not None and before.own == own and not before.folder:
                 return before
             return _Entry(own, (1, *own), now, False)
@@ -171,7 +175,7 @@ class DropFolder:
             return None
         # What was taken is not looked through again until a file comes or goes: that would be
         # thousands of requests a second to a network drive.
-        if before is not None and before.own == own and item.name in self._reported:
+        if before is not None and before.own == own and item.name in self._known:
             return before
         signature = _tree(item.path)
         if before is not None and before.signature == signature and before.folder:
@@ -211,7 +215,8 @@ class DropFolder:
         key = self._key([*parts, *(file.name for file in missing)])
         seen |= dict(key).keys()
         entries = [self._entries[part] for part, there in key if there is not None]
-        if not self._is_quiet(entries, self._close_after if missing else self._settle):
+        slow = bool(missing) or any(part.folder for part in entries)
+        if not self._is_quiet(entries, self._close_after if slow else self._settle):
             return None
         first = case.files[0].name
         if self._reported.get(first) == key:

@@ -99,7 +99,9 @@ class DropService:
             self._taken = TakenCases(self._out / RECORDS / ".taken.json", self._folder.path)
             about = {"input": str(self._folder.path), "output": str(self._out)}
             about["model"] = str(self._run.model.folder)
-            with HealthFile(self._out / HEALTH, {**about, "counts": self.counts}) as self._health:
+            values = {**about, "problem": "", "counts": self.counts, "waiting": 0}
+            values |= {"current": None, "last": None}
+            with HealthFile(self._out / HEALTH, values) as self._health:
                 self._log("started", **about)
                 try:
                     while not self._stop.is_set():
@@ -242,7 +244,7 @@ class DropService:
         if ended in ("stopped", "busy"):
             self._log(ended, case=case.name)
         last = {"case": case.name, "outcome": ended, "seconds": seconds, "ended": utc_now()}
-        self._health.update(counts=dict(self.counts), last=last, current=None)
+        self._health.update(last=last, current=None)
 
     def _progress(self, stage: str, units: int) -> None:
         """Ends the case between two bands where the service is to stop."""

@@ -88,6 +88,8 @@ def test_hidden_files_and_other_files_are_left_alone(clock, inputs, drops, tmp_p
         (inputs / name).parent.mkdir(exist_ok=True)
         append(inputs / name)
     (inputs / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(inputs / "pipe")  # which would be waited for
     folder.look()
     assert after(clock, 1000, folder) == {}
     append(inputs / "b.nii.gz")
@@ -140,6 +142,19 @@ def test_a_header_waits_for_its_voxels(clock, inputs, drops):
     append(inputs / "a.raw")
     assert after(clock, 1, folder) == {}
     assert after(clock, SETTLE, folder) == {"a": ""}
+
+
+def test_a_slide_waits_for_its_folder(clock, inputs, drops):
+    folder = drops(channels=3)
+    append(inputs / "a.mrxs")
+    folder.look()
+    assert after(clock, CLOSE_AFTER - 1, folder) == {}
+    (inputs / "a").mkdir()
+    append(inputs / "a" / "Data0000.dat")
+    assert after(clock, 1, folder) == {}
+    assert after(clock, SETTLE, folder) == {}
+    assert after(clock, CLOSE_AFTER, folder) == {"a": ""}
+    assert after(clock, 1000, folder) == {}
 
 
 def test_a_series_is_closed_by_a_time_without_slices(clock, inputs, drops, tmp_path):

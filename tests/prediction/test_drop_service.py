@@ -330,10 +330,10 @@ def test_nothing_is_held_of_the_cases(place, model, monkeypatch):
 
 def test_a_day_of_traffic(tmp_path):
     """24 hours on the service's own clock; `benchmarks/watch_endurance.py` sends more cases."""
-    with watch_endurance.endured(100, 24, tmp_path) as (day, found):
-        measured = watch_endurance.result(day, found, 100)
+    with watch_endurance.endured(60, 24, tmp_path) as (day, found):
+        measured = watch_endurance.result(day, found, 60)
     assert measured["faults"] == []
-    assert (measured["done"], measured["failed"]) == (100, 2)
+    assert (measured["done"], measured["failed"]) == (60, 2)
     assert measured["handles_growth"] <= 0
     assert measured["memory_growth_bytes"] < 20e6
     threads = {sample["threads"] for sample in measured["samples"]}
@@ -353,7 +353,7 @@ def in_the_main_thread(number, when):
     """Send this process a signal as soon as something is so."""
 
     def wait():
-        until = time.monotonic() + 120
+        until = time.monotonic() + 500
         while not when() and time.monotonic() < until:
             time.sleep(0.02)
         os.kill(os.getpid(), number)
