@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -65,8 +66,20 @@ def machines():
                 ip("netns", "delete", machine.name)
 
 
-def run_on_both(machines, environments, *words, timeout=280):
-    """Exit code and output of a command on each machine; all its processes end with it."""
+def environments_of(machines, port, *, limit):
+    """What torchrun sets for one process on each machine; `limit` of every wait in seconds."""
+    return [
+        {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0",
+         "MASTER_ADDR": machines[0].address, "MASTER_PORT": str(port), LIMIT_VARIABLE: limit}
+        for rank in (0, 1)
+    ]  # fmt: skip
+
+
+def run_on_both(machines, environments, *words, timeout=900, meanwhile=lambda: None):
+    """Exit code and output of a command on each machine; all its processes end with it.
+
+    As soon as it has failed on one, it ends on the other too: its exit code is then None.
+    """
     with ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in machines]
         processes = [
@@ -82,11 +95,19 @@ def run_on_both(machines, environments, *words, timeout=280):
             )
         ]
         try:
-            codes = [process.wait(timeout) for process in processes]
+            until = time.monotonic() + timeout
+            while True:
+                codes = [process.poll() for process in processes]
+                if None not in codes or any(codes):
+                    break
+                assert time.monotonic() < until, "it takes too long"
+                meanwhile()
+                time.sleep(0.1)
         finally:
             for process in processes:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         for log in logs:
             log.seek(0)
         return [(code, log.read()) for code, log in zip(codes, logs, strict=True)]
@@ -136,21 +157,65 @@ distributed.destroy_process_group()
 def test_results_that_the_machines_do_not_share(machines, tmp_path):
     """The same name on both, on different disks: each would find some validation cases only."""
     folders = [tmp_path / "one", tmp_path / "other"]
-    environments = [
-        {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0",
-         "MASTER_ADDR": machines[0].address, "MASTER_PORT": "29518", LIMIT_VARIABLE: "120"}
-        for rank in (0, 1)
-    ]  # fmt: skip
+    environments = environments_of(machines, 29518, limit="300")
     (tmp_path / "join.py").write_text(JOIN)
     words = (sys.executable, tmp_path / "join.py", lambda number: folders[number])
-    for code, output in run_on_both(machines, environments, *words, timeout=200):
+    for code, output in run_on_both(machines, environments, *words, timeout=600):
         assert code == 0, output
         assert f"ERROR: {folders[1]} on " in output
         assert "set nnUNet_results to one on a disk that all machines share" in output
     assert list(folders[0].iterdir()) == []
     folders[1] = folders[0]
-    results = run_on_both(machines, environments, *words, timeout=200)
+    results = run_on_both(machines, environments, *words, timeout=600)
     assert [output.strip().splitlines()[-1] for _, output in results] == ["shared"] * 2
+
+
+EXCHANGE = f"""
+import os, sys, time
+from pathlib import Path
+import torch
+from torch import distributed
+from {MODULE} import join
+folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+
+def wait_for(*names):
+    while not all((folder / name).exists() for name in names):
+        time.sleep(0.05)
+
+(folder / f"started {{rank}}").touch()
+wait_for("started 0", "started 1")
+join("cpu")
+distributed.barrier()
+(folder / f"joined {{rank}}").touch()
+wait_for("cut")
+if rank == 1:
+    time.sleep(1000)
+distributed.all_reduce(torch.zeros(1))
+"""
+
+
+def test_a_machine_that_is_cut_off_does_not_hold_up_the_others(machines, tmp_path):
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    cut = tmp_path / "cut"
+
+    def pull_the_cable():
+        if not cut.exists() and all((tmp_path / f"joined {rank}").exists() for rank in (0, 1)):
+            ip("-n", machines[1].name, "link", "set", machines[1].cable, "down")
+            cut.touch()
+
+    try:
+        (code, output), _ = run_on_both(
+            machines,
+            environments_of(machines, 29520, limit="8"),
+            *(sys.executable, tmp_path / "exchange.py", tmp_path),
+            timeout=600,
+            meanwhile=pull_the_cable,
+        )
+    finally:
+        ip("-n", machines[1].name, "link", "set", machines[1].cable, "up")
+    assert cut.exists(), output[-2000:]
+    assert code not in (None, 0)
+    assert "timed out" in output.lower(), output[-2000:]
 
 
 def set_torchrun(monkeypatch, **values):
