@@ -138,6 +138,10 @@ class DropFolder:
         self._pending = self.waiting > 0
         return found
 
+    def knows(self, name: str) -> bool:
+        """Whether a case was returned and is still there; by `Arrival.name`."""
+        return name in self._reported
+
     def again(self, name: str) -> None:
         """Have `look` return a case once more."""
         self._reported.pop(name, None)

@@ -76,7 +76,7 @@ class DropService:
         self._later: dict[str, tuple[float, Arrival]] = {}
         self._attempts: dict[str, int] = {}
         self._noted: set[str] = set()
-        self._state = "idle"
+        self._state = "starting"
         self._quality_is_old = False
         self.counts = {"done": 0, "failed": 0, "finished_before": 0, "failed_before": 0}
 
@@ -124,6 +124,7 @@ class DropService:
 
     def _look(self) -> str:
         """Queue what has arrived or is to be tried again; why the folder cannot be read."""
+        self._noted = {name for name in self._noted if self._folder.knows(name)}
         for name in [name for name in self._noted if not note_path(self._out, name).exists()]:
             self._noted.discard(name)  # somebody wants another attempt
             self._folder.again(name)
@@ -164,7 +165,7 @@ class DropService:
             return
         if problem:
             self._log("blocked", state=state, problem=problem)
-        elif self._state not in ("idle", "segmenting"):
+        elif self._state not in ("starting", "idle", "segmenting"):
             self._log("unblocked", after=self._state)
         self._state = state
         self._health.update(state=state, problem=problem, **values)
@@ -273,6 +274,7 @@ class DropService:
         """Note a failure, or have the case tried again; what became of it."""
         name, attempt = arrival.name, self._attempts.get(arrival.name, 0)
         if not arrival.case.files[0].exists():
+            self._attempts.pop(name, None)
             self._log("gone", case=failure.case, file=name)
             return "gone"
         if _may_pass(failure.error) and attempt < len(RETRIES):

@@ -141,8 +141,8 @@ def test_the_health_file(place, model, monkeypatch):
         ),
     )  # fmt: skip
     serve(place, model)
-    assert states[:2] == ["segmenting", "segmenting"]
-    assert {"idle", "segmenting"} <= set(states)
+    assert states[:2] == ["idle", "segmenting"]
+    assert set(states) == {"idle", "segmenting", "stopped"}
     found = health(place)
     assert found["state"] == "stopped"
     assert found["counts"] == {"done": 2, "failed": 1, "finished_before": 0, "failed_before": 0}
@@ -152,6 +152,27 @@ def test_the_health_file(place, model, monkeypatch):
     assert found["memory_bytes"] > 1e7
     assert found["open_handles"] >= 3
     assert found["pid"] == os.getpid()
+
+
+def test_a_service_without_work_is_idle(place, model):
+    states = []
+    shutil.rmtree(place.inputs)
+    place.inputs.mkdir()
+    serve(place, model, during={20: lambda: states.append(health(place)["state"])})
+    assert states == ["idle"]
+    assert outcomes(events(place)) == []
+
+
+def test_notes_of_images_that_went_are_not_looked_at(place, model, monkeypatch):
+    """They stay in `failed`, where they may become many; each look would ask for all."""
+    looks = []
+    stock = drop_service.note_path
+    monkeypatch.setattr(
+        drop_service, "note_path", lambda out, name: (looks.append(name), stock(out, name))[1]
+    )
+    serve(place, model, during={20: (place.inputs / "bad.png").unlink, 30: looks.clear})
+    assert looks == []
+    assert note(place)["case"] == "bad"
 
 
 def test_the_health_file_is_renewed_while_a_case_takes_long(tmp_path):
