@@ -1,6 +1,6 @@
 """A day of a drop folder's traffic in minutes: does `predict --watch` grow, or lose a case?
 
-    python benchmarks/watch_endurance.py --json > docs/results/watch_endurance.json
+    python benchmarks/watch_endurance.py --json > endurance.json
     python benchmarks/watch_endurance.py --cases 200
 
 The service runs with a clock of its own, which its pauses put forward. Files arrive at random
