@@ -200,6 +200,22 @@ def test_damaged_files_get_a_sentence_and_the_page_lives_on(pictures, tmp_path):
     assert pictures.segment(good).startswith("good.png: 50 x 40")
 
 
+def test_what_failed_leaves_nothing_to_save(pictures, tmp_path):
+    """The image before is gone from the screen, and its labels cannot pass for the new one's."""
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    picture((40, 50)).save(good)
+    bad.write_bytes(good.read_bytes()[:200])
+    buttons = ("save-labels", "save-overlay", "watch")
+    assert pictures.segment(good).startswith("good.png: ")
+    assert pictures.browser.run("document.getElementById('shown').innerText") == "good.png"
+    assert all(map(pictures.offers, buttons))
+    assert pictures.segment(bad).startswith("bad.png cannot be segmented: ")
+    assert not any(map(pictures.offers, buttons))
+    for button in buttons:
+        pictures.click(button)
+    assert pictures.browser.run(STATUS).startswith("bad.png cannot be segmented: ")
+
+
 def heard(server) -> bytes | None:
     """What somebody who connected said; None if nobody did."""
     try:
