@@ -56,4 +56,5 @@ export async function inflated(parts, format, most = Infinity) {
 }
 
 /** @param {Uint8Array[]} parts */
-export const deflated = (parts, format) => collected(new CompressionStream(format), parts, Infinity);
+export const deflated = (parts, format) =>
+  collected(new CompressionStream(format), parts, Infinity);
