@@ -1,9 +1,9 @@
-"""A made photograph of the back of an eye: vessels branch from the optic disc over an orange ground.
+"""A made photograph of the back of an eye: vessels branch from the optic disc.
 
 python docs/hooks/fundus.py [FILE]
 
-Nobody's picture: every pixel is computed. Its vessels are as wide, in pixels, as those that the model
-of vessels was trained on.
+Nobody's picture: every pixel is computed. Its vessels are as wide, in pixels, as those that the
+model of vessels was trained on.
 """
 
 import argparse
