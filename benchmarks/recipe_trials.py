@@ -150,9 +150,7 @@ class TrialNetwork(OctreeNCA):
         draw = np.random.RandomState((seed + level) % (1 << 32)).randint(-spread, spread + 1)
         return max(1, self.steps[level] + int(draw))
 
-    def enter_level(
-        self, level: int, image: Tensor, boxes: Any, parent: Tensor | None
-    ) -> Tensor:
+    def enter_level(self, level: int, image: Tensor, boxes: Any, parent: Tensor | None) -> Tensor:
         """OctreeNCA's, with a map between channels and windows of several crops."""
         here, n = boxes[level], self.input_channels
         image = torch.cat(

@@ -68,8 +68,8 @@ class ModelReport:
     spacing: list[float] | None = None
     levels: int | None = None
     steps: list[int] | None = None
-    channels: int | None = None
-    hidden: int | None = None
+    channels: int | list[int] | None = None
+    hidden: int | list[int] | None = None
     parameters: int | None = None
     folds: list[str] = field(default_factory=list)
     checkpoints: list[CheckpointReport] = field(default_factory=list)
@@ -273,9 +273,14 @@ def _describe(
     if network is not None:
         report.levels = len(network.steps)
         report.steps = list(network.steps)
-        report.channels, report.hidden = network.channels, network.hidden
+        report.channels, report.hidden = _of_all(network.channels), _of_all(network.hidden)
         if dataset is not None:
             report.parameters = network.parameters(configuration.input_channels(dataset))
+
+
+def _of_all(row: tuple[int, ...]) -> int | list[int]:
+    """The number that all levels share, or all numbers."""
+    return row[0] if len(set(row)) == 1 else list(row)
 
 
 def _network_faults(
@@ -325,7 +330,7 @@ def _shapes(
     """Of an OctreeNCA's weights, without their memory."""
     network = configuration.network
     assert network is not None
-    assert network.channels <= MAX_CHANNELS
+    assert max(network.channels) <= MAX_CHANNELS
     with torch.device("meta"):
         module = OctreeNCA(
             configuration.input_channels(dataset),

@@ -32,6 +32,7 @@ name = "cpu"
 backward_needs_out = True  # its log is undone from the last state
 low_precision = True
 on_gpu = False
+unequal_levels = False
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

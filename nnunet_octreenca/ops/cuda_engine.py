@@ -40,6 +40,7 @@ __all__ = [
     "padded_channels",
     "supports",
     "trajectory_channels",
+    "unequal_levels",
     "unsupported_reason",
 ]
 
@@ -47,6 +48,7 @@ name = "cuda"
 backward_needs_out = False
 low_precision = True
 on_gpu = True
+unequal_levels = False
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:

@@ -1,7 +1,8 @@
 """The network that plans describe: OctreeNCA's arguments within their limits, nothing to import."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from nnunet_octreenca.files import JsonMapping
@@ -12,6 +13,7 @@ from nnunet_octreenca.planning.value_rules import (
     broken,
     flag,
     number,
+    one_or_list,
     optional,
     short,
     some,
@@ -27,14 +29,14 @@ MAX_PARAMETERS = 500_000_000
 
 _NETWORK: dict[str, Rule] = {
     "dimension": whole(2, 3),
-    "channels": whole(1, MAX_CHANNELS),
-    "hidden": optional(whole(1, MAX_HIDDEN)),
     "steps": some(whole(0, MAX_STEPS), range(1, MAX_LEVELS + 1)),
     "fire_rate": number(0, 1, above=True),
     "constant_background": flag(),
     "input_mean": optional(some(number(), range(1, MAX_CHANNELS + 1))),
     "input_std": optional(some(number(0, above=True), range(1, MAX_CHANNELS + 1))),
 }
+# Whose lengths the number of levels decides.
+_OF_LEVELS = ("factors", "channels", "hidden")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Network:
 
     Attributes:
         dimension: spatial axes.
-        channels: of a cell's state.
-        hidden: units of the update.
+        channels: of a cell's state, of every level, finest first.
+        hidden: units of the update, of every level.
         factors: L - 1 rows with 1 or 2 per axis, finest first.
         steps: of every level, finest first.
         fire_rate: probability of an update.
@@ -53,8 +55,8 @@ class Network:
     """
 
     dimension: int
-    channels: int
-    hidden: int
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
     factors: tuple[tuple[int, ...], ...]
     steps: tuple[int, ...]
     fire_rate: float
@@ -65,24 +67,39 @@ class Network:
     def parameters(self, input_channels: int) -> int:
         """Numbers in the network's weights.
 
-        >>> Network(2, 16, 64, ((2, 2),) * 4, (10,) * 5, 0.5, True).parameters(3)
+        >>> Network(2, (16,) * 5, (64,) * 5, ((2, 2),) * 4, (10,) * 5, 0.5, True).parameters(3)
         15520
         """
-        perceive: int = self.channels * (3**self.dimension + 1)
-        update = 2 * self.channels * self.hidden + self.hidden
-        return len(self.steps) * (
-            perceive + update + self.hidden * (self.channels - input_channels)
+        levels: int = sum(
+            own * (3**self.dimension + 1) + hidden * (3 * own + 1 - input_channels)
+            for own, hidden in zip(self.channels, self.hidden, strict=True)
         )
+        maps = sum(
+            (own - input_channels) * (above - input_channels)
+            for own, above in pairwise(self.channels)
+            if own != above
+        )
+        return levels + maps
+
+
+def of_levels(given: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """A number for every level, of one for all or of a list.
+
+    >>> of_levels(16, 2), of_levels([16, 24], 2)
+    ((16, 16), (16, 24))
+    """
+    return (given,) * levels if isinstance(given, int) else tuple(given)
 
 
 def read_network(arguments: JsonMapping) -> Network:
     """The network of `arch_kwargs` in which `network_faults` finds nothing."""
-    channels = arguments.get("channels", 16)
+    levels = len(arguments["steps"])
+    channels = of_levels(arguments.get("channels", 16), levels)
     hidden = arguments.get("hidden")
     return Network(
         dimension=arguments["dimension"],
         channels=channels,
-        hidden=4 * channels if hidden is None else hidden,
+        hidden=tuple(4 * own for own in channels) if hidden is None else of_levels(hidden, levels),
         factors=tuple(map(tuple, arguments["factors"])),
         steps=tuple(arguments["steps"]),
         fire_rate=float(arguments.get("fire_rate", 0.5)),
@@ -136,7 +153,7 @@ def _import_faults(
 
 
 def _octreenca_faults(arguments: JsonMapping, place: str) -> Iterator[str]:
-    unknown = sorted(map(str, set(arguments) - set(_NETWORK) - {"factors"}))
+    unknown = sorted(map(str, set(arguments) - set(_NETWORK) - set(_OF_LEVELS)))
     if unknown:
         yield (
             f"{place[:-1]} has {short(unknown[0])}, which is not an argument of OctreeNCA; remove "
@@ -150,5 +167,9 @@ def _octreenca_faults(arguments: JsonMapping, place: str) -> Iterator[str]:
     row = some(whole(1, 2), (axes,))
     factors = some(row, (levels - 1,))
     wanted = f"{levels - 1} rows, one fewer than steps, each {row.wanted}"
-    rules = {"factors": Rule(factors.good, wanted)}
+    rules = {
+        "factors": Rule(factors.good, wanted),
+        "channels": one_or_list(whole(1, MAX_CHANNELS), (levels,)),
+        "hidden": optional(one_or_list(whole(1, MAX_HIDDEN), (levels,))),
+    }
     yield from broken(arguments, rules, required=("factors",), place=place)

@@ -60,7 +60,7 @@ def test_what_a_model_holds(folder, capsys):
     assert model["dataset"] == "Dataset903_Hand"
     assert model["classes"] == {"background": [0], "first": [1], "second": [2]}
     assert (model["configuration"], model["folds"]) == ("2d", ["0"])
-    assert (model["steps"], model["channels"]) == (list(network.steps), network.channels)
+    assert (model["steps"], model["channels"]) == (list(network.steps), network.level_channels[0])
     assert model["levels"] == len(network.levels)
     assert model["parameters"] == sum(weights.numel() for weights in network.parameters())
     (checkpoint,) = model["checkpoints"]

@@ -202,7 +202,9 @@ def reference(network, image, seed, multiply=lambda t: t, keep=lambda t: t):
     for level in reversed(range(len(network.steps))):
         here = keep(pyramid[level])
         if state is None:
-            rest = here.new_zeros(1, network.channels - network.input_channels, *here.shape[2:])
+            rest = here.new_zeros(
+                1, network.level_channels[level] - network.input_channels, *here.shape[2:]
+            )
         else:
             rest = upsample(
                 state[:, network.input_channels :], network.factors[level], here.shape[2:]

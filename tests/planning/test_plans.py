@@ -89,7 +89,11 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     assert configuration["patch_size"] == context
     assert configuration["batch_size"] == 1
     network = build(extended, name, n_in, 3)
-    assert (network.dimension, network.channels, network.hidden) == (len(context), 16, 64)
+    assert (network.dimension, network.level_channels[0], network.level_hidden[0]) == (
+        len(context),
+        16,
+        64,
+    )
     assert network.steps == tuple(steps)
     assert level_shapes(context, network.factors)[-1] == coarsest
     assert network.fire_rate == 0.5
@@ -177,7 +181,7 @@ def test_a_cascades_second_stage_takes_the_labels_as_channels(name, n_in, channe
     many = {**DATA, "input_channels": 5, "num_classes": 46, "foreground_labels": 45}
     extended = extend_plans(PLANS, **many)
     network = build(extended, name, n_in, 46)
-    assert (network.channels, network.hidden) == (channels, 4 * channels)
+    assert (network.level_channels[0], network.level_hidden[0]) == (channels, 4 * channels)
 
 
 def test_regions_have_no_constant_background():

@@ -109,7 +109,7 @@ FAULTS = [
     (set_to(NETWORK + "steps", []), "steps is []"),
     (set_to(NETWORK + "steps", 10), "steps is 10"),
     (set_to(NETWORK + "channels", 10**7), "channels is 10000000"),
-    (set_to(NETWORK + "channels", 3), "channels is 3, but the cells hold 2 channels of the image"),
+    (set_to(NETWORK + "channels", 3), "channels is 3, but the cells of every level hold 2 ch"),
     (set_to(NETWORK + "hidden", 10**9), "hidden is 1000000000"),
     (set_to(NETWORK + "hidden", 0), "hidden is 0"),
     (set_to(NETWORK + "factors", [[2, 2, 2]]), "factors is [[2, 2, 2]], but must be"),
