@@ -72,6 +72,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "loss on the finest level": {"octreenca": {"loss_on_levels": 0.0}},
     "equal loss on all levels": {"octreenca": {"loss_on_levels": 1.0}},
     "channels 16, 24, 32, 48": {"arch_kwargs": {"channels": [16, 24, 32, 48], "hidden": None}},
+    "channels 16, 32, 48, 64": {"arch_kwargs": {"channels": [16, 32, 48, 64], "hidden": None}},
     "random steps": {"trial": {"random_steps": 3}},
     "predict at rate 1": {"trial": {"predict_fire_rate": 1.0}},
     "random start": {"trial": {"start_std": 0.01}},
