@@ -29,8 +29,11 @@ EVERY_PUSH = (
     "one slide, C++",
     "one volume",
     "streamed slide, C++",
+    "hippocampus, wide coarse levels, C++",
 )
 NIGHTLY = (
+    "hippocampus, wide coarse levels",
+    "streamed slide, wide coarse levels, C++",
     "one volume, C++",
     "pathology, C++",
     "radiology, cropped, a loss on every level",
