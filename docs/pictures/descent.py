@@ -68,7 +68,7 @@ def trained(iterations: int) -> OctreeNCA:
 def descent(network: OctreeNCA, image: torch.Tensor) -> list[torch.Tensor]:
     """The organ's logit (y, x) after each level of an image (y, x), coarsest first."""
     pyramid = image_pyramid(image[None, None], network.factors)
-    state, logits = torch.zeros(1, network.channels, *pyramid[-1].shape[2:]), []
+    state, logits = torch.zeros(1, network.level_channels[-1], *pyramid[-1].shape[2:]), []
     for level in reversed(range(len(network.steps))):
         if level < len(network.factors):
             state = upsample(state, network.factors[level], pyramid[level].shape[2:])

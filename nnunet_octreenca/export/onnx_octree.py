@@ -141,9 +141,8 @@ def _enter(nodes: Nodes, network: OctreeNCA, level: Level, number: int, parent: 
             nodes("Slice", level.shape, int64(first), int64(end))
             for first, end in ((0, 1), (2, network.dimension + 2))
         )
-        shape = nodes(
-            "Concat", batch, int64(network.channels - network.input_channels), spatial, axis=0
-        )
+        beside = network.level_channels[number] - network.input_channels
+        shape = nodes("Concat", batch, int64(beside), spatial, axis=0)
         return nodes("Expand", np.float32(0), shape)
     for axis, (cells, factor) in enumerate(zip(level.cells, network.factors[number], strict=True)):
         if factor > 1:

@@ -17,9 +17,9 @@ def packed_network(network: OctreeNCA) -> bytes:
     threshold = fire_threshold(network.fire_rate)
     words = [
         network.dimension,
-        network.channels,
+        network.level_channels[0],
         network.input_channels,
-        network.hidden,
+        network.level_hidden[0],
         network.logits,
         int(network.constant_background),
         len(network.steps),

@@ -24,9 +24,10 @@ from nnunet_octreenca.integration.model_files import (
 from nnunet_octreenca.integration.zoo import model_place
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning.dataset_description import DatasetDescription, description_faults
-from nnunet_octreenca.planning.network_model import MAX_CHANNELS
+from nnunet_octreenca.planning.level_sizes import MAX_CHANNELS
 from nnunet_octreenca.planning.plans_faults import plans_faults
 from nnunet_octreenca.planning.plans_model import Configuration, Plans, read_plans
+from nnunet_octreenca.planning.rules import brief
 from nnunet_octreenca.planning.value_rules import identifier, short
 from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, Checkpoint, read_checkpoint
 
@@ -68,8 +69,8 @@ class ModelReport:
     spacing: list[float] | None = None
     levels: int | None = None
     steps: list[int] | None = None
-    channels: int | None = None
-    hidden: int | None = None
+    channels: int | list[int] | None = None
+    hidden: int | list[int] | None = None
     parameters: int | None = None
     folds: list[str] = field(default_factory=list)
     checkpoints: list[CheckpointReport] = field(default_factory=list)
@@ -273,7 +274,7 @@ def _describe(
     if network is not None:
         report.levels = len(network.steps)
         report.steps = list(network.steps)
-        report.channels, report.hidden = network.channels, network.hidden
+        report.channels, report.hidden = brief(network.channels), brief(network.hidden)
         if dataset is not None:
             report.parameters = network.parameters(configuration.input_channels(dataset))
 
@@ -325,7 +326,7 @@ def _shapes(
     """Of an OctreeNCA's weights, without their memory."""
     network = configuration.network
     assert network is not None
-    assert network.channels <= MAX_CHANNELS
+    assert max(network.channels) <= MAX_CHANNELS
     with torch.device("meta"):
         module = OctreeNCA(
             configuration.input_channels(dataset),

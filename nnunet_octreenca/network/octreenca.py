@@ -1,6 +1,7 @@
 """OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isfinite
 from typing import TypedDict
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.network.channels import brief, channel_map, check_levels, of_levels
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import (
     Crop,
@@ -18,11 +20,18 @@ from nnunet_octreenca.octree import (
     upsample,
     windows,
 )
-from nnunet_octreenca.ops import Automaton, Engine, engine_for, nca_steps_channels_last
+from nnunet_octreenca.ops import (
+    Automaton,
+    Engine,
+    engine_for,
+    nca_steps_channels_last,
+    torch_engine,
+)
 from nnunet_octreenca.ops.automaton import state_logits
 from nnunet_octreenca.ops.engine import ENGINES, DescentEngine, OctreeEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.hand_down import hand_down
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, precision
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -32,8 +41,8 @@ class NetworkSizes(TypedDict):
 
     factors: Factors
     steps: tuple[int, ...]
-    channels: int
-    hidden: int
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
     input_channels: int
     num_classes: int
 
@@ -51,8 +60,11 @@ class OctreeNCA(nn.Module):
         dimension: 2 or 3 spatial axes.
         factors: L - 1 rows with 1 or 2 per axis, finest first; L levels.
         steps: steps of each of the L levels, finest first.
-        channels: C, channels of a cell's state: n_in image, K logits, the rest hidden.
-        hidden: H, hidden units of the update; 4 C if left out.
+        channels: C, channels of a cell's state: n_in image, K logits, the rest hidden. One number
+            for all levels (the paper), or one for each, finest first: coarse levels have few cells,
+            so that their channels cost little. Between levels that differ, logits and hidden
+            channels pass a linear map.
+        hidden: H, hidden units of the update, of all levels or of each; 4 C if left out.
         fire_rate: probability that a cell applies its update.
         constant_background: True for plain labels: the network emits num_classes - 1 logits
             and the background's is the constant 0, so that the label is the largest logit
@@ -61,6 +73,11 @@ class OctreeNCA(nn.Module):
             parameters are those of the standardized image, `level_weights` has both in it, so
             that nothing else knows of them. None: the image as it is (the paper).
         input_std: n_in numbers above 0.
+
+    Attributes:
+        level_channels: C of every level, finest first.
+        level_hidden: H of every level.
+        from_parent: the maps from level l + 1 to l by the name of l, where the channels differ.
 
     Raises:
         ValueError: arguments that do not fit one another; the message names the values.
@@ -87,8 +104,8 @@ class OctreeNCA(nn.Module):
         dimension: int,
         factors: Sequence[Sequence[int]],
         steps: Sequence[int],
-        channels: int = 16,
-        hidden: int | None = None,
+        channels: int | Sequence[int] = 16,
+        hidden: int | Sequence[int] | None = None,
         fire_rate: float = 0.5,
         constant_background: bool = True,
         input_mean: Sequence[float] | None = None,
@@ -102,10 +119,12 @@ class OctreeNCA(nn.Module):
         self.dimension = int(dimension)
         self.factors = tuple(tuple(int(f) for f in row) for row in factors)
         self.steps = tuple(int(s) for s in steps)
-        self.channels = int(channels)
-        self.hidden = 4 * self.channels if hidden is None else int(hidden)
         self.fire_rate = float(fire_rate)
         self._check()
+        self.level_channels = of_levels("channels", channels, len(self.steps))
+        units = [4 * own for own in self.level_channels] if hidden is None else hidden
+        self.level_hidden = of_levels("hidden", units, len(self.steps))
+        check_levels(self.level_channels, self.level_hidden, self.input_channels, self.logits)
         self.standardizes = input_mean is not None or input_std is not None
         if self.standardizes:
             mean, std = self._statistics(input_mean or (), input_std or ())
@@ -114,22 +133,24 @@ class OctreeNCA(nn.Module):
         # Of the fire draws where a call gives none; the predictor sets it.
         self.seed = 0
         self.levels = nn.ModuleList(
-            LevelNCA(self.dimension, self.channels, self.input_channels, self.hidden)
-            for _ in self.steps
+            LevelNCA(self.dimension, own, self.input_channels, hidden_units)
+            for own, hidden_units in zip(self.level_channels, self.level_hidden, strict=True)
+        )
+        self.from_parent = nn.ModuleDict(
+            {
+                str(level): channel_map(above - self.input_channels, own - self.input_channels)
+                for level, (own, above) in enumerate(pairwise(self.level_channels))
+                if own != above
+            }
         )
 
     def _check(self) -> None:
         if self.dimension not in (2, 3):
             raise ValueError(f"dimension ({self.dimension}) must be 2 or 3")
-        if self.input_channels < 1 or self.logits < 1 or self.hidden < 1:
+        if self.input_channels < 1 or self.logits < 1:
             raise ValueError(
-                f"input_channels ({self.input_channels}), logits ({self.logits}, of "
-                f"{self.num_classes} classes) and hidden ({self.hidden}) must be at least 1"
-            )
-        if self.channels < self.input_channels + self.logits:
-            raise ValueError(
-                f"channels ({self.channels}) must hold {self.input_channels} image channels and "
-                f"{self.logits} logits"
+                f"input_channels ({self.input_channels}) and logits ({self.logits}, of "
+                f"{self.num_classes} classes) must be at least 1"
             )
         total_factors(self.factors, self.dimension)
         if len(self.steps) != len(self.factors) + 1:
@@ -421,16 +442,17 @@ class OctreeNCA(nn.Module):
         return {
             "factors": self.factors,
             "steps": self.steps,
-            "channels": self.channels,
-            "hidden": self.hidden,
+            "channels": self.level_channels,
+            "hidden": self.level_hidden,
             "input_channels": self.input_channels,
             "num_classes": self.num_classes,
         }
 
     def engine(self) -> Engine:
         """What computes on tensors where the network lies."""
-        weights = self._parameters_of(0)
-        return engine_for(weights.hidden_weight, weights)
+        weights = [self._parameters_of(level) for level in range(len(self.steps))]
+        engine = engine_for(weights[0].hidden_weight, *weights)
+        return engine if engine.unequal_levels or not self.from_parent else torch_engine
 
     def _descent_engine(self, images: Sequence[Tensor]) -> DescentEngine | None:
         """What takes a training step through all levels in one call, if anything does."""
@@ -462,12 +484,21 @@ class OctreeNCA(nn.Module):
         assert isinstance(automaton, LevelNCA)
         return automaton.weights()
 
+    def _map_to(self, level: int) -> Tensor | None:
+        """The matrix from a level's parents, (C - n_in, C of the parents - n_in)."""
+        if str(level) not in self.from_parent:
+            return None
+        linear = self.from_parent[str(level)]
+        assert isinstance(linear, nn.Linear)
+        return linear.weight
+
     def automaton(self) -> Automaton:
         """All levels in the form that engines run."""
         return Automaton(
             [self.level_weights(level) for level in range(len(self.steps))],
             self.steps,
             self.factors,
+            [self._map_to(level) for level in range(len(self.factors))],
             self.fire_rate,
             self.logits,
             self.constant_background,
@@ -476,14 +507,14 @@ class OctreeNCA(nn.Module):
     def enter_level(
         self, level: int, image: Tensor, boxes: list[Window], parent: Tensor | None
     ) -> Tensor:
-        """The state a level begins with: its image and the parents' other channels.
+        """The state a level begins with: its image and what the parents hand down.
 
         Args:
             level: 0 for the finest.
             image: of that level or of its window, (N, n_in, *spatial).
             boxes: what every level computes, finest first (`octree.windows`).
-            parent: last state of the next coarser level, (N, *spatial, C); None on the coarsest,
-                which starts from zeros.
+            parent: last state of the next coarser level, (N, *spatial, C of that level); None on
+                the coarsest, which starts from zeros.
 
         Returns:
             (N, *spatial, C).
@@ -491,11 +522,11 @@ class OctreeNCA(nn.Module):
         here = boxes[level]
         image = _cut(image, here).movedim(1, -1)
         if parent is None:
-            rest = self.channels - self.input_channels
+            rest = self.level_channels[level] - self.input_channels
             others = image.new_zeros((*image.shape[:-1], rest))
         else:
             above = boxes[level + 1]
-            parent = parent[..., self.input_channels :]
+            parent = self._handed_down(level, parent[..., self.input_channels :])
             # Samples with the same origins are upsampled together.
             places = list(zip(here.origins, above.origins, strict=True))
             together = [slice(None)] if len(set(places)) == 1 else range(len(places))
@@ -513,12 +544,21 @@ class OctreeNCA(nn.Module):
             )
         return torch.cat([image, others], -1)
 
+    def _handed_down(self, level: int, others: Tensor) -> Tensor:
+        """What a level takes of its parents' logits and hidden channels (N, *spatial, channels)."""
+        matrix = self._map_to(level)
+        if matrix is None:
+            return others
+        if torch.compiler.is_compiling():  # which cannot look for an engine
+            return torch_engine.hand_down(others, matrix)
+        return hand_down(others, matrix, self.engine())
+
     def extra_repr(self) -> str:
         """What `print(network)` shows besides the levels."""
         return (
             f"input_channels={self.input_channels}, num_classes={self.num_classes}, "
-            f"channels={self.channels}, hidden={self.hidden}, factors={self.factors}, "
-            f"steps={self.steps}, fire_rate={self.fire_rate}"
+            f"channels={brief(self.level_channels)}, hidden={brief(self.level_hidden)}, "
+            f"factors={self.factors}, steps={self.steps}, fire_rate={self.fire_rate}"
         )
 
 

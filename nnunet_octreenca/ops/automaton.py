@@ -36,6 +36,9 @@ class Automaton(NamedTuple):
         weights: of all levels.
         steps: of all levels.
         factors: of the way from every level but the coarsest to the next, 1 or 2 an axis.
+        from_parent: of the same ways, (C - n_in, C of the parents - n_in): the matrix that the
+            parents' logits and hidden channels are multiplied with before they are copied to the
+            children; None where both have as many channels and are copied as they are.
         fire_rate: probability that a cell applies its update, 0 to 1.
         logits: K; channels n_in to n_in + K of the state.
         background: label 0 where no logit is above 0; logits get a channel of zeros in front.
@@ -44,6 +47,7 @@ class Automaton(NamedTuple):
     weights: Sequence[StepWeights]
     steps: Sequence[int]
     factors: Sequence[Sequence[int]]
+    from_parent: Sequence[Tensor | None]
     fire_rate: float
     logits: int
     background: bool
@@ -52,11 +56,6 @@ class Automaton(NamedTuple):
     def dimension(self) -> int:
         """2 or 3 spatial axes."""
         return self.weights[0].dimension
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.weights[0].channels
 
     @property
     def input_channels(self) -> int:

@@ -26,12 +26,14 @@ from nnunet_octreenca.ops.cuda_program import (
 )
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, wanted_engine
+from nnunet_octreenca.ops.torch_engine import hand_down
 from nnunet_octreenca.ops.weights import StepWeights
 
 __all__ = [
     "backward",
     "backward_needs_out",
     "forward",
+    "hand_down",
     "low_precision",
     "name",
     "octree",
@@ -40,6 +42,7 @@ __all__ = [
     "padded_channels",
     "supports",
     "trajectory_channels",
+    "unequal_levels",
     "unsupported_reason",
 ]
 
@@ -47,6 +50,7 @@ name = "cuda"
 backward_needs_out = False
 low_precision = True
 on_gpu = True
+unequal_levels = False
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:

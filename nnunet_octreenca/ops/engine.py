@@ -38,6 +38,10 @@ class Engine(Protocol):
     def on_gpu(self) -> bool:
         """Whether it computes in a GPU's memory only."""
 
+    @property
+    def unequal_levels(self) -> bool:
+        """Whether the levels of whole octrees can differ in channels."""
+
     def supports(self, tensor: Tensor, weights: StepWeights) -> bool:
         """Whether the engine computes on such a tensor, with weights of these sizes.
 
@@ -87,6 +91,15 @@ class Engine(Protocol):
             grad_out: gradient of the last state, (N, *spatial, C), any strides.
             out, trajectory: what `forward` returned; `out` may be empty unless
                 `backward_needs_out`.
+        """
+
+    def hand_down(self, others: Tensor, from_parent: Tensor) -> Tensor:
+        """What children take of their parents' logits and hidden channels, on the parents' grid:
+        the bits of the engine's whole octrees, not differentiable.
+
+        Args:
+            others: (N, *spatial, C of the parents - n_in), any strides.
+            from_parent: (C of the children - n_in, C of the parents - n_in).
         """
 
 
@@ -195,13 +208,13 @@ def engine_named(name: str) -> Engine:
     return _BY_NAME[name]
 
 
-def engine_for(tensor: Tensor, weights: StepWeights) -> Engine:
-    """The engine that computes on such a tensor with weights of these sizes.
+def engine_for(tensor: Tensor, *weights: StepWeights) -> Engine:
+    """The engine that computes on such a tensor with weights of these sizes, of one level or more.
 
     Raises:
         EnvironmentMismatchError: `OCTREENCA_ENGINE` names one that cannot be used.
     """
     for engine in ENGINES:
-        if engine.supports(tensor, weights):
+        if all(engine.supports(tensor, own) for own in weights):
             return engine
     raise AssertionError("the PyTorch engine takes every tensor")

@@ -22,6 +22,7 @@ name = "torch"
 backward_needs_out = False
 low_precision = False
 on_gpu = False
+unequal_levels = True
 
 # Cells computed at once: on a CPU the chunk's 2 C + H floats a cell stay in the L2 cache,
 # on a GPU a launch has enough to do (and 128 MiB of it at C = 16).
@@ -82,7 +83,9 @@ def _chunks(cells: Tensor) -> Iterator[Tensor]:
 def _padded(cells: Tensor) -> Tensor:
     """Repeat the last cell until there is a multiple of `_ROWS`."""
     missing = -len(cells) % _ROWS
-    return torch.cat([cells, cells[-1:].expand(missing)]) if missing else cells
+    if not missing:
+        return cells
+    return torch.cat([cells, cells[-1:].expand(missing, *cells.shape[1:])])
 
 
 def _inputs(state: Tensor, perceived: Tensor, cells: Tensor) -> Tensor:
@@ -95,6 +98,26 @@ def _inputs(state: Tensor, perceived: Tensor, cells: Tensor) -> Tensor:
         ],
         1,
     )
+
+
+def hand_down(others: Tensor, from_parent: Tensor) -> Tensor:
+    """What children take of their parents' logits and hidden channels, on the parents' grid.
+
+    Here differentiable with respect to both.
+
+    Args:
+        others: (N, *spatial, C of the parents - n_in).
+        from_parent: (C of the children - n_in, C of the parents - n_in).
+
+    Returns:
+        (N, *spatial, C of the children - n_in).
+    """
+    with torch.autocast(others.device.type, enabled=False):
+        mapped = [
+            functional.linear(_padded(cells), from_parent)[: len(cells)]
+            for cells in _chunks(others.reshape(-1, others.shape[-1]))
+        ]
+    return torch.cat(mapped).view(*others.shape[:-1], from_parent.shape[0])
 
 
 def step(state: Tensor, weights: StepWeights, cells: Tensor, out: Tensor) -> None:
@@ -251,11 +274,12 @@ def octree_windows(
         number, origin = part.finest + len(images) - 1, part.origins[len(images) - 1]
         image = images.pop().movedim(1, -1)
         if current is None:
-            hidden = automaton.channels - automaton.input_channels
+            hidden = automaton.weights[number].channels - automaton.input_channels
             others = image.new_zeros((*image.shape[:-1], hidden))
         else:
+            others, matrix = current[..., automaton.input_channels :], automaton.from_parent[number]
             others = upsample(
-                current[..., automaton.input_channels :],
+                others if matrix is None else hand_down(others, matrix),
                 automaton.factors[number],
                 image.shape[1:-1],
                 (origin, *rest),

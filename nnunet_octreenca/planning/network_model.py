@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.planning import known_names
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
+from nnunet_octreenca.planning.level_sizes import MAX_CHANNELS, MAX_HIDDEN, MAX_LEVELS
+from nnunet_octreenca.planning.rules import of_levels
 from nnunet_octreenca.planning.value_rules import (
     Rule,
     broken,
     flag,
     number,
+    one_or_list,
     optional,
     short,
     some,
@@ -19,22 +23,19 @@ from nnunet_octreenca.planning.value_rules import (
 )
 
 # Far above what can be trained; a number beyond them is a mistake or an attack.
-MAX_LEVELS = 32
 MAX_STEPS = 10_000
-MAX_CHANNELS = 4_096
-MAX_HIDDEN = 65_536
 MAX_PARAMETERS = 500_000_000
 
 _NETWORK: dict[str, Rule] = {
     "dimension": whole(2, 3),
-    "channels": whole(1, MAX_CHANNELS),
-    "hidden": optional(whole(1, MAX_HIDDEN)),
     "steps": some(whole(0, MAX_STEPS), range(1, MAX_LEVELS + 1)),
     "fire_rate": number(0, 1, above=True),
     "constant_background": flag(),
     "input_mean": optional(some(number(), range(1, MAX_CHANNELS + 1))),
     "input_std": optional(some(number(0, above=True), range(1, MAX_CHANNELS + 1))),
 }
+# Whose lengths the number of levels decides.
+_OF_LEVELS = ("factors", "channels", "hidden")
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Network:
 
     Attributes:
         dimension: spatial axes.
-        channels: of a cell's state.
-        hidden: units of the update.
+        channels: of a cell's state, of every level, finest first.
+        hidden: units of the update, of every level.
         factors: L - 1 rows with 1 or 2 per axis, finest first.
         steps: of every level, finest first.
         fire_rate: probability of an update.
@@ -53,8 +54,8 @@ class Network:
     """
 
     dimension: int
-    channels: int
-    hidden: int
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
     factors: tuple[tuple[int, ...], ...]
     steps: tuple[int, ...]
     fire_rate: float
@@ -65,24 +66,30 @@ class Network:
     def parameters(self, input_channels: int) -> int:
         """Numbers in the network's weights.
 
-        >>> Network(2, 16, 64, ((2, 2),) * 4, (10,) * 5, 0.5, True).parameters(3)
+        >>> Network(2, (16,) * 5, (64,) * 5, ((2, 2),) * 4, (10,) * 5, 0.5, True).parameters(3)
         15520
         """
-        perceive: int = self.channels * (3**self.dimension + 1)
-        update = 2 * self.channels * self.hidden + self.hidden
-        return len(self.steps) * (
-            perceive + update + self.hidden * (self.channels - input_channels)
+        levels: int = sum(
+            own * (3**self.dimension + 1) + hidden * (3 * own + 1 - input_channels)
+            for own, hidden in zip(self.channels, self.hidden, strict=True)
         )
+        maps = sum(
+            (own - input_channels) * (above - input_channels)
+            for own, above in pairwise(self.channels)
+            if own != above
+        )
+        return levels + maps
 
 
 def read_network(arguments: JsonMapping) -> Network:
     """The network of `arch_kwargs` in which `network_faults` finds nothing."""
-    channels = arguments.get("channels", 16)
+    levels = len(arguments["steps"])
+    channels = of_levels(arguments.get("channels", 16), levels)
     hidden = arguments.get("hidden")
     return Network(
         dimension=arguments["dimension"],
         channels=channels,
-        hidden=4 * channels if hidden is None else hidden,
+        hidden=tuple(4 * own for own in channels) if hidden is None else of_levels(hidden, levels),
         factors=tuple(map(tuple, arguments["factors"])),
         steps=tuple(arguments["steps"]),
         fire_rate=float(arguments.get("fire_rate", 0.5)),
@@ -136,7 +143,7 @@ def _import_faults(
 
 
 def _octreenca_faults(arguments: JsonMapping, place: str) -> Iterator[str]:
-    unknown = sorted(map(str, set(arguments) - set(_NETWORK) - {"factors"}))
+    unknown = sorted(map(str, set(arguments) - set(_NETWORK) - set(_OF_LEVELS)))
     if unknown:
         yield (
             f"{place[:-1]} has {short(unknown[0])}, which is not an argument of OctreeNCA; remove "
@@ -150,5 +157,9 @@ def _octreenca_faults(arguments: JsonMapping, place: str) -> Iterator[str]:
     row = some(whole(1, 2), (axes,))
     factors = some(row, (levels - 1,))
     wanted = f"{levels - 1} rows, one fewer than steps, each {row.wanted}"
-    rules = {"factors": Rule(factors.good, wanted)}
+    rules = {
+        "factors": Rule(factors.good, wanted),
+        "channels": one_or_list(whole(1, MAX_CHANNELS), (levels,)),
+        "hidden": optional(one_or_list(whole(1, MAX_HIDDEN), (levels,))),
+    }
     yield from broken(arguments, rules, required=("factors",), place=place)

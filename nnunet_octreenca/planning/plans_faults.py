@@ -305,10 +305,11 @@ def _match_faults(
     network = read_network(architecture["arch_kwargs"])
     inputs = channels + len(dataset.foreground) * (values.get("previous_stage") is not None)
     logits = dataset.heads - network.constant_background
-    if network.channels < inputs + logits:
+    if min(network.channels) < inputs + logits:
+        given = short(architecture["arch_kwargs"].get("channels", 16))
         yield (
-            f"{place}architecture.arch_kwargs.channels is {network.channels}, but the cells hold "
-            f"{inputs} channels of the image and {logits} logits"
+            f"{place}architecture.arch_kwargs.channels is {given}, but the cells of every level "
+            f"hold {inputs} channels of the image and {logits} logits"
         )
     statistics = {len(network.input_mean), len(network.input_std)}
     if statistics != {0} and statistics != {inputs}:

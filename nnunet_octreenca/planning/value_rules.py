@@ -69,6 +69,19 @@ def optional(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.accepts(value), f"null or {rule.wanted}")
 
 
+def one_or_list(rule: Rule, lengths: Collection[int]) -> Rule:
+    """A value, or a list of so many.
+
+    >>> levels = one_or_list(whole(1, 9), (2,))
+    >>> levels.accepts(3), levels.accepts([3, 4]), levels.accepts([3, 10]), levels.accepts([3])
+    (True, True, False, False)
+    """
+    many = some(rule, lengths)
+    return Rule(
+        lambda value: rule.accepts(value) or many.accepts(value), f"{rule.wanted}, or {many.wanted}"
+    )
+
+
 def some(rule: Rule, lengths: Collection[int]) -> Rule:
     """A list of so many values."""
     counts = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 3 else " or ".join(

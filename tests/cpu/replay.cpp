@@ -167,6 +167,11 @@ void replay_octree(Reader& from, int number) {
     levels[i].steps = static_cast<int>(from.number());
     for (int& factor : levels[i].factor) factor = static_cast<int>(from.number());
   }
+  std::vector<std::vector<float>> maps;  // empty where channels are copied
+  for (std::size_t i = 0; i + 1 < count; ++i) {
+    maps.push_back(from.array());
+    if (!maps[i].empty()) levels[i].from_parent = maps[i].data();
+  }
   const Shape shape = read_shape(from, weights[0].dimension);
   const auto seed = static_cast<std::uint64_t>(from.number());
   const auto threshold = static_cast<std::uint64_t>(from.number());
@@ -279,7 +284,7 @@ int one_pass(int size) {
     for (int a = 0; a < 5; ++a) {
       for (std::size_t n = 0; n < sizes[a]; ++n) level.arrays[a].push_back(draw(0.2));
     }
-    levels[i] = {level.raw(), 10, {1, 2, 2}};
+    levels[i] = {level.raw(), 10, {1, 2, 2}, nullptr};
   }
   levels[4].steps = (size + 15) / 16;
   std::vector<float> pixels(static_cast<std::size_t>(3 * size * size));

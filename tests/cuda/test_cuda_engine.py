@@ -460,8 +460,8 @@ def test_a_network_trains_and_predicts_as_with_pytorch(shape, options, network_o
 
     exact = OctreeNCA(
         network.input_channels, network.num_classes, dimension=network.dimension,
-        factors=network.factors, steps=network.steps, channels=network.channels,
-        hidden=network.hidden, constant_background=network.constant_background,
+        factors=network.factors, steps=network.steps, channels=network.level_channels,
+        hidden=network.level_hidden, constant_background=network.constant_background,
     ).double()  # fmt: skip
     exact.load_state_dict(network.state_dict())
     pixels = image.detach().double().requires_grad_()

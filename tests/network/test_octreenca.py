@@ -36,7 +36,7 @@ def composed(network, image, seed):
     for level in reversed(range(len(network.steps))):
         here = pyramid[level]
         if state is None:
-            rest = here.new_zeros(len(here), network.channels - n_in, *here.shape[2:])
+            rest = here.new_zeros(len(here), network.level_channels[level] - n_in, *here.shape[2:])
         else:
             rest = upsample(state[:, n_in:], network.factors[level], here.shape[2:])
         nca = network.levels[level]

@@ -42,7 +42,9 @@ def test_the_walk_ends_with_the_bits_of_the_forward_pass(
         *((0, step) for step in range(4)),
     ]
     shapes = level_shapes(image.shape[2:], network.factors)
-    assert all(m.state.shape == (1, *shapes[m.level], network.channels) for m in moments)
+    assert all(
+        m.state.shape == (1, *shapes[m.level], network.level_channels[m.level]) for m in moments
+    )
 
 
 def test_of_a_network_that_standardizes_its_image():

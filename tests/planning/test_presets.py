@@ -31,7 +31,7 @@ def test_preset(name, n_in, parameters, context, coarsest, crop, batch, steps):
     assert [tuple(row) for row in kwargs["factors"]] == level_factors(context)
     assert level_shapes(context, kwargs["factors"])[-1] == coarsest
     assert kwargs["steps"] == [10, 10, 10, 10, steps]
-    assert (network.channels, network.hidden, network.fire_rate) == (16, 64, 0.5)
+    assert (network.level_channels[0], network.level_hidden[0], network.fire_rate) == (16, 64, 0.5)
     assert preset["batch_size"] == batch
     assert preset["architecture"]["network_class_name"] == NETWORK_CLASS
     settings = Settings.from_plans(preset["octreenca"])

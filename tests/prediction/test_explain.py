@@ -47,7 +47,7 @@ def test_the_last_view_is_the_networks_result(folder):
     assert np.allclose(watched.views[-1].image[0], np.moveaxis(pixels, -1, 0))
     assert len(watched.views) == moments(model.networks[0], 1)
     network = model.networks[0]
-    assert len(watched.views[0].hidden) == network.channels - 3 - network.logits
+    assert len(watched.views[0].hidden) == network.level_channels[0] - 3 - network.logits
 
 
 def test_logits_are_shown_where_they_were_trained(folder, tmp_path):
