@@ -454,9 +454,10 @@ class OctreeNCA(nn.Module):
         """Why PyTorch computes on an image."""
         for engine in ENGINES:
             if isinstance(engine, OctreeEngine) and engine.on_gpu == image.is_cuda:
-                reason = engine.unsupported_reason(image, self._parameters_of(0))
-                if reason is not None:
-                    return reason
+                for level in range(len(self.steps)):
+                    reason = engine.unsupported_reason(image, self._parameters_of(level))
+                    if reason is not None:
+                        return reason
         if image.dtype != torch.float32:
             return f"this image is {image.dtype}"
         if only_pytorch_wanted():

@@ -48,7 +48,7 @@ name = "cuda"
 backward_needs_out = False
 low_precision = True
 on_gpu = True
-unequal_levels = False
+unequal_levels = True
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:

@@ -84,6 +84,8 @@ def check_octree(
             )
         automaton.weights[number].check()
         automaton.weights[number].check_like(image, f"image of level {number}")
+    for number, matrix in enumerate(automaton.from_parent):
+        _check_map(matrix, automaton, number, device)
     if part.parent is not None:
         _check_type("the parents' state", part.parent, (state_type,), device)
     shape = (finest.shape[0], *finest.shape[2:])
@@ -94,6 +96,21 @@ def check_octree(
         classes = automaton.logits + automaton.background
         _check_type("values", values, (torch.float32,), device)
         _check_filled("values", values, (shape[0], classes, *shape[1:]))
+
+
+def _check_map(
+    matrix: Tensor | None, automaton: Automaton, level: int, device: torch.device
+) -> None:
+    """What a level's children take of their parents fits both levels' channels."""
+    own, above = (w.channels - w.input_channels for w in automaton.weights[level : level + 2])
+    if matrix is not None:
+        _check_type(f"the map to level {level}", matrix, (torch.float32,), device)
+    shape = (above, above) if matrix is None else tuple(matrix.shape)
+    if shape != (own, above):
+        raise ValueError(
+            f"the map to level {level} {'is missing' if matrix is None else shape}: the levels' "
+            f"channels need ({own}, {above})"
+        )
 
 
 def _check_type(

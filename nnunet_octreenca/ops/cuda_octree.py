@@ -33,7 +33,8 @@ def octree(
     """All levels of a batch of images; writes labels or logits.
 
     Besides the images of all levels, two states of the finest level are held and nothing else of
-    its size: 64 bytes a cell in float16 and 128 in float32 at 16 channels.
+    its size: 64 bytes a cell in float16 and 128 in float32 at 16 channels. Levels may differ in
+    channels.
 
     Args:
         image: (N, n_in, *spatial) float32.
@@ -108,7 +109,11 @@ def run_levels(
     rest = (0,) * (automaton.dimension - 1)
     current: Tensor | None = None
     with cuda_device.current(pyramid[0]):
-        schedule = schedule_for(device, automaton.weights[0], kind, automaton.fire_rate)
+        # All are chosen before there is a state: some are timed, with states of their own.
+        schedules = [
+            schedule_for(device, weights, kind, automaton.fire_rate)
+            for weights in automaton.weights
+        ]
         while pyramid:
             number, origin = part.finest + len(pyramid) - 1, part.origins[len(pyramid) - 1]
             image = pyramid.pop().contiguous()
@@ -124,8 +129,11 @@ def run_levels(
                 shape=shape,
                 batch=batch,
                 draws=FireDraws(automaton.fire_rate, seed, number, (origin, *rest) * batch),
-                schedule=schedule,
+                schedule=schedules[number],
             )
+            if parent is not None:
+                current = None  # once handed down, it is held no longer
+                parent = _handed_down(run, parent, automaton.from_parent[number])
             current = torch.empty(
                 (batch, *shape, run.configuration.padded),
                 dtype=torch.float16 if half else torch.float32,
@@ -202,6 +210,35 @@ def _run_steps(
         current, spare = spare, current
         done += count
     return current
+
+
+def _handed_down(run: LevelLaunches, parent: Tensor, from_parent: Tensor | None) -> Tensor:
+    """The parents' channels beside the image as their children have them, on the parents' cells.
+
+    Args:
+        run: of the children's level.
+        parent: (N, *spatial, C of the parents, padded).
+        from_parent: `Automaton.from_parent` of this way.
+
+    Returns:
+        (N, *spatial, C of the children, padded); the image's channels mean nothing.
+    """
+    if from_parent is None:
+        return parent
+    above, own, inputs = parent.shape[-1], run.configuration.padded, run.configuration.inputs
+    rows, columns = from_parent.shape
+    weights = from_parent.new_zeros(above, own)  # [parents' channel][children's]
+    weights[inputs : inputs + columns, inputs : inputs + rows] = from_parent.t()
+    mapped = parent.new_empty((*parent.shape[:-1], own))
+    cells = mapped.shape[:-1].numel()
+    run.loaded.launch(
+        "map",
+        grid(cells * own // 4),
+        arguments(
+            "MapArguments", cells, above, parent.data_ptr(), weights.data_ptr(), mapped.data_ptr()
+        ),
+    )
+    return mapped
 
 
 def _enter(

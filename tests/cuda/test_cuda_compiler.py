@@ -95,7 +95,7 @@ def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, ca
 def test_the_main_kernels_spill_nothing():
     rows = compile_kernels(90, NETWORKS[:1])
     assert {row["kernel"] for row in rows} == {
-        "pack", "draw", "enter", "leave", "forward_1", "forward_2", "backward_cells",
+        "pack", "draw", "enter", "map", "leave", "forward_1", "forward_2", "backward_cells",
         "backward_perceive", "reduce",
     }  # fmt: skip
     assert all(row["stack_bytes"] == 0 for row in rows)
