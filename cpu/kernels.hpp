@@ -49,6 +49,22 @@ struct Weights {
   const std::uint32_t* update_pairs;  // [ceil(H / 2)][padded_channels]
 };
 
+// The linear map from the parents' logits and hidden channels to the children's, where these differ.
+// Its columns are padded to whole vectors, and zero for the image's channels.
+template <class T>
+struct LevelMap {
+  int inputs;                            // n_in
+  int parents, children;                 // C of either level
+  int padded_parents, padded_children;
+  const T* forward;   // [parents - n_in][padded_children]
+  const T* backward;  // [children - n_in][padded_parents]
+
+  // Numbers of scratch memory that either way needs.
+  std::int64_t scratch() const {
+    return std::int64_t{kChunk} * (2 * padded_parents + padded_children);
+  }
+};
+
 // Which cells of a slice fire, row by row.
 struct Fired {
   std::uint32_t* x;      // of all fired cells, one row after the other; room for kFiredRoom more
@@ -125,6 +141,11 @@ struct Operations {
   // Cells of a state that have a channel which is NaN or infinite.
   std::int64_t (*non_finite)(const Sizes& sizes, std::int64_t cells, const S* state);
 
+  // What the children of `cells` parents, `stride` numbers apart, take of them:
+  // [cells][padded children], the image's channels 0.
+  void (*hand_down)(const LevelMap<T>& map, std::int64_t cells, const S* parents,
+                    std::int64_t stride, T* scratch, S* to);
+
   // ---- backward; only where T and S are the same ----
 
   // Puts the log's values back into the fired cells' changing channels: undoes a step.
@@ -136,6 +157,10 @@ struct Operations {
   // Copies the fired cells' gradients, [count][padded_channels].
   void (*gather)(const Sizes& sizes, const Fired& fired, std::int64_t height, std::int64_t width,
                  const T* gradient, T* gathered);
+  // From the gradient of what was handed down, [cells][C of the children - n_in], that of the parents;
+  // adds to the map's, [C of the children - n_in][padded parents]. Parents are [cells][C] here.
+  void (*hand_down_backward)(const LevelMap<T>& map, std::int64_t cells, const T* parents,
+                             const T* gradient, T* scratch, T* to, T* sums);
   // Adds to the weights' gradients, and to the gradient of the three slices of the step's input.
   void (*backward)(const Slice<S>& slice, const Weights<T>& weights, Scratch<T>& scratch,
                    const Fired& fired, const T* gathered, T* const gradient[3],

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "fire.hpp"
+#include "hand_down.hpp"
 #include "kernels.hpp"
 #include "micro_kernel.hpp"
 #include "perceive.hpp"
@@ -103,14 +104,6 @@ void draw(const Draw& draw, std::int64_t height, std::int64_t width, std::uint8_
 }
 
 #endif
-
-// The micro-kernel takes whole groups: cells that are not there are zeros.
-template <class T>
-int fill_group(int count, T* rows, int stride) {
-  const int whole = (count + kGroup - 1) / kGroup * kGroup;
-  for (int i = count * stride; i < whole * stride; ++i) rows[i] = 0;
-  return whole;
-}
 
 OCTREENCA_INLINE int input_stride(const Sizes& sizes) {
   return sizes.padded_doubled + sizes.padded_channels;
@@ -427,6 +420,7 @@ constexpr Operations<T, S> prediction_operations() {
   set.forward = forward<false, T, S>;
   set.commit = commit<T, S>;
   set.non_finite = non_finite<T, S>;
+  set.hand_down = hand_down<T, S>;
   return set;
 }
 
@@ -439,6 +433,7 @@ constexpr Operations<T, S> operations() {
     set.swap = swap_log<T>;
     set.gather = gather<T>;
     set.backward = backward<T>;
+    set.hand_down_backward = hand_down_backward<T>;
   }
   return set;
 }

@@ -116,6 +116,42 @@ void PackedWeights<T>::unpack(const Gradients<T>& sums, T* perceive, T* perceive
 }
 
 template <class T>
+PackedMap<T>::PackedMap(const T* from_parent, int inputs, int children, int parents, int lanes)
+    : view_{inputs, parents, children, padded(parents, lanes), padded(children, lanes), nullptr,
+            nullptr} {
+  const int taken = parents - inputs, given = children - inputs;
+  memory_ = Buffer<T>(std::int64_t{taken} * view_.padded_children +
+                          std::int64_t{given} * view_.padded_parents,
+                      nullptr);
+  T* forward = memory_.get();
+  T* backward = forward + std::int64_t{taken} * view_.padded_children;
+  for (int j = 0; j < given; ++j) {
+    for (int k = 0; k < taken; ++k) {
+      const T weight = from_parent[j * taken + k];
+      forward[k * view_.padded_children + inputs + j] = weight;
+      backward[j * view_.padded_parents + inputs + k] = weight;
+    }
+  }
+  view_.forward = forward;
+  view_.backward = backward;
+}
+
+template <class T>
+std::int64_t PackedMap<T>::sums() const {
+  return std::int64_t{view_.children - view_.inputs} * view_.padded_parents;
+}
+
+template <class T>
+void PackedMap<T>::unpack(const T* sums, T* from_parent) const {
+  const int taken = view_.parents - view_.inputs;
+  for (int j = 0; j < view_.children - view_.inputs; ++j) {
+    for (int k = 0; k < taken; ++k) {
+      from_parent[j * taken + k] += sums[j * view_.padded_parents + view_.inputs + k];
+    }
+  }
+}
+
+template <class T>
 Workspace<T>::Workspace(const Sizes& sizes, const Shape& shape)
     : flags_(shape.width + static_cast<std::int64_t>(kAlignment)),
       x_(shape.slice_cells() + kFiredRoom),
@@ -191,6 +227,8 @@ const Operations<double, double>& operations_of(const KernelSet& kernels) {
 
 template class PackedWeights<float>;
 template class PackedWeights<double>;
+template class PackedMap<float>;
+template class PackedMap<double>;
 template class Workspace<float>;
 template class Workspace<double>;
 

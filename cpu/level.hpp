@@ -1,4 +1,4 @@
-// One level of the octree: its packed weights, and the memory that a step of a slice needs.
+// One level of the octree: its packed weights, the map from its parents, and the memory that a step of a slice needs.
 #pragma once
 
 #include <algorithm>
@@ -29,6 +29,23 @@ class PackedWeights {
   Weights<T> view_;
   Buffer<T> memory_;
   Buffer<std::uint32_t> pairs_;
+};
+
+// The map from a level's parents in the form that the kernels read.
+template <class T>
+class PackedMap {
+ public:
+  // `from_parent`: (children - n_in, parents - n_in), the numbers of channels of both.
+  PackedMap(const T* from_parent, int inputs, int children, int parents, int lanes);
+  const LevelMap<T>& view() const { return view_; }
+
+  // Numbers of a set of sums, and from them to PyTorch's layout, added to what is there.
+  std::int64_t sums() const;
+  void unpack(const T* sums, T* from_parent) const;
+
+ private:
+  LevelMap<T> view_;
+  Buffer<T> memory_;
 };
 
 // Scratch memory of a thread, and sums of gradients where wanted.

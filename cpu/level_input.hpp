@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "half.hpp"
+#include "level.hpp"
 #include "pyramid.hpp"
 #include "types.hpp"
 
@@ -19,36 +21,60 @@ inline void put(Half* to, float value) { to->bits = float_to_half(value); }
 inline float get(const float* from) { return *from; }
 inline float get(const Half* from) { return half_to_float(from->bits); }
 
+// Where a level finds its parents, and how their channels become its own.
+template <class S>
+struct Parents {
+  // (z, y) of the coarser level: where that row of parents lies. Without it every cell is an orphan.
+  std::function<const S*(std::int64_t, std::int64_t)> row;
+  std::int64_t width = 0;
+  int stride = 0;                          // numbers from one parent to the next
+  const PackedMap<float>* map = nullptr;  // null: as they are
+};
+
+// The map from a level's parents, where it has one: `levels` and their packed weights.
+inline std::unique_ptr<PackedMap<float>> map_to(const std::vector<OctreeLevel>& levels,
+                                                std::size_t level, int lanes) {
+  const OctreeLevel& own = levels[level];
+  if (own.from_parent == nullptr) return nullptr;
+  return std::make_unique<PackedMap<float>>(own.from_parent, own.weights.inputs,
+                                            own.weights.channels,
+                                            levels[level + 1].weights.channels, lanes);
+}
+
 // Fills a slice of a level: its image beside its parents' other channels (zeros on the coarsest).
 template <class S>
 class LevelInput {
  public:
-  // (z, y) of the coarser level: where that row of parents lies.
-  using ParentRow = std::function<const S*(std::int64_t, std::int64_t)>;
-
-  // Without a function every cell is an orphan.
   LevelInput(const Pyramid& pyramid, std::size_t level, const Shape& shape, const int* factor,
-           ParentRow parent_row, int inputs, int stride, int threads)
+             Parents<S> parents, int inputs, int stride, const KernelSet& kernels, int threads)
       : pyramid_(pyramid),
         level_(level),
         shape_(shape),
         factor_(factor),
-        parent_row_(std::move(parent_row)),
+        parents_(std::move(parents)),
         inputs_(inputs),
-        stride_(stride) {
+        stride_(stride),
+        operations_(operations_of<float, S>(kernels)) {
     for (int i = 0; i < threads; ++i) {
-      rows_.emplace_back(shape.width * inputs + pyramid.scratch_size());
+      Own own;
+      own.pixels = Buffer<float>(shape.width * inputs + pyramid.scratch_size());
+      if (parents_.map != nullptr) {
+        own.scratch = Buffer<float>(parents_.map->view().scratch());
+        own.handed = Buffer<S>(parents_.width * stride);
+      }
+      own_.push_back(std::move(own));
     }
   }
 
   void operator()(int thread, std::int64_t slice, S* to) const {
-    float* pixels = rows_[static_cast<std::size_t>(thread)].get();
+    Own& own = own_[static_cast<std::size_t>(thread)];
+    float* pixels = own.pixels.get();
     float* scratch = pixels + shape_.width * inputs_;
     for (std::int64_t row = 0; row < shape_.slice_height(); ++row) {
       const std::int64_t z = shape_.dimension == 2 ? 0 : slice;
       const std::int64_t y = shape_.dimension == 2 ? slice : row;
       pyramid_.row(level_, z, y, pixels, scratch);
-      const S* parents = parent_row_ ? parent_row_(z / factor_[0], y / factor_[1]) : nullptr;
+      const S* parents = parents_.row ? handed(own, z / factor_[0], y / factor_[1]) : nullptr;
       for (std::int64_t x = 0; x < shape_.width; ++x, to += stride_) {
         if (parents != nullptr) {
           std::copy_n(parents + x / factor_[2] * stride_, stride_, to);
@@ -61,13 +87,33 @@ class LevelInput {
   }
 
  private:
+  // A thread's memory.
+  struct Own {
+    Buffer<float> pixels, scratch;
+    Buffer<S> handed;  // what children take of a row of parents, and of which
+    std::int64_t z = -1, y = -1;
+  };
+
+  // A row of parents with this level's channels. Its next children often follow at once.
+  const S* handed(Own& own, std::int64_t z, std::int64_t y) const {
+    if (parents_.map == nullptr) return parents_.row(z, y);
+    if (own.z != z || own.y != y) {
+      operations_.hand_down(parents_.map->view(), parents_.width, parents_.row(z, y),
+                            parents_.stride, own.scratch.get(), own.handed.get());
+      own.z = z;
+      own.y = y;
+    }
+    return own.handed.get();
+  }
+
   const Pyramid& pyramid_;
   const std::size_t level_;
   const Shape shape_;
   const int* factor_;
-  const ParentRow parent_row_;
+  const Parents<S> parents_;
   const int inputs_, stride_;
-  std::vector<Buffer<float>> rows_;
+  const Operations<float, S>& operations_;
+  mutable std::vector<Own> own_;
 };
 
 // Writes a slice of the finest level; `shape` is that of the output.

@@ -15,6 +15,14 @@ constexpr int kSingleRows = 12;
 constexpr int kGroup = 12;
 static_assert(kChunk % kGroup == 0, "chunks are made of groups");
 
+// Micro-kernels take whole groups: cells that are not there are zeros.
+template <class T>
+int fill_group(int count, T* rows, int stride) {
+  const int whole = (count + kGroup - 1) / kGroup * kGroup;
+  for (int i = count * stride; i < whole * stride; ++i) rows[i] = 0;
+  return whole;
+}
+
 enum class Epilogue { kStore, kRelu, kReluBf16, kMask };
 
 // Factors are numbers, or words of two bfloat16 whose products are summed in float.

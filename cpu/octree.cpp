@@ -55,6 +55,7 @@ std::vector<NonFinite> octree_forward(const Image& image, const Shape& shape,
   const Origin origin = {0, 0, 0};
 
   Buffer<S> parent;
+  int parent_stride = 0;
   for (std::size_t level = levels.size(); level-- > 0;) {
     const Shape& here = shapes[level];
     const OctreeLevel& network = levels[level];
@@ -62,14 +63,17 @@ std::vector<NonFinite> octree_forward(const Image& image, const Shape& shape,
     const int stride = weights.sizes().padded_channels, inputs = weights.sizes().inputs;
     const std::int64_t slices = here.slices(), slice_stride = here.slice_cells() * stride;
     const Seed draws = {seed, static_cast<std::uint32_t>(level), threshold};
-    typename LevelInput<S>::ParentRow parent_row;
+    const auto map = map_to(levels, level, lanes);
+    Parents<S> parents;
     if (level + 1 < shapes.size()) {
-      parent_row = [&parent, above = shapes[level + 1], stride](std::int64_t z, std::int64_t y) {
-        return parent.get() + (z * above.height + y) * above.width * stride;
+      const Shape& above = shapes[level + 1];
+      const auto row = [&parent, &above, parent_stride](std::int64_t z, std::int64_t y) {
+        return parent.get() + (z * above.height + y) * above.width * parent_stride;
       };
+      parents = {row, above.width, parent_stride, map.get()};
     }
-    const LevelInput<S> enter(pyramid, level, here, network.factor, std::move(parent_row), inputs,
-                            stride, threads);
+    const LevelInput<S> enter(pyramid, level, here, network.factor, std::move(parents), inputs,
+                              stride, *options.kernels, threads);
     const int here_threads = useful_threads(threads, here.cells(), std::max(network.steps, 1));
 
     const std::int64_t slots = ring_slots(here, network.steps);
@@ -117,6 +121,7 @@ std::vector<NonFinite> octree_forward(const Image& image, const Shape& shape,
       });
     }
     parent = std::move(state);
+    parent_stride = stride;
   }
   return wrong;
 }

@@ -1,4 +1,5 @@
 // Bindings of whole octrees: an image in memory, or one that comes in bands.
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -12,12 +13,16 @@ using namespace octreenca;
 
 namespace {
 
+// Of the way from every level but the coarsest to the next, where their channels differ.
+using Maps = std::vector<std::optional<Array<float>>>;
+
 std::vector<OctreeLevel> levels_of(const std::vector<WeightArrays<float>>& weights,
                                    const std::vector<int>& steps,
                                    const std::vector<std::vector<int>>& factors,
-                                   std::uint64_t threshold) {
-  if (weights.empty() || steps.size() != weights.size() || factors.size() + 1 != weights.size()) {
-    refuse("weights, steps and factors name different numbers of levels");
+                                   const Maps& from_parent, std::uint64_t threshold) {
+  if (weights.empty() || steps.size() != weights.size() || factors.size() + 1 != weights.size() ||
+      from_parent.size() != factors.size()) {
+    refuse("weights, steps, factors and from_parent name different numbers of levels");
   }
   if (weights.size() > kMostLevels) {
     refuse(std::to_string(weights.size()) + " levels are more than the engine computes with: " +
@@ -26,7 +31,7 @@ std::vector<OctreeLevel> levels_of(const std::vector<WeightArrays<float>>& weigh
   std::vector<OctreeLevel> levels;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     check_draws(steps[i], threshold);
-    OctreeLevel level{raw_weights(weights[i]), steps[i], {1, 1, 1}};
+    OctreeLevel level{raw_weights(weights[i]), steps[i], {1, 1, 1}, nullptr};
     if (i < factors.size()) {
       const auto axes = static_cast<std::size_t>(level.weights.dimension);
       if (factors[i].size() != axes) refuse("factors must name every axis");
@@ -37,13 +42,29 @@ std::vector<OctreeLevel> levels_of(const std::vector<WeightArrays<float>>& weigh
       }
     }
     const auto& first = levels.empty() ? level.weights : levels[0].weights;
-    if (level.weights.dimension != first.dimension || level.weights.channels != first.channels ||
-        level.weights.inputs != first.inputs) {
-      refuse("all levels must have the same channels");
+    if (level.weights.dimension != first.dimension || level.weights.inputs != first.inputs) {
+      refuse("all levels must have the same axes and the image's channels");
     }
     levels.push_back(level);
   }
+  for (std::size_t i = 0; i < from_parent.size(); ++i) {
+    const RawWeights<float>&own = levels[i].weights, &above = levels[i + 1].weights;
+    if (from_parent[i]) {
+      expect(*from_parent[i], {own.channels - own.inputs, above.channels - own.inputs},
+             "from_parent");
+      levels[i].from_parent = from_parent[i]->data();
+    } else if (own.channels != above.channels) {
+      refuse("levels of " + std::to_string(own.channels) + " and " +
+             std::to_string(above.channels) + " channels need a matrix from_parent between them");
+    }
+  }
   return levels;
+}
+
+int most_channels(const std::vector<OctreeLevel>& levels) {
+  int most = 0;
+  for (const OctreeLevel& level : levels) most = std::max(most, level.weights.channels);
+  return most;
 }
 
 Image image_of(const py::array_t<float>& image, const RawWeights<float>& network) {
@@ -102,18 +123,18 @@ Counts counts_of(const std::vector<NonFinite>& levels) {
 Counts py_octree_forward(const py::array_t<float>& image,
                          const std::vector<WeightArrays<float>>& weights,
                          const std::vector<int>& steps,
-                         const std::vector<std::vector<int>>& factors, std::uint64_t seed,
-                         std::uint64_t threshold, std::uint32_t sample, int logits,
-                         bool background, std::optional<py::array> labels,
+                         const std::vector<std::vector<int>>& factors, const Maps& from_parent,
+                         std::uint64_t seed, std::uint64_t threshold, std::uint32_t sample,
+                         int logits, bool background, std::optional<py::array> labels,
                          std::optional<Array<float>> values, const std::string& kernels,
                          int threads, const std::string& schedule, bool bf16, bool half,
                          bool count_non_finite) {
   const Options options = options_of(kernels, threads, schedule, bf16, count_non_finite);
-  const auto levels = levels_of(weights, steps, factors, threshold);
+  const auto levels = levels_of(weights, steps, factors, from_parent, threshold);
   const RawWeights<float>& network = levels[0].weights;
   const Image pixels = image_of(image, network);
   check_logits(logits, network);
-  const Shape shape = shape_of(image, network.dimension, 1, network.channels);
+  const Shape shape = shape_of(image, network.dimension, 1, most_channels(levels));
   const Output output = output_of(logits, background, labels, values, shape.cells());
   py::gil_scoped_release release;
   return counts_of((half ? octree_forward<Half> : octree_forward<float>)(
@@ -139,17 +160,18 @@ class PyStream {
  public:
   PyStream(const std::vector<std::int64_t>& shape, const std::vector<WeightArrays<float>>& weights,
            const std::vector<int>& steps, const std::vector<std::vector<int>>& factors,
-           std::uint64_t seed, std::uint64_t threshold, std::uint32_t sample, int logits,
-           bool background, const std::string& kernels, int threads, bool bf16, bool half,
+           const Maps& from_parent, std::uint64_t seed, std::uint64_t threshold,
+           std::uint32_t sample, int logits, bool background, const std::string& kernels, int threads, bool bf16, bool half,
            bool count_non_finite)
       : logits_(logits), background_(background) {
-    const auto levels = levels_of(weights, steps, factors, threshold);
+    const auto levels = levels_of(weights, steps, factors, from_parent, threshold);
     network_ = levels[0].weights;
+    channels_ = most_channels(levels);
     check_logits(logits, network_);
     if (shape.size() != static_cast<std::size_t>(network_.dimension)) {
       refuse("shape must have " + std::to_string(network_.dimension) + " axes");
     }
-    shape_ = shape_of(shape, network_.channels);
+    shape_ = shape_of(shape, channels_);
     const Options options = options_of(kernels, threads, "wavefront", bf16, count_non_finite);
     stream_ = make_octree_stream(shape_, levels, seed, threshold, sample, options, half);
   }
@@ -228,7 +250,7 @@ class PyStream {
  private:
   Range slices_of(const py::array_t<float>& band, std::int64_t first) const {
     image_of(band, network_);  // checks the axes
-    const Shape given = shape_of(band, network_.dimension, 1, network_.channels);
+    const Shape given = shape_of(band, network_.dimension, 1, channels_);
     const bool fits = given.width == shape_.width &&
                       (shape_.dimension == 2 || given.height == shape_.height);
     const std::int64_t rows = given.slices();
@@ -240,7 +262,8 @@ class PyStream {
 
   const int logits_;
   const bool background_;
-  RawWeights<float> network_{};  // its sizes only: the arrays may be gone
+  RawWeights<float> network_{};  // the finest level's sizes only: the arrays may be gone
+  int channels_ = 0;             // of the level that has most
   Shape shape_{};
   std::unique_ptr<OctreeStream> stream_;
   std::int64_t pooled_ = 0, next_ = 0, last_ = 0;
@@ -254,8 +277,9 @@ namespace octreenca {
 
 void define_octree(py::module_& m) {
   m.def("octree_forward", &py_octree_forward, py::arg("image").noconvert(),
-        py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"), py::arg("seed"), py::arg("threshold"),
-        py::arg("sample"), py::arg("logits"), py::arg("background"),
+        py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"),
+        py::arg("from_parent").noconvert(), py::arg("seed"), py::arg("threshold"), py::arg("sample"),
+        py::arg("logits"), py::arg("background"),
         py::arg("labels").noconvert().none(true), py::arg("values").noconvert().none(true),
         py::arg("kernels"), py::arg("threads"), py::arg("schedule"), py::arg("bf16"),
         py::arg("half"), py::arg("count_non_finite") = true,
@@ -264,11 +288,11 @@ void define_octree(py::module_& m) {
   py::class_<PyStream>(m, "OctreeStream",
                        "All levels of one image that comes in bands of rows (in 3-D of planes).")
       .def(py::init<const std::vector<std::int64_t>&, const std::vector<WeightArrays<float>>&,
-                    const std::vector<int>&, const std::vector<std::vector<int>>&, std::uint64_t,
-                    std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool,
+                    const std::vector<int>&, const std::vector<std::vector<int>>&, const Maps&,
+                    std::uint64_t, std::uint64_t, std::uint32_t, int, bool, const std::string&, int, bool, bool,
                     bool>(),
            py::arg("shape"), py::arg("weights").noconvert(), py::arg("steps"), py::arg("factors"),
-           py::arg("seed"), py::arg("threshold"), py::arg("sample"), py::arg("logits"),
+           py::arg("from_parent").noconvert(), py::arg("seed"), py::arg("threshold"), py::arg("sample"), py::arg("logits"),
            py::arg("background"), py::arg("kernels"), py::arg("threads"), py::arg("bf16"),
            py::arg("half"), py::arg("count_non_finite") = true)
       .def_property_readonly("factor", &PyStream::factor,

@@ -105,7 +105,9 @@ class Stream final : public OctreeStream {
           operations_of<float, S>(*options.kernels), weights_.back()->sizes(),
           shapes_[wrong_.size()]));
     }
-    stride_ = weights_[0]->sizes().padded_channels;
+    for (std::size_t level = 0; level < levels_.size(); ++level) {
+      maps_.push_back(map_to(levels_, level, lanes));
+    }
     if (coarsest_ > 0) coarse_image_ = Buffer<float>(shapes_[coarsest_].cells() * inputs_);
   }
 
@@ -133,14 +135,15 @@ class Stream final : public OctreeStream {
   void prepare() override {
     if (coarsest_ == 0) return;
     const Shape& shape = shapes_[coarsest_];
-    const std::int64_t size = shape.slice_cells() * stride_;
+    const int stride = stride_of(coarsest_);
+    const std::int64_t size = shape.slice_cells() * stride;
     coarse_ = Buffer<S>(shape.slices() * size);
     for_each(options_.threads, shape.slices(), [&](std::int64_t slice) {
       S* to = coarse_.get() + slice * size;
       const float* from = coarse_image_.get() + slice * shape.slice_cells() * inputs_;
       std::fill_n(to, size, S{});
       for (std::int64_t cell = 0; cell < shape.slice_cells(); ++cell) {
-        for (int c = 0; c < inputs_; ++c) put(to + cell * stride_ + c, from[cell * inputs_ + c]);
+        for (int c = 0; c < inputs_; ++c) put(to + cell * stride + c, from[cell * inputs_ + c]);
       }
     });
     coarse_image_.release();
@@ -192,7 +195,7 @@ class Stream final : public OctreeStream {
     const Shape part = with_slices(shapes_[0], after - before);
     const auto drain = [&](std::int64_t slice, const S* from) {
       if (slice >= wanted_.first && slice < wanted_.end) {
-        write(output, part, slice - before, from, inputs_, stride_);
+        write(output, part, slice - before, from, inputs_, stride_of(0));
       }
     };
     Team::run(options_.threads, [&](int thread, Team&) {
@@ -223,7 +226,7 @@ class Stream final : public OctreeStream {
           slices{std::max<std::int64_t>(wanted.first - steps, 0),
                 std::min(wanted.end + steps, shape.slices())},
           slots(std::min(ring_slots(shape, steps), slices.size())),
-          slice_stride(shape.slice_cells() * stream.stride_),
+          slice_stride(shape.slice_cells() * stream.stride_of(number)),
           memory(slots * slice_stride),
           progress(slices.size(), steps, slots, wavefront_batch(shape)),
           stepper(*stream.weights_[number], shape, steps, stream.draws(number), Origin{0, 0, 0},
@@ -233,8 +236,8 @@ class Stream final : public OctreeStream {
           pendings(make_pendings<float>(static_cast<std::size_t>(steps) * 2,
                                         stream.weights_[number]->sizes(), shape)),
           enter(stream.pyramid_, number, shape, stream.levels_[number].factor,
-                stream.parents_of(number), stream.inputs_, stream.stride_,
-                stream.options_.threads) {}
+                stream.parents_of(number), stream.inputs_, stream.stride_of(number),
+                *stream.options_.kernels, stream.options_.threads) {}
 
     S* slot(std::int64_t slice) const { return memory.get() + slice % slots * slice_stride; }
 
@@ -256,19 +259,25 @@ class Stream final : public OctreeStream {
     return {seed_, static_cast<std::uint32_t>(level), threshold_};
   }
 
-  typename LevelInput<S>::ParentRow parents_of(std::size_t level) const {
+  // Numbers from one cell of a level to the next.
+  int stride_of(std::size_t level) const { return weights_[level]->sizes().padded_channels; }
+
+  Parents<S> parents_of(std::size_t level) const {
     if (coarsest_ == 0) return {};
     const Shape& above = shapes_[level + 1];
-    const std::int64_t row_stride = above.width * stride_;
+    Parents<S> parents{{}, above.width, stride_of(level + 1), maps_[level].get()};
+    const std::int64_t row_stride = above.width * parents.stride;
     if (level + 1 == coarsest_) {
-      return [this, &above, row_stride](std::int64_t z, std::int64_t y) {
+      parents.row = [this, &above, row_stride](std::int64_t z, std::int64_t y) {
         return coarse_.get() + (z * above.height + y) * row_stride;
       };
+    } else {
+      parents.row = [this, level, row_stride](std::int64_t z, std::int64_t y) {
+        const bool flat = shapes_[0].dimension == 2;
+        return wavefronts_[level + 1]->slot(flat ? y : z) + (flat ? 0 : y) * row_stride;
+      };
     }
-    return [this, level, row_stride](std::int64_t z, std::int64_t y) {
-      const bool flat = shapes_[0].dimension == 2;
-      return wavefronts_[level + 1]->slot(flat ? y : z) + (flat ? 0 : y) * row_stride;
-    };
+    return parents;
   }
 
   // The first slice of the image that some level has still to be fed from.
@@ -382,11 +391,11 @@ class Stream final : public OctreeStream {
   const std::uint32_t sample_;
   const Options options_;
   const int inputs_;
-  int stride_ = 0;
   ImageRing image_;
   const std::size_t coarsest_;
   const Pyramid pyramid_;
   std::vector<std::unique_ptr<PackedWeights<float>>> weights_;
+  std::vector<std::unique_ptr<PackedMap<float>>> maps_;  // from every level's parents
   std::vector<std::int64_t> spans_;  // slices of the image that a slice of a level covers
   Buffer<float> coarse_image_;
   Buffer<S> coarse_;

@@ -1,7 +1,9 @@
 // Python bindings of what training needs between the levels: their first states, the heads, and
 // the gradients of both. As in bindings.cpp, no call can read or write beyond an array.
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -86,16 +88,46 @@ void check_parents(const Windows& child, const Windows& parent, const Factor& fa
   }
 }
 
+// The map from a level's parents, packed; none where there is no matrix, and then both must have as
+// many channels.
+template <class T>
+class Maps {
+ public:
+  Maps(const std::optional<Array<T>>& from_parent, int inputs, int children, int parents,
+       const std::string& kernels)
+      : operations_(operations_of<T, T>(*options_of(kernels, 1, "auto", false, false).kernels)) {
+    if (inputs < 0 || inputs >= std::min(children, parents)) {
+      refuse("inputs must be at least 0 and below the " + std::to_string(children) + " and " +
+             std::to_string(parents) + " channels, got " + std::to_string(inputs));
+    }
+    if (from_parent) {
+      expect(*from_parent, {children - inputs, parents - inputs}, "from_parent");
+      map_.emplace(from_parent->data(), inputs, children, parents, operations_.lanes);
+      handing_.emplace(Handing<T>{*map_, operations_});
+    } else if (children != parents) {
+      refuse("parents of " + std::to_string(parents) + " and children of " +
+             std::to_string(children) + " channels need a matrix from_parent");
+    }
+  }
+  const Handing<T>* handing() const { return handing_ ? &*handing_ : nullptr; }
+
+ private:
+  const Operations<T, T>& operations_;
+  std::optional<PackedMap<T>> map_;
+  std::optional<Handing<T>> handing_;
+};
+
 template <class T>
 void py_enter(const py::array_t<T>& image, const Coordinates& image_origins, Array<T>& state,
               const Coordinates& origins, const std::optional<Array<T>>& parent,
-              const Coordinates& parent_origins, const std::vector<int>& factor, int threads) {
+              const Coordinates& parent_origins, const std::vector<int>& factor,
+              const std::optional<Array<T>>& from_parent, const std::string& kernels, int threads) {
   check_threads(threads);
   const Windows child = windows_of(state, origins, "state");
   const int dimension = child.shape.dimension;
   if (image.ndim() != dimension + 2 || image.shape(0) != state.shape(0) ||
-      image.shape(1) > child.channels) {
-    refuse("image must be (samples, channels, axes), with no more channels than the state");
+      image.shape(1) >= child.channels) {
+    refuse("image must be (samples, channels, axes), with fewer channels than the state");
   }
   expect_aligned(image, "image");
   const auto begins = places_of(image_origins, child.origins.size(), dimension);
@@ -118,6 +150,8 @@ void py_enter(const py::array_t<T>& image, const Coordinates& image_origins, Arr
     factors = factor_of(factor, dimension);
     check_parents(child, above, factors);
   }
+  const Maps<T> maps(from_parent, static_cast<int>(image.shape(1)), child.channels, above.channels,
+                     kernels);
   const T* parents = parent ? parent->data() : nullptr;
   T* data = state.mutable_data();
   if (state.size() == 0) return;
@@ -131,23 +165,62 @@ void py_enter(const py::array_t<T>& image, const Coordinates& image_origins, Arr
                     at.y * whole.y_stride + at.x * whole.x_stride;
         return own;
       },
-      above, parents, factors.data(), data, threads);
+      above, parents, factors.data(), parents ? maps.handing() : nullptr, data, threads);
 }
 
 template <class T>
 void py_enter_backward(const Array<T>& gradient, const Coordinates& origins,
                        Array<T>& parent_gradient, const Coordinates& parent_origins, int inputs,
-                       const std::vector<int>& factor, int threads) {
+                       const std::vector<int>& factor, const std::optional<Array<T>>& parent,
+                       const std::optional<Array<T>>& from_parent,
+                       std::optional<Array<T>>& from_parent_gradient, const std::string& kernels,
+                       int threads) {
   check_threads(threads);
   const Windows child = windows_of(gradient, origins, "gradient");
-  const Windows parent = windows_of(parent_gradient, parent_origins, "parent_gradient");
+  const Windows above = windows_of(parent_gradient, parent_origins, "parent_gradient");
   const Factor factors = factor_of(factor, child.shape.dimension);
-  check_parents(child, parent, factors);
-  if (inputs < 0) refuse("inputs must be at least 0, got " + std::to_string(inputs));
+  check_parents(child, above, factors);
+  const Maps<T> maps(from_parent, inputs, child.channels, above.channels, kernels);
+  if (from_parent) {
+    if (!parent || !from_parent_gradient) {
+      refuse("with from_parent its gradient and the parents' states are needed");
+    }
+    const std::vector<py::ssize_t> axes(parent_gradient.shape(),
+                                        parent_gradient.shape() + parent_gradient.ndim());
+    expect(*parent, axes, "parent");
+    expect(*from_parent_gradient, {from_parent->shape(0), from_parent->shape(1)},
+           "from_parent_gradient");
+  }
   const T* data = gradient.data();
+  const T* states = from_parent ? parent->data() : nullptr;
   T* to = parent_gradient.mutable_data();
+  T* map_gradient = from_parent ? from_parent_gradient->mutable_data() : nullptr;
   py::gil_scoped_release release;
-  enter_backward<T>(child, data, parent, inputs, factors.data(), to, threads);
+  enter_backward<T>(child, data, above, inputs, factors.data(), maps.handing(), states, to,
+                    map_gradient, threads);
+}
+
+template <class T>
+void py_hand_down(const Array<T>& parents, const Array<T>& from_parent, Array<T>& to,
+                  const std::string& kernels, int threads) {
+  check_threads(threads);
+  if (from_parent.ndim() != 2 || parents.ndim() < 1 || from_parent.shape(0) < 1 ||
+      from_parent.shape(1) < 1 || std::max(from_parent.shape(0), from_parent.shape(1)) > kMostChannels) {
+    refuse("from_parent must be (channels of the children, channels of the parents)");
+  }
+  const auto last = parents.ndim() - 1;
+  std::vector<py::ssize_t> axes(parents.shape(), parents.shape() + last);
+  axes.push_back(from_parent.shape(1));
+  expect(parents, axes, "parents");
+  axes.back() = from_parent.shape(0);
+  expect(to, axes, "to");
+  const Maps<T> maps(from_parent, 0, static_cast<int>(from_parent.shape(0)),
+                     static_cast<int>(from_parent.shape(1)), kernels);
+  const std::int64_t cells = to.size() / from_parent.shape(0);
+  const T* data = parents.data();
+  T* target = to.mutable_data();
+  py::gil_scoped_release release;
+  hand_down_all<T>(*maps.handing(), cells, data, target, threads);
 }
 
 // Of `values` (samples, heads, axes) and `state` (samples, axes, channels).
@@ -208,12 +281,21 @@ template <class T>
 void define(py::module_& m) {
   m.def("enter", &py_enter<T>, py::arg("image").noconvert(), py::arg("image_origins"),
         py::arg("state").noconvert(), py::arg("origins"), py::arg("parent").noconvert().none(true),
-        py::arg("parent_origins"), py::arg("factor"), py::arg("threads"),
+        py::arg("parent_origins"), py::arg("factor"), py::arg("from_parent").noconvert().none(true),
+        py::arg("kernels"), py::arg("threads"),
         "Fill a level's first state from its image and its parents' states.");
   m.def("enter_backward", &py_enter_backward<T>, py::arg("gradient").noconvert(),
         py::arg("origins"), py::arg("parent_gradient").noconvert(), py::arg("parent_origins"),
-        py::arg("inputs"), py::arg("factor"), py::arg("threads"),
-        "Fill the gradient of the parents' states: sums over their children.");
+        py::arg("inputs"), py::arg("factor"), py::arg("parent").noconvert().none(true),
+        py::arg("from_parent").noconvert().none(true),
+        py::arg("from_parent_gradient").noconvert().none(true), py::arg("kernels"),
+        py::arg("threads"),
+        "Fill the gradient of the parents' states: sums over their children. Add to the gradient "
+        "of from_parent, where that is given.");
+  m.def("hand_down", &py_hand_down<T>, py::arg("parents").noconvert(),
+        py::arg("from_parent").noconvert(), py::arg("to").noconvert(), py::arg("kernels"),
+        py::arg("threads"),
+        "Fill what children take of their parents' channels beside the image's (axes, channels).");
   m.def("heads", &py_heads<T>, py::arg("state").noconvert(), py::arg("inputs"),
         py::arg("background"), py::arg("values").noconvert(), py::arg("threads"),
         "Fill the logits of a state.");

@@ -2,7 +2,7 @@
 //
 // Includes point one way: types, kernels, memory, threads <- level <- steps <- octree, stream, with
 // pyramid and level_input (the image of every level, a level's input) beside them, <- bindings, web;
-// level_glue (a level's input in training) needs types and threads only.
+// level_glue (a level's input in training) needs level and threads only.
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,9 @@ struct OctreeLevel {
   RawWeights<float> weights;
   int steps;
   int factor[3];  // z, y, x: cells of this level that a cell of the next coarser one covers
+  // (C - n_in, C of the next coarser level - n_in): what the parents' channels are multiplied with
+  // on their way to this level; null where they are copied
+  const float* from_parent;
 };
 
 // (n_in, z, y, x), strides in elements; nothing is copied.

@@ -60,19 +60,23 @@ class Walk {
     step_ = 0;
     const Shape& here = shape();
     const OctreeLevel& network = levels_[level_];
-    weights_ = std::make_unique<PackedWeights<float>>(
-        network.weights, operations_of<float, float>(*options_.kernels).lanes);
+    const int lanes = operations_of<float, float>(*options_.kernels).lanes;
+    const int parent_stride = weights_ ? weights_->sizes().padded_channels : 0;
+    weights_ = std::make_unique<PackedWeights<float>>(network.weights, lanes);
     const Sizes& sizes = weights_->sizes();
     const int stride = sizes.padded_channels;
-    const Buffer<float> parents = std::move(state_);
-    LevelInput<float>::ParentRow parent_row;
+    const Buffer<float> state = std::move(state_);
+    const auto map = map_to(levels_, level_, lanes);
+    Parents<float> parents;
     if (level_ + 1 < shapes_.size()) {
-      parent_row = [&, above = shapes_[level_ + 1]](std::int64_t z, std::int64_t y) {
-        return parents.get() + (z * above.height + y) * above.width * stride;
+      const Shape& above = shapes_[level_ + 1];
+      const auto row = [&, parent_stride](std::int64_t z, std::int64_t y) {
+        return state.get() + (z * above.height + y) * above.width * parent_stride;
       };
+      parents = {row, above.width, parent_stride, map.get()};
     }
-    const LevelInput<float> enter(pyramid_, level_, here, network.factor, std::move(parent_row),
-                                  sizes.inputs, stride, 1);
+    const LevelInput<float> enter(pyramid_, level_, here, network.factor, std::move(parents),
+                                  sizes.inputs, stride, *options_.kernels, 1);
     state_ = Buffer<float>(here.cells() * stride);
     for (std::int64_t slice = 0; slice < here.slices(); ++slice) {
       enter(0, slice, at(slice));

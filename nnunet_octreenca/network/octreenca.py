@@ -31,7 +31,6 @@ from nnunet_octreenca.ops.engine import ENGINES, DescentEngine, OctreeEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, precision
-from nnunet_octreenca.ops.torch_engine import handed_down
 from nnunet_octreenca.ops.weights import StepWeights
 
 
@@ -559,7 +558,7 @@ class OctreeNCA(nn.Module):
             others = image.new_zeros((*image.shape[:-1], rest))
         else:
             above = boxes[level + 1]
-            parent = handed_down(parent[..., self.input_channels :], self._map_to(level))
+            parent = self._handed_down(level, parent[..., self.input_channels :])
             # Samples with the same origins are upsampled together.
             places = list(zip(here.origins, above.origins, strict=True))
             together = [slice(None)] if len(set(places)) == 1 else range(len(places))
@@ -576,6 +575,15 @@ class OctreeNCA(nn.Module):
                 ]
             )
         return torch.cat([image, others], -1)
+
+    def _handed_down(self, level: int, others: Tensor) -> Tensor:
+        """What a level takes of its parents' logits and hidden channels (N, *spatial, channels)."""
+        matrix = self._map_to(level)
+        if matrix is None:
+            return others
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return torch_engine.hand_down(others, matrix)
+        return self.engine().hand_down(others, matrix)
 
     def extra_repr(self) -> str:
         """What `print(network)` shows besides the levels."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_octreenca.ops.automaton import Automaton
 from nnunet_octreenca.ops.cpu_sizes import lanes
-from nnunet_octreenca.ops.cpu_training import SEEDS, arrays, module
+from nnunet_octreenca.ops.cpu_training import SEEDS, array, arrays, module
 from nnunet_octreenca.ops.cpu_training import descend as descend
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws, fire_threshold
@@ -32,7 +32,7 @@ name = "cpu"
 backward_needs_out = True  # its log is undone from the last state
 low_precision = True
 on_gpu = False
-unequal_levels = False
+unequal_levels = True
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -84,6 +84,26 @@ def _contiguous(tensor: Tensor) -> Tensor:
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     module().copy(tensor.detach().numpy(), copy.numpy(), torch.get_num_threads())
     return copy
+
+
+def hand_down(others: Tensor, from_parent: Tensor) -> Tensor:
+    """What children take of their parents' logits and hidden channels: the bits of `octree`.
+
+    Args:
+        others: (N, *spatial, C of the parents - n_in), any strides.
+        from_parent: (C of the children - n_in, C of the parents - n_in).
+
+    Returns:
+        (N, *spatial, C of the children - n_in).
+
+    Raises:
+        ValueError: shapes or types that do not fit.
+    """
+    to = others.new_empty((*others.shape[:-1], from_parent.shape[0]))
+    module().hand_down(
+        array(others), array(from_parent), to.numpy(), cpu_kernels(), torch.get_num_threads()
+    )
+    return to
 
 
 def forward(
@@ -313,11 +333,12 @@ def octree_stream(
 
 
 def _levels(automaton: Automaton, seed: int) -> tuple[object, ...]:
-    """Weights, steps, factors, seed and threshold as the bindings take them."""
+    """Weights, steps, factors, maps, seed and threshold as the bindings take them."""
     return (
         [arrays(level) for level in automaton.weights],
         list(automaton.steps),
         [list(row) for row in automaton.factors],
+        [None if matrix is None else array(matrix) for matrix in automaton.from_parent],
         seed % SEEDS,
         fire_threshold(automaton.fire_rate),
     )

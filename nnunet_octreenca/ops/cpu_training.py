@@ -35,9 +35,14 @@ def module() -> ModuleType:
     return found
 
 
+def array(weight: Tensor) -> NDArray[np.floating]:
+    """A weight as the bindings take it."""
+    return weight.detach().contiguous().numpy()
+
+
 def arrays(weights: StepWeights) -> list[NDArray[np.floating]]:
-    """The weights as the bindings take them."""
-    return [weight.detach().contiguous().numpy() for weight in weights]
+    """A level's weights as the bindings take them."""
+    return [array(weight) for weight in weights]
 
 
 class _Memory:
@@ -104,19 +109,47 @@ class _LevelRun(NamedTuple):
     log: Tensor
 
 
-def _forward(at: _Descent, weights: Sequence[StepWeights]) -> list[_LevelRun]:
+class _Weights(NamedTuple):
+    """What a descent is differentiable with respect to; of all levels, finest first.
+
+    Attributes:
+        levels: of the steps.
+        from_parent: `Automaton.from_parent`.
+    """
+
+    levels: list[StepWeights]
+    from_parent: list[Tensor | None]
+
+    def flat(self) -> list[Tensor]:
+        """One after the other, as autograd takes them."""
+        maps = [matrix for matrix in self.from_parent if matrix is not None]
+        return [tensor for own in self.levels for tensor in own] + maps
+
+    @classmethod
+    def of_flat(cls, tensors: Sequence[Tensor], automaton: Automaton) -> "_Weights":
+        """The inverse of `flat`, for the same automaton."""
+        size, levels = len(StepWeights._fields), len(automaton.weights)
+        maps = iter(tensors[levels * size :])
+        return cls(
+            [StepWeights(*tensors[i * size : (i + 1) * size]) for i in range(levels)],
+            [None if matrix is None else next(maps) for matrix in automaton.from_parent],
+        )
+
+
+def _forward(at: _Descent, weights: _Weights) -> list[_LevelRun]:
     """All levels, the runs finest first."""
     threads = torch.get_num_threads()
     runs: list[_LevelRun] = []
-    for level in reversed(range(len(weights))):
-        own, image = weights[level], at.images[level]
+    for level in reversed(range(len(weights.levels))):
+        own, image = weights.levels[level], at.images[level]
         shape = (image.shape[0], *at.shapes[level])
         state = _memory.take((*shape, own.channels), image.dtype)
         log = _memory.take((at.automaton.steps[level], *shape, own.update_weight.shape[0]),
                            image.dtype)  # fmt: skip
         *seeds, origins = at.draws(level)
         is_window = tuple(image.shape[2:]) == tuple(at.shapes[level])
-        coarsest = level + 1 == len(weights)
+        coarsest = level + 1 == len(weights.levels)
+        matrix = None if coarsest else weights.from_parent[level]
         module().enter(
             image.numpy(),
             [[0] * len(row) for row in origins] if is_window else origins,
@@ -125,6 +158,8 @@ def _forward(at: _Descent, weights: Sequence[StepWeights]) -> list[_LevelRun]:
             None if coarsest else runs[-1].state.numpy(),
             [] if coarsest else at.draws(level + 1)[-1],
             [] if coarsest else list(at.automaton.factors[level]),
+            None if matrix is None else array(matrix),
+            cpu_kernels(),
             threads,
         )
         module().steps_forward(
@@ -167,10 +202,10 @@ def _add_heads_backward(gradient: Tensor, grad_values: Tensor, automaton: Automa
 
 def _backward(
     at: _Descent,
-    weights: Sequence[StepWeights],
+    weights: _Weights,
     runs: list[_LevelRun],
     grad_values: Sequence[Tensor],
-) -> list[Tensor]:
+) -> _Weights:
     """Gradients of all weights from those of the levels' logits; the runs are used up."""
     threads = torch.get_num_threads()
     automaton = at.automaton
@@ -182,10 +217,10 @@ def _backward(
         gradient.numpy(),
         threads,
     )
-    result: list[Tensor] = []
-    for level, own in enumerate(weights):
+    result = _Weights([], [])
+    for level, own in enumerate(weights.levels):
         run, (*seeds, origins) = runs[level], at.draws(level)
-        grads = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in own]
+        grads = StepWeights(*map(_zeros, own))
         module().steps_backward(
             run.state.numpy(),
             run.log.numpy(),
@@ -199,9 +234,12 @@ def _backward(
             threads,
             False,
         )
-        result += grads
-        if level + 1 < len(weights):
-            above = _memory.take(runs[level + 1].state.shape, gradient.dtype)
+        result.levels.append(grads)
+        if level + 1 < len(weights.levels):
+            parents, matrix = runs[level + 1].state, weights.from_parent[level]
+            above = _memory.take(parents.shape, gradient.dtype)
+            grad_matrix = None if matrix is None else _zeros(matrix)
+            result.from_parent.append(grad_matrix)
             module().enter_backward(
                 gradient.numpy(),
                 origins,
@@ -209,6 +247,10 @@ def _backward(
                 at.draws(level + 1)[-1],
                 automaton.input_channels,
                 list(automaton.factors[level]),
+                None if matrix is None else parents.numpy(),
+                None if matrix is None else array(matrix),
+                None if grad_matrix is None else grad_matrix.numpy(),
+                cpu_kernels(),
                 threads,
             )
             _memory.give(gradient)
@@ -221,15 +263,14 @@ def _backward(
     return result
 
 
-def _by_level(tensors: Sequence[Tensor]) -> list[StepWeights]:
-    size = len(StepWeights._fields)
-    return [StepWeights(*tensors[i : i + size]) for i in range(0, len(tensors), size)]
+def _zeros(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight, memory_format=torch.contiguous_format)
 
 
 class _Descend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, at: _Descent, wanted_levels: int, *weights: Tensor) -> tuple[Tensor, ...]:
-        runs = _forward(at, _by_level(weights))
+        runs = _forward(at, _Weights.of_flat(weights, at.automaton))
         ctx.at, ctx.runs = at, runs
         ctx.save_for_backward(*weights)
         return tuple(_heads(run, at.automaton) for run in runs[:wanted_levels])
@@ -237,10 +278,10 @@ class _Descend(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_values: Tensor) -> tuple[Tensor | None, ...]:
-        weights = _by_level(ctx.saved_tensors)
+        weights = _Weights.of_flat(ctx.saved_tensors, ctx.at.automaton)
         # A backward pass uses the states up: another one begins with the forward pass.
         runs, ctx.runs = ctx.runs or _forward(ctx.at, weights), None
-        return (None, None, *_backward(ctx.at, weights, runs, grad_values))
+        return (None, None, *_backward(ctx.at, weights, runs, grad_values).flat())
 
 
 def descend(
@@ -251,14 +292,13 @@ def descend(
     seed: int,
     every_level: bool = False,
 ) -> list[Tensor]:
-    """Logits of a training step, differentiable with respect to the weights.
+    """Logits of a training step, differentiable with respect to the weights and the maps.
 
     Args:
         images: of every level, finest first, (N, n_in, *spatial): whole, or the window alone.
         shapes: cells of every level's window.
         origins: of every level's window, for each sample its first cell in the whole level.
-        automaton: all levels; the states' channels may differ, and those that parents and
-            children share are handed down.
+        automaton: all levels.
         seed: of the fire draws.
         every_level: also return the coarser levels' logits.
 
@@ -273,6 +313,6 @@ def descend(
         tuple(image.detach() for image in images), tuple(origins), tuple(shapes), automaton, seed
     )
     wanted = len(automaton.weights) if every_level else 1
-    tensors = (tensor for own in automaton.weights for tensor in own)
-    values: tuple[Tensor, ...] = _Descend.apply(at, wanted, *tensors)
+    weights = _Weights(list(automaton.weights), list(automaton.from_parent))
+    values: tuple[Tensor, ...] = _Descend.apply(at, wanted, *weights.flat())
     return list(values)

@@ -26,12 +26,14 @@ from nnunet_octreenca.ops.cuda_program import (
 )
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, wanted_engine
+from nnunet_octreenca.ops.torch_engine import hand_down
 from nnunet_octreenca.ops.weights import StepWeights
 
 __all__ = [
     "backward",
     "backward_needs_out",
     "forward",
+    "hand_down",
     "low_precision",
     "name",
     "octree",

@@ -93,6 +93,15 @@ class Engine(Protocol):
                 `backward_needs_out`.
         """
 
+    def hand_down(self, others: Tensor, from_parent: Tensor) -> Tensor:
+        """What children take of their parents' logits and hidden channels, on the parents' grid:
+        the bits of the engine's whole octrees, not differentiable.
+
+        Args:
+            others: (N, *spatial, C of the parents - n_in), any strides.
+            from_parent: (C of the children - n_in, C of the parents - n_in).
+        """
+
 
 @runtime_checkable
 class OctreeEngine(Engine, Protocol):

@@ -100,20 +100,18 @@ def _inputs(state: Tensor, perceived: Tensor, cells: Tensor) -> Tensor:
     )
 
 
-def handed_down(others: Tensor, from_parent: Tensor | None) -> Tensor:
+def hand_down(others: Tensor, from_parent: Tensor) -> Tensor:
     """What children take of their parents' logits and hidden channels, on the parents' grid.
 
-    Differentiable with respect to both.
+    Here differentiable with respect to both.
 
     Args:
         others: (N, *spatial, C of the parents - n_in).
-        from_parent: `Automaton.from_parent` of this way.
+        from_parent: (C of the children - n_in, C of the parents - n_in).
 
     Returns:
         (N, *spatial, C of the children - n_in).
     """
-    if from_parent is None:
-        return others
     with torch.autocast(others.device.type, enabled=False):
         mapped = [
             functional.linear(_padded(cells), from_parent)[: len(cells)]
@@ -279,10 +277,9 @@ def octree_windows(
             hidden = automaton.weights[number].channels - automaton.input_channels
             others = image.new_zeros((*image.shape[:-1], hidden))
         else:
+            others, matrix = current[..., automaton.input_channels :], automaton.from_parent[number]
             others = upsample(
-                handed_down(
-                    current[..., automaton.input_channels :], automaton.from_parent[number]
-                ),
+                others if matrix is None else hand_down(others, matrix),
                 automaton.factors[number],
                 image.shape[1:-1],
                 (origin, *rest),
