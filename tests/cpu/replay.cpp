@@ -279,7 +279,7 @@ int one_pass(int size) {
     for (int a = 0; a < 5; ++a) {
       for (std::size_t n = 0; n < sizes[a]; ++n) level.arrays[a].push_back(draw(0.2));
     }
-    levels[i] = {level.raw(), 10, {1, 2, 2}};
+    levels[i] = {level.raw(), 10, {1, 2, 2}, nullptr};
   }
   levels[4].steps = (size + 15) / 16;
   std::vector<float> pixels(static_cast<std::size_t>(3 * size * size));

@@ -74,15 +74,16 @@ def weights(dimension=2, channels=5, inputs=2, hidden=3):
 
 def stream(shape, levels=2, steps=1, threads=1):
     return MODULE.OctreeStream(
-        list(shape), [weights()] * levels, [steps] * levels, [[2, 2]] * (levels - 1), 0, 2**31, 0,
+        list(shape), [weights()] * levels, [steps] * levels, [[2, 2]] * (levels - 1),
+        [None] * (levels - 1), 0, 2**31, 0,
         2, True, KERNELS, threads, False, False,
     )  # fmt: skip
 
 
 def forward(image, labels=None, values=None):
     return MODULE.octree_forward(
-        image, [weights()], [1], [], 0, 2**31, 0, 2, True, labels, values, KERNELS, 1, "auto",
-        False, False,
+        image, [weights()], [1], [], [], 0, 2**31, 0, 2, True, labels, values, KERNELS, 1,
+        "auto", False, False,
     )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def test_sums_of_sizes_are_counted_in_64_bits():
         stream((9, 9), levels=40)
     with pytest.raises(ValueError, match="2147483647 logits do not fit the 3 channels"):
         MODULE.octree_forward(
-            np.zeros((2, 4, 4), "f4"), [weights()], [1], [], 0, 0, 0, 2**31 - 1, True,
+            np.zeros((2, 4, 4), "f4"), [weights()], [1], [], [], 0, 0, 0, 2**31 - 1, True,
             np.zeros((4, 4), "u1"), None, KERNELS, 1, "auto", False, False,
         )  # fmt: skip
 

@@ -36,23 +36,27 @@ CASES = [  # shape, factors, steps
     ((40, 17, 9), [[1, 2, 2], [2, 2, 2]], [4, 5, 6]),
     ((30, 1, 6), [[2, 1, 2], [1, 2, 2]], [4, 5, 6]),
 ]
+CHANNELS = [16, (13, 20, 20, 9, 30)]  # of all levels, or of each
 
 
 def network_for(shape, factors, steps, classes=3, **options):
     torch.manual_seed(0)
+    if isinstance(options.get("channels"), tuple):
+        options["channels"] = options["channels"][: len(steps)]
     network = OctreeNCA(
         2, classes, dimension=len(shape), factors=factors, steps=steps, **options
     ).eval()
-    for parameter in network.parameters():
+    for parameter in network.levels.parameters():
         torch.nn.init.normal_(parameter, std=0.12)
     return network.requires_grad_(False)
 
 
 @needs_cpp
 @pytest.mark.parametrize("state", ["float32", "float16"])
+@pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(("shape", "factors", "steps"), CASES)
-def test_wave_gives_the_bits_of_one_pass(shape, factors, steps, state):
-    network = network_for(shape, factors, steps)
+def test_wave_gives_the_bits_of_one_pass(shape, factors, steps, channels, state):
+    network = network_for(shape, factors, steps, channels=channels)
     image = torch.rand(1, 2, *shape)
     whole = network.segment(image, seed=5, state=state)[0].numpy()
     assert len(np.unique(whole)) > 1 or whole.size < 10
@@ -81,11 +85,12 @@ def test_wave_ranges_in_any_order(shape, factors, steps, threads):
     assert np.array_equal(segmented(stream, image[0].numpy(), 24, ranges), expected)
 
 
+@pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(("shape", "factors", "steps"), CASES)
-def test_windows_give_the_logits_of_one_pass(shape, factors, steps, monkeypatch):
+def test_windows_give_the_logits_of_one_pass(shape, factors, steps, channels, monkeypatch):
     """PyTorch's products round differently with their sizes; everything else is the same."""
     monkeypatch.setenv("OCTREENCA_ENGINE", "torch")
-    network = network_for(shape, factors, steps)
+    network = network_for(shape, factors, steps, channels=channels)
     image = torch.rand(1, 2, *shape)
     expected = network(image, seed=5)[0].numpy()
     for band_rows in (5, 24):

@@ -20,11 +20,17 @@ if cpu_module() is None:
 KERNELS = cpu_module().kernels()
 
 
+# Of as many levels as there are: growing, equal, shrinking; no multiples of a vector among them.
+UNEQUAL = (13, 20, 20, 35, 17, 9, 30)
+
+
 def make(shape, n_in=1, classes=3, steps=None, **options):
-    """A network with weights that change the state."""
+    """A network with weights that change the state; of lists, a number for every level."""
     torch.manual_seed(0)
     factors = level_factors(shape)[: None if steps is None else len(steps) - 1]
     steps = steps or level_steps(level_shapes(shape, factors))
+    if options.get("channels") is UNEQUAL:
+        options["channels"] = UNEQUAL[: len(steps)]
     network = OctreeNCA(
         n_in, classes, dimension=len(shape), factors=factors, steps=steps, **options
     )
@@ -64,6 +70,7 @@ SHAPES += [(70, 9, 11), (24, 21, 25), (1, 9, 30), (9, 1, 30), (13, 12, 1), (1, 1
         (3, 2, {}),
         (1, 4, {"channels": 20}),
         (2, 3, {"constant_background": False, "channels": 13, "hidden": 21}),
+        (2, 3, {"channels": UNEQUAL}),
     ],
     ids=str,
 )
@@ -194,7 +201,7 @@ def one_step(state, weights, seed, level, step, multiply, keep):
 
 
 def reference(network, image, seed, multiply=lambda t: t, keep=lambda t: t):
-    """The octree with rounded products or a rounded state."""
+    """The octree with rounded products or a rounded state; maps between levels are in float."""
     from nnunet_octreenca.octree import upsample
 
     state = None
@@ -206,9 +213,11 @@ def reference(network, image, seed, multiply=lambda t: t, keep=lambda t: t):
                 1, network.level_channels[level] - network.input_channels, *here.shape[2:]
             )
         else:
-            rest = upsample(
-                state[:, network.input_channels :], network.factors[level], here.shape[2:]
-            )
+            rest = state[:, network.input_channels :]
+            matrix = network.automaton().from_parent[level]
+            if matrix is not None:
+                rest = keep(torch.einsum("oi,ni...->no...", matrix, rest))
+            rest = upsample(rest, network.factors[level], here.shape[2:])
         state = torch.cat([here, rest], 1)
         for step in range(network.steps[level]):
             weights = network.levels[level].weights()
@@ -219,6 +228,7 @@ def reference(network, image, seed, multiply=lambda t: t, keep=lambda t: t):
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(("shape", "options"), [
     ((45, 52), {}), ((14, 15, 16), {}), ((20, 21), {"channels": 13, "hidden": 19}),
+    ((20, 21), {"channels": UNEQUAL}),
 ])  # fmt: skip
 @torch.no_grad()
 def test_bfloat16_products(shape, options, kernels, monkeypatch):
@@ -237,11 +247,12 @@ def test_bfloat16_products(shape, options, kernels, monkeypatch):
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("channels", [16, UNEQUAL], ids=["16", "unequal"])
 @pytest.mark.parametrize("shape", [(200, 52), (14, 15, 16)])
 @torch.no_grad()
-def test_states_in_float16(shape, kernels, monkeypatch):
+def test_states_in_float16(shape, channels, kernels, monkeypatch):
     monkeypatch.setenv(KERNELS_VARIABLE, kernels)
-    network, image = make(shape, steps=[3, 2])
+    network, image = make(shape, steps=[3, 2], channels=channels)
     exact = run(network, image)[:, 1:]
     wanted = reference(network, image, 3, keep=lambda t: t.half().float())
     for schedule in ("wavefront", "sweep"):

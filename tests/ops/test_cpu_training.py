@@ -20,6 +20,13 @@ CASES = {
     "one cell": ((1, 1), [[2, 2]], {}, None, None),
     "one level, regions": ((6, 7), [], {"constant_background": False}, None, None),
     "24 channels": ((9, 8, 7), [[2, 2, 2]], {"channels": 24}, None, None),
+    "unequal, cropped": (
+        (11, 13, 10), [[2, 2, 2], [1, 2, 2]], {"channels": [16, 21, 9]}, Crop((5, 6, 4), 2),
+        [(1, 3, 2), (6, 7, 6)],
+    ),
+    "unequal 2-D, hidden units per level": (
+        (21, 17), [[2, 2], [2, 2]], {"channels": [24, 8, 32], "hidden": [20, 50, 33]}, None, None,
+    ),
     "all fire": ((9, 8, 7), [[2, 2, 2]], {"fire_rate": 1.0}, None, None),
     "none fires": ((9, 8), [[2, 2]], {"fire_rate": 0.0}, None, None),
 }  # fmt: skip
@@ -170,6 +177,8 @@ ENTER = {
     "parent": torch.zeros(1, 4, 4, 6),
     "parent_origins": [[0, 0]],
     "factor": [2, 2],
+    "from_parent": None,
+    "kernels": "plain",
     "threads": 1,
 }
 
@@ -178,7 +187,10 @@ ENTER = {
     ("change", "named"),
     [
         ({"image": torch.zeros(2, 2, 8, 8)}, "image must be"),
-        ({"image": torch.zeros(1, 7, 8, 8)}, "no more channels"),
+        ({"image": torch.zeros(1, 6, 8, 8)}, "fewer channels"),
+        ({"parent": torch.zeros(1, 4, 4, 9)}, "parents of 9 and children of 6 channels need a mat"),
+        ({"from_parent": torch.zeros(4, 6)}, "from_parent has a shape"),
+        ({"kernels": "abacus"}, "no kernels 'abacus'"),
         ({"image_origins": [[1, 0]]}, "reaches beyond the image"),
         ({"origins": [[-1, 0]]}, "origin is at -1"),
         ({"origins": [[0, 0], [0, 0]]}, "one origin a sample"),
@@ -209,18 +221,31 @@ def test_heads_that_do_not_fit(heads):
             function(arrays[0], 1, True, arrays[1], 1)
 
 
-def test_channels_that_differ_between_levels():
-    """What both share is handed down; a child's further channels begin at 0."""
-    parent = torch.arange(2 * 2 * 3.0).view(1, 2, 2, 3) + 1
-    state = torch.full((1, 4, 4, 5), -1.0)
-    MODULE.enter(torch.full((1, 1, 4, 4), 0.5).numpy(), [[0, 0]], state.numpy(), [[0, 0]],
-                 parent.numpy(), [[0, 0]], [2, 2], 1)  # fmt: skip
-    assert (state[..., 0] == 0.5).all()
-    assert not state[..., 3:].any()
-    assert torch.equal(
-        state[..., 1:3], parent[..., 1:].repeat_interleave(2, 1).repeat_interleave(2, 2)
+def test_a_map_between_levels_needs_what_its_gradient_needs():
+    """Its values and gradients are compared above, with those of the whole network."""
+    matrix, parents = torch.zeros(4, 1).numpy(), torch.zeros(1, 2, 2, 3).numpy()
+    gradient = torch.zeros(1, 4, 4, 6).numpy()
+    arguments = (gradient, [[0, 0]], parents.copy(), [[0, 0]], 2, [2, 2])
+    for given in ((None, matrix, matrix.copy()), (parents, matrix, None)):
+        with pytest.raises(ValueError, match="its gradient and the parents' states are needed"):
+            MODULE.enter_backward(*arguments, *given, "plain", 1)
+    with pytest.raises(ValueError, match="from_parent_gradient has a shape"):
+        MODULE.enter_backward(*arguments, parents, matrix, matrix[:2].copy(), "plain", 1)
+    with pytest.raises(ValueError, match="inputs must be at least 0 and below the 6 and 3"):
+        MODULE.enter_backward(*arguments[:4], 3, [2, 2], None, matrix, None, "plain", 1)
+
+
+@pytest.mark.parametrize("arguments", [(3, 4, 5), (1, 3, 4), (5000, 13, 40)])
+def test_handing_down_alone(arguments):
+    """Of any number of cells: the product."""
+    cells, parents, children = arguments
+    draws = torch.Generator().manual_seed(0)
+    others, matrix = (
+        torch.randn(shape, generator=draws, dtype=torch.float64)
+        for shape in ((2, cells, parents), (children, parents))
     )
-    gradient = torch.ones(1, 2, 2, 3)
-    MODULE.enter_backward(state.numpy(), [[0, 0]], gradient.numpy(), [[0, 0]], 1, [2, 2], 1)
-    assert not gradient[..., 0].any()
-    assert torch.equal(gradient[..., 1:], 4 * parent[..., 1:])
+    to = torch.empty(2, cells, children, dtype=torch.float64)
+    MODULE.hand_down(others.numpy(), matrix.numpy(), to.numpy(), "plain", 2)
+    torch.testing.assert_close(to, others @ matrix.T, rtol=1e-13, atol=1e-13)
+    with pytest.raises(ValueError, match="to has a shape"):
+        MODULE.hand_down(others.numpy(), matrix.numpy(), others.numpy(), "plain", 1)

@@ -178,7 +178,7 @@ def steps_backward(given_: Given) -> None:
 
 
 def between_levels(given_: Given) -> None:
-    """`enter`, `enter_backward`, `heads`, `heads_backward`"""
+    """`enter`, `enter_backward`, `hand_down`, `heads`, `heads_backward`"""
     dimension = given_.draw(st.sampled_from((2, 3)))
     channels = given_.draw(st.sampled_from((1, 3, 16)))
     inputs = given_.draw(st.integers(0, channels))
@@ -194,15 +194,34 @@ def between_levels(given_: Given) -> None:
     def origins() -> list[list[Any]]:
         return [[given_.number(0, 0, 0, 2) for _ in range(dimension)] for _ in range(batch)]
 
-    parents = array(batch, *above, given_.draw(st.sampled_from((channels, channels + 4))))
+    more = given_.draw(st.sampled_from((channels, channels, channels + 4)))
+    parents = array(batch, *above, more)
     state = array(batch, *below, channels)
+    matrix = None
+    if given_.draw(often(more != channels, st.booleans())):
+        matrix = array(max(channels - inputs, 0), max(more - inputs, 0))
     call(
         given_.module.enter, array(batch, inputs, *below), origins(), state, origins(),
-        given_.draw(st.sampled_from((parents, None))), origins(), factor, given_.number(1, 2),
+        given_.draw(st.sampled_from((parents, None))), origins(), factor, matrix,
+        given_.kernels(), given_.number(1, 2),
     )  # fmt: skip
     call(
-        given_.module.enter_backward, state, origins(), parents, origins(),
-        given_.number(inputs, 0), factor, given_.number(1, 2),
+        given_.module.enter_backward,
+        state,
+        origins(),
+        parents,
+        origins(),
+        given_.number(inputs, 0),
+        factor,
+        given_.draw(often(parents, st.none())),
+        matrix,
+        given_.draw(often(matrix, st.none())),
+        given_.kernels(),
+        given_.number(1, 2),
+    )
+    call(
+        given_.module.hand_down, array(*above, more), array(channels, more),
+        array(*above, channels), given_.kernels(), given_.number(1, 2),
     )  # fmt: skip
     values = array(batch, given_.draw(st.integers(0, 4)), *below)
     background = given_.draw(st.booleans())
@@ -250,7 +269,8 @@ def network(given_: Given) -> tuple[int, int, int, tuple[Any, ...]]:
     if levels > drawn:
         weights, steps, factors = weights[:1] * levels, [1] * levels, factors[:1] * (levels - 1)
     logits = given_.number(1, channels - inputs)
-    shared = (weights, steps, factors, given_.number(0, 7), given_.number(0, 2**31, 2**32))
+    maps = [given_.draw(often(None, st.just(np.zeros((1, 1), "f4")))) for _ in factors]
+    shared = (weights, steps, factors, maps, given_.number(0, 7), given_.number(0, 2**31, 2**32))
     return dimension, inputs, logits, (*shared, given_.number(0, 1), logits)
 
 
