@@ -14,7 +14,7 @@ from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
 from nnunet_octreenca.ops import cuda_device
 from nnunet_octreenca.ops.cuda_inputs import aligned, check_level, check_trajectory
 from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid, padded
-from nnunet_octreenca.ops.cuda_octree import octree, octree_windows
+from nnunet_octreenca.ops.cuda_octree import hand_down, octree, octree_windows
 from nnunet_octreenca.ops.cuda_program import (
     MOST_SAMPLES,
     Configuration,
@@ -26,7 +26,6 @@ from nnunet_octreenca.ops.cuda_program import (
 )
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, wanted_engine
-from nnunet_octreenca.ops.torch_engine import hand_down
 from nnunet_octreenca.ops.weights import StepWeights
 
 __all__ = [

@@ -61,6 +61,21 @@ def check_trajectory(trajectory: Tensor, grad_out: Tensor, channels: int) -> Non
         )
 
 
+def check_hand_down(others: Tensor, from_parent: Tensor) -> None:
+    """Look at what parents hand down, (N, *spatial, channels), and the map to their children.
+
+    Raises:
+        ValueError: they do not fit one another, or are no float32.
+    """
+    _check_type("what parents hand down", others, (torch.float32,), others.device)
+    _check_type("the map", from_parent, (torch.float32,), others.device)
+    if from_parent.ndim != 2 or others.shape[-1:] != from_parent.shape[1:]:
+        raise ValueError(
+            f"the map {tuple(from_parent.shape)} must have a column for each channel of what "
+            f"parents hand down, {tuple(others.shape)}"
+        )
+
+
 def check_octree(
     images: Sequence[Tensor],
     automaton: Automaton,

@@ -341,6 +341,20 @@ def program(
     return Program(name, "\n".join(lines) + "\n", kernels, forward, back)
 
 
+@cache
+def map_program(channels: int, precision: str) -> Program:
+    """The kernel that maps parents to children of so many channels, without an image."""
+    network = f"Network<2, {channels}, 0, 16, {_CLASSES[precision]}>"
+    source = (
+        f'#include "octree.cuh"\n'
+        f"using namespace octreenca;\n"
+        f"static_assert(sizeof(MapArguments) == {ARGUMENT_BYTES['MapArguments']});\n"
+        f"OCTREENCA_KERNEL(map, 128, 0, MapArguments, map_parents<{network}>)\n"
+    )
+    name = f"octreenca_map_{channels}_{precision}.cu"
+    return Program(name, source, {"map": KernelLaunch(128, 0)}, {}, None)
+
+
 # ---------------------------------------------------------------- arguments
 
 LEVEL_LAYOUT = "3iI2Q2I64I"

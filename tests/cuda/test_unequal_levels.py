@@ -4,7 +4,6 @@ The kernels run as in test_cuda_engine.py; what they are compared with is PyTorc
 """
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +15,10 @@ from helpers.streams import segmented
 
 from nnunet_octreenca.inference.stream import WindowStream, open_stream
 from nnunet_octreenca.network import OctreeNCA
+from nnunet_octreenca.network.walk import walk
 from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import Part, cuda_device, cuda_engine, cuda_level, cuda_octree
-from nnunet_octreenca.ops.cuda_program import Configuration, KernelLaunch, Program
+from nnunet_octreenca.ops.cuda_program import KernelLaunch, Program
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.planning import Output
 
@@ -86,26 +86,40 @@ OCTREENCA_KERNEL(map, 128, 0, MapArguments, map_parents<N>)
     [(24, 16, 3, "tf32"), (13, 37, 1, "half"), (5, 4, 0, "tf32"), (40, 8, 5, "half")],
 )
 def test_parents_are_mapped(above, own, n_in, precision, device):
-    """Whatever the image of the parents holds."""
+    """Whatever the image of the parents holds; the same bits level by level."""
     name = {"half": "Float16", "tf32": "Tf32"}[precision]
     source = MAP.format(own=own, n_in=n_in, precision=name)
-    kernels = {"map": KernelLaunch(128, 0)}
-    loaded = device.load_program(Program("map.cu", source, kernels, {}, None))
-    configuration = Configuration(2, own, n_in, 16, precision)
-    run = SimpleNamespace(loaded=loaded, configuration=configuration)
+    loaded = device.load_program(Program("map.cu", source, {"map": KernelLaunch(128, 0)}, {}, None))
     kind = torch.float16 if precision == "half" else torch.float32
     draws = torch.Generator().manual_seed(1)
     state = torch.randn(2, 7, 10, above, generator=draws).to(kind)
     state[..., :n_in] = float("inf")
     matrix = torch.randn(own - n_in, above - n_in, generator=draws)
     parent = cuda_level.padded(state, cuda_engine.padded_channels(above))
-    found = cuda_octree._handed_down(run, parent, matrix)
+    found = cuda_octree.map_parents(loaded, parent, matrix, n_in)
     assert found.shape == (2, 7, 10, cuda_engine.padded_channels(own))
     assert not found[..., own:].any()
     wanted = state[..., n_in:].double() @ matrix.double().t()
     error = difference(found[..., n_in:own].double(), wanted)
     assert error < (1e-3 if precision == "half" else 1e-6)
-    assert cuda_octree._handed_down(run, parent, None) is parent
+    if precision == "tf32":
+        alone = cuda_engine.hand_down(state[..., n_in:], matrix, device=device)
+        assert torch.equal(alone, found[..., n_in:own])
+
+
+@pytest.mark.parametrize(
+    ("others", "matrix", "told"),
+    [
+        (torch.zeros(1, 2, 3, 5), torch.zeros(4, 6), r"map \(4, 6\) must have a column for .* 5\)"),
+        (torch.zeros(1, 2, 3, 5).half(), torch.zeros(4, 5), "hand down must be torch.float32"),
+        (torch.zeros(1, 2, 3, 5), torch.zeros(4, 5).double(), "the map must be torch.float32"),
+    ],
+)
+def test_what_cannot_be_handed_down_is_refused(others, matrix, told, device):
+    with pytest.raises(ValueError, match=told):
+        cuda_engine.hand_down(others, matrix, device=device)
+    nothing = cuda_engine.hand_down(torch.zeros(0, 2, 3, 5), torch.zeros(4, 5), device=device)
+    assert nothing.shape == (0, 2, 3, 4)
 
 
 @pytest.mark.slow
@@ -135,6 +149,8 @@ def test_a_network_trains_and_predicts_as_with_pytorch(case, network_on_host):
     labels = network.segment(image, seed=3)
     assert torch.equal(labels, whole.argmax(1).to(torch.uint8))
     assert len(labels.unique()) > 1
+    last = [moment.state for moment in walk(network, image, seed=3, every=None)][-1]
+    assert torch.equal(network.automaton().head(last), whole)
 
 
 @each_network
