@@ -145,7 +145,7 @@ def test_a_network_trains_and_predicts_as_with_pytorch(case, network_on_host):
         assert difference(ours.grad.double(), theirs[name].grad) < 1e-5, name
     with torch.no_grad():
         whole = network(image, seed=3)
-    assert difference(whole.double(), on_pytorch(lambda: twin(image.double(), seed=3))) < 3e-6
+        assert difference(whole.double(), on_pytorch(lambda: twin(image.double(), seed=3))) < 3e-6
     labels = network.segment(image, seed=3)
     assert torch.equal(labels, whole.argmax(1).to(torch.uint8))
     assert len(labels.unique()) > 1
