@@ -37,6 +37,7 @@ class Case(NamedTuple):
     band_rows: int = 0
     every_level: bool = False  # whether each level has a loss
     steps: tuple[int, ...] = ()  # another number than planned, to measure memory in less time
+    channels: tuple[int, ...] = ()  # of every level, instead of the planned
 
 
 CASES = {
@@ -93,6 +94,27 @@ CASES = {
     "streamed slide": Case(
         "stream", (256, 6000), 3, 2, engine="torch", band_rows=64, steps=(3, 2, 2, 2, 2)
     ),
+    "hippocampus, wide coarse levels, C++": Case(
+        "training",
+        (40, 56, 40),
+        crop=((22, 30, 22), 1),
+        engine="cpu",
+        every_level=True,
+        channels=(16, 32, 48, 64),
+    ),
+    "hippocampus, wide coarse levels": Case(
+        "training", (40, 56, 40), crop=((22, 30, 22), 1), channels=(16, 32, 48, 64)
+    ),
+    "streamed slide, wide coarse levels, C++": Case(
+        "stream",
+        (512, 30000),
+        3,
+        2,
+        engine="cpu",
+        band_rows=32,
+        steps=(6, 4, 4, 4, 4),
+        channels=(16, 24, 32, 48, 64),
+    ),
     "40 classes, mirrored": Case("inference", (48, 64, 64), num_classes=40, mirror_axes=(0, 1)),
 }
 
@@ -104,12 +126,13 @@ def plan(case: Case) -> dict[str, Any]:
 
     # A stream's image is larger than what its network was planned for.
     factors = level_factors([min(n, 320) if case.task == "stream" else n for n in case.shape])
-    channels = cell_channels(case.input_channels, case.num_classes - 1)
+    planned = cell_channels(case.input_channels, case.num_classes - 1)
+    channels = case.channels or (planned,) * (len(factors) + 1)
     return {
         "factors": factors,
         "steps": case.steps[: len(factors) + 1] or level_steps(level_shapes(case.shape, factors)),
         "channels": channels,
-        "hidden": 4 * channels,
+        "hidden": tuple(4 * own for own in channels),
     }
 
 

@@ -29,8 +29,6 @@ class Trial:
     """What is tried; the defaults change nothing.
 
     Attributes:
-        channels: of the levels' cells, finest first, the last for all coarser levels; hidden
-            channels pass a linear map on their way to the next level. None: the plans' on all.
         softmax: cross-entropy and Dice of a softmax with the background's logit at 0, instead of
             sigmoids.
         optimizer: "adam" or "adamw".
@@ -42,7 +40,6 @@ class Trial:
         augmentation: "full" (nnU-Net's), "spatial" or "mirror".
     """
 
-    channels: tuple[int, ...] | None = None
     softmax: bool = False
     optimizer: str = "adam"
     schedule: str = "plans"
@@ -65,27 +62,10 @@ class TrialNetwork(OctreeNCA):
     def __init__(self, *arguments: Any, trial: Trial, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.trial = trial
-        given = list(trial.channels or (self.channels,))
-        given += given[-1:] * len(self.steps)
-        self.level_channels = given[: len(self.steps)]
-        n = self.input_channels
-        self.levels = nn.ModuleList(
-            LevelNCA(self.dimension, c, n, 4 * c) for c in self.level_channels
-        )
         if trial.start_std:
             for level in self.levels:
                 assert isinstance(level, LevelNCA)
                 nn.init.normal_(level.update.weight, std=trial.start_std)
-        self.descend = nn.ModuleList()  # from level l + 1 to level l
-        for own, above in zip(self.level_channels[:-1], self.level_channels[1:], strict=True):
-            layer: nn.Module = nn.Identity()
-            if own != above:
-                layer = nn.Linear(above - n, own - n, bias=False)
-                nn.init.normal_(layer.weight, std=0.02)
-                same = min(own, above) - n
-                with torch.no_grad():
-                    layer.weight[:same, :same] += torch.eye(same)
-            self.descend.append(layer)
 
     def _is_inference(self, image: Tensor) -> bool:
         return False
@@ -151,7 +131,7 @@ class TrialNetwork(OctreeNCA):
         return max(1, self.steps[level] + int(draw))
 
     def enter_level(self, level: int, image: Tensor, boxes: Any, parent: Tensor | None) -> Tensor:
-        """OctreeNCA's, with a map between channels and windows of several crops."""
+        """OctreeNCA's, with windows of several crops."""
         here, n = boxes[level], self.input_channels
         image = torch.cat(
             [
@@ -163,18 +143,18 @@ class TrialNetwork(OctreeNCA):
             others = image.new_zeros((*image.shape[:-1], self.level_channels[level] - n))
             return torch.cat([image, others], -1)
         above = boxes[level + 1]
-        mapped = self.descend[level](parent[..., n:])
+        handed = self._handed_down(level, parent[..., n:])
         others = torch.cat(
             [
                 upsample(
-                    mapped[sample : sample + 1],
+                    handed[sample : sample + 1],
                     self.factors[level],
                     here.shape,
                     here.origins[number],
                     above.origins[sample],
                     first_axis=1,
                 )
-                for number, sample in enumerate(_samples(len(here.origins), len(mapped)))
+                for number, sample in enumerate(_samples(len(here.origins), len(handed)))
             ]
         )
         return torch.cat([image, others], -1)

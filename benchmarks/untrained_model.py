@@ -87,11 +87,12 @@ def model_folder(
     transpose: Sequence[int] = (0, 1, 2),
     steps: int | None = None,
     standardizes: bool = False,
+    cells: Sequence[int] | None = None,
 ) -> Path:
     """Write one; `OctreeNCA`s with weights large enough to give every label somewhere.
 
     `steps` are every level's, instead of the plan's. `standardizes`: as today's plans have it for
-    intensities that nnU-Net leaves raw.
+    intensities that nnU-Net leaves raw. `cells`: channels of every level, the finest first.
     """
     labels = labels or {"background": 0, "first": 1, "second": 2}
     name = "2d" if len(patch) == 2 else "3d_fullres"
@@ -113,7 +114,7 @@ def model_folder(
         foreground_labels=len(foreground),
         has_regions=regions is not None,
         batch_size=2,
-        settings={},
+        settings={} if cells is None else {"channels": list(cells)},
         recipe=RECIPES["default"]._replace(standardizes=standardizes),
     )
     described = {

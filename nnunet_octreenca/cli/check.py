@@ -111,9 +111,14 @@ def _network(model: "ModelReport") -> str:
         return name
     parameters = "" if model.parameters is None else f", {model.parameters:,} parameters"
     return (
-        f"{name}, {model.levels} levels, steps {' '.join(map(str, model.steps))}, {model.channels} "
-        f"channels, {model.hidden} hidden units{parameters}"
+        f"{name}, {model.levels} levels, steps {_numbers(model.steps)}, "
+        f"{_numbers(model.channels)} channels, {_numbers(model.hidden)} hidden units{parameters}"
     )
+
+
+def _numbers(given: int | list[int] | None) -> str:
+    """One for all levels, or one for each."""
+    return " ".join(map(str, given)) if isinstance(given, list) else str(given)
 
 
 def _checkpoint(checkpoint: "CheckpointReport") -> str:

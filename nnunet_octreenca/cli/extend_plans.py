@@ -11,6 +11,7 @@ examples:
   nnunet_octreenca extend_plans -d 4
   nnunet_octreenca extend_plans -d 4 -p nnUNetResEncUNetMPlans -gpu_memory_target 4
   nnunet_octreenca extend_plans -d 4 --set num_epochs=100 --set initial_lr=0.001
+  nnunet_octreenca extend_plans -d 4 --set channels=[16,24,32,48]
   nnunet_octreenca extend_plans -d 4 --preset paper
 """
 
@@ -50,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="set a key of the plans' octreenca block, e.g. num_epochs=100 (repeatable)",
+        help="set a key of the plans' octreenca block, e.g. num_epochs=100, or the network's "
+        "channels and hidden units: channels=20, or one for each level, the finest first, "
+        "channels=[16,24,32,48] (repeatable)",
     )
 
 

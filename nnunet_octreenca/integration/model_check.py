@@ -24,9 +24,10 @@ from nnunet_octreenca.integration.model_files import (
 from nnunet_octreenca.integration.zoo import model_place
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning.dataset_description import DatasetDescription, description_faults
-from nnunet_octreenca.planning.network_model import MAX_CHANNELS
+from nnunet_octreenca.planning.level_sizes import MAX_CHANNELS
 from nnunet_octreenca.planning.plans_faults import plans_faults
 from nnunet_octreenca.planning.plans_model import Configuration, Plans, read_plans
+from nnunet_octreenca.planning.rules import brief
 from nnunet_octreenca.planning.value_rules import identifier, short
 from nnunet_octreenca.training.checkpoints import STAND_INS, VERSIONS, Checkpoint, read_checkpoint
 
@@ -273,14 +274,9 @@ def _describe(
     if network is not None:
         report.levels = len(network.steps)
         report.steps = list(network.steps)
-        report.channels, report.hidden = _of_all(network.channels), _of_all(network.hidden)
+        report.channels, report.hidden = brief(network.channels), brief(network.hidden)
         if dataset is not None:
             report.parameters = network.parameters(configuration.input_channels(dataset))
-
-
-def _of_all(row: tuple[int, ...]) -> int | list[int]:
-    """The number that all levels share, or all numbers."""
-    return row[0] if len(set(row)) == 1 else list(row)
 
 
 def _network_faults(

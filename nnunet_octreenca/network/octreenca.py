@@ -30,6 +30,7 @@ from nnunet_octreenca.ops.automaton import state_logits
 from nnunet_octreenca.ops.engine import ENGINES, DescentEngine, OctreeEngine
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import fire_threshold
+from nnunet_octreenca.ops.hand_down import hand_down
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, precision
 from nnunet_octreenca.ops.weights import StepWeights
 
@@ -39,8 +40,8 @@ class NetworkSizes(TypedDict):
 
     factors: Factors
     steps: tuple[int, ...]
-    channels: int
-    hidden: int
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
     input_channels: int
     num_classes: int
 
@@ -474,8 +475,8 @@ class OctreeNCA(nn.Module):
         return {
             "factors": self.factors,
             "steps": self.steps,
-            "channels": max(self.level_channels),
-            "hidden": max(self.level_hidden),
+            "channels": self.level_channels,
+            "hidden": self.level_hidden,
             "input_channels": self.input_channels,
             "num_classes": self.num_classes,
         }
@@ -581,9 +582,9 @@ class OctreeNCA(nn.Module):
         matrix = self._map_to(level)
         if matrix is None:
             return others
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.compiler.is_compiling():  # which cannot look for an engine
             return torch_engine.hand_down(others, matrix)
-        return self.engine().hand_down(others, matrix)
+        return hand_down(others, matrix, self.engine())
 
     def extra_repr(self) -> str:
         """What `print(network)` shows besides the levels."""

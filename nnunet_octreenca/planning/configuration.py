@@ -8,14 +8,11 @@ from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import Context, plan_context
 from nnunet_octreenca.planning.input_statistics import InputStatistics
+from nnunet_octreenca.planning.level_sizes import LevelSizes, check_room
 from nnunet_octreenca.planning.loading import steps_per_context
 from nnunet_octreenca.planning.memory import training_bytes
 from nnunet_octreenca.planning.recipe import RECIPES, Recipe
-from nnunet_octreenca.planning.rules import (
-    HIDDEN_UNITS_PER_CHANNEL,
-    cell_channels,
-    level_steps,
-)
+from nnunet_octreenca.planning.rules import brief, level_steps
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 NETWORK_CLASS = "nnunet_octreenca.network.OctreeNCA"
@@ -33,6 +30,7 @@ def octreenca_configuration(
     settings: JsonMapping | None = None,
     recipe: Recipe = RECIPES["default"],
     statistics: InputStatistics | None = None,
+    sizes: LevelSizes | None = None,
 ) -> JsonObject:
     """The keys of a configuration that OctreeNCA changes (DESIGN section 2).
 
@@ -47,13 +45,14 @@ def octreenca_configuration(
             number of axes is left to other configurations.
         recipe: how the network is trained.
         statistics: of the image, where the network is to standardize it.
+        sizes: channels and hidden units that differ from the recipe's.
 
     Returns:
         `batch_size`, `patch_size`, `architecture` and `octreenca`.
 
     Raises:
-        PlansError: nothing fits the memory target, an unknown setting, or a crop that lacks its
-            shape or its levels.
+        PlansError: nothing fits the memory target, an unknown setting, a crop that lacks its shape
+            or its levels, or cells that do not hold image and logits.
     """
     settings = settings or {}
     batch_size = recipe.batch_size if batch_size is None else batch_size
@@ -68,10 +67,15 @@ def octreenca_configuration(
     if "crop_shape" in settings and len(chosen.crop_shape or median_shape) == len(median_shape):
         given = chosen.crop
         crops = lambda context, factors: (given,)  # noqa: E731
-    channels = cell_channels(input_channels, num_classes - (not has_regions))
-    hidden = HIDDEN_UNITS_PER_CHANNEL * channels
+    sizes = LevelSizes({}) if sizes is None else sizes
+    logits = num_classes - (not has_regions)
+
+    def cells(context: Context) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        levels = len(context.factors) + 1
+        return sizes.of(levels, recipe.channels(input_channels, logits, levels))
 
     def fits(context: Context) -> bool:
+        channels, hidden = cells(context)
         needed = training_bytes(
             context.shape,
             factors=context.factors,
@@ -91,6 +95,8 @@ def octreenca_configuration(
     crop_shape, crop_levels = context.crop or (None, 0)
     chosen = replace(chosen, crop_shape=crop_shape, crop_levels=crop_levels)
     steps = level_steps(level_shapes(context.shape, context.factors))
+    channels, hidden = cells(context)
+    check_room(channels, input_channels, logits)
     if recipe.reuses_contexts and "steps_per_context" not in settings:
         uses = steps_per_context(
             context.shape,
@@ -109,8 +115,8 @@ def octreenca_configuration(
             "network_class_name": NETWORK_CLASS,
             "arch_kwargs": {
                 "dimension": len(context.shape),
-                "channels": channels,
-                "hidden": hidden,
+                "channels": brief(channels),
+                "hidden": brief(hidden),
                 "factors": [list(row) for row in context.factors],
                 "steps": steps,
                 "fire_rate": 0.5,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import ceil, prod
 
 from nnunet_octreenca.octree import Crop, Factors, window_shapes
+from nnunet_octreenca.planning.rules import of_levels
 
 # Seconds of one core: nnU-Net's loading and augmentation of a number, between the 25e-9 and 143e-9
 # of six data sets (benchmarks/context_loading.py); a cell's multiply-add, forward and backward.
@@ -18,8 +19,8 @@ def steps_per_context(
     *,
     factors: Factors,
     steps: Sequence[int],
-    channels: int,
-    hidden: int,
+    channels: int | Sequence[int],
+    hidden: int | Sequence[int],
     input_channels: int,
 ) -> int:
     """As many steps as last as long as loading the next context, 1 to 8.
@@ -27,7 +28,8 @@ def steps_per_context(
     Args:
         context: cells of level 0 per axis.
         crop: of the finest levels; without one a step sees all there is, and none is repeated.
-        factors, steps, channels, hidden, input_channels: the network's.
+        factors, steps, channels, hidden, input_channels: the network's; channels and hidden of all
+            levels or of each.
 
     >>> network = {"factors": [(2, 2)] * 4, "steps": [10] * 4 + [20], "channels": 16, "hidden": 64}
     >>> steps_per_context((2048, 2048), Crop((256, 256), 3), **network, input_channels=3)
@@ -38,6 +40,12 @@ def steps_per_context(
     if crop is None:
         return 1
     shapes = window_shapes(context, factors, crop)
-    cell_steps = sum(count * prod(box) for count, box in zip(steps, shapes, strict=True))
-    step = cell_steps * 3 * channels * hidden * _MULTIPLY_ADD
+    levels = len(steps)
+    products = sum(
+        count * prod(box) * 3 * own * units
+        for count, box, own, units in zip(
+            steps, shapes, of_levels(channels, levels), of_levels(hidden, levels), strict=True
+        )
+    )
+    step = products * _MULTIPLY_ADD
     return min(MOST_STEPS, max(1, ceil(_LOADING * input_channels * prod(context) / step)))

@@ -6,6 +6,7 @@ tests/planning/test_memory.py holds them to it.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from nnunet_octreenca.ops.cpu_sizes import ring_slots
 from nnunet_octreenca.ops.cuda_program import Configuration, backward_layout, single_precision
 from nnunet_octreenca.ops.engine import engine_named
 from nnunet_octreenca.ops.torch_engine import CPU_CHUNK
+from nnunet_octreenca.planning.rules import of_levels
 
 FLOAT = 4
 # Whole states alive besides the trajectory while a level's backward pass runs: gradients of
@@ -41,17 +43,26 @@ class _Numbers(NamedTuple):
     cells: list[int]  # computed
     pixels: list[int]  # of the image
     steps: Sequence[int]
-    channels: int
-    hidden: int
+    channels: Sequence[int]
+    hidden: Sequence[int]
     input_channels: int
     num_classes: int
     dimension: int
     every_level: bool = False  # whether each level has a loss
 
     @property
-    def state(self) -> int:
+    def states(self) -> list[int]:
         """Bytes of a cell's state."""
-        return self.channels * FLOAT
+        return [channels * FLOAT for channels in self.channels]
+
+    def padded(self, engine: str) -> list[int]:
+        """Bytes of a cell's state as an engine pads it in whole octrees."""
+        pad = engine_named(engine).padded_channels
+        return [pad(channels) * FLOAT for channels in self.channels]
+
+    def largest(self, cell_bytes: Sequence[int]) -> int:
+        """Bytes of the largest level's state."""
+        return max(n * size for n, size in zip(self.cells, cell_bytes, strict=True))
 
     @property
     def image(self) -> int:
@@ -74,40 +85,46 @@ class _Numbers(NamedTuple):
 
 def _training_torch(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     # Every step keeps its input state until the backward pass has used it.
-    pairs = zip(numbers.steps, numbers.cells, strict=True)
-    kept = sum(count * n * numbers.state for count, n in pairs)
-    working = max(numbers.cells) * numbers.state * _BACKWARD_STATES
+    levels = zip(numbers.steps, numbers.cells, numbers.states, strict=True)
+    kept = sum(count * n * state for count, n, state in levels)
+    working = numbers.largest(numbers.states) * _BACKWARD_STATES
     # One chunk of fired cells: 2 C inputs, H hidden units and their gradients.
-    chunk = CPU_CHUNK * (4 * numbers.channels + 3 * numbers.hidden) * FLOAT
+    sizes = zip(numbers.channels, numbers.hidden, strict=True)
+    chunk = CPU_CHUNK * max(4 * channels + 3 * hidden for channels, hidden in sizes) * FLOAT
     # The loss is over before the last level's backward pass works.
     return kept + max(working, numbers.loss) + numbers.image + chunk
 
 
 def _training_cpu(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     # A level keeps its last state, and of every step what the fired cells were before.
-    log = (numbers.channels - numbers.input_channels) * FLOAT * fire_rate
-    pairs = zip(numbers.steps, numbers.cells, strict=True)
-    kept = sum(round(n * (numbers.state + count * log)) for count, n in pairs)
-    largest = max(numbers.cells)
-    padded = engine_named("cpu").padded_channels(numbers.channels)
-    copies = 2 * largest // batch_size * padded * FLOAT if padded > numbers.channels else 0
-    working = round(largest * numbers.state * _CPU_BACKWARD_STATES) + copies
+    kept = working = 0
+    for count, n, state, padded in zip(
+        numbers.steps, numbers.cells, numbers.states, numbers.padded("cpu"), strict=True
+    ):
+        log = (state - numbers.input_channels * FLOAT) * fire_rate
+        kept += round(n * (state + count * log))
+        copies = 2 * n // batch_size * padded if padded > state else 0
+        working = max(working, round(n * state * _CPU_BACKWARD_STATES) + copies)
     return kept + max(working, numbers.loss) + numbers.image
 
 
 def _training_cuda(numbers: _Numbers, batch_size: int, fire_rate: float) -> int:
     # Every step's input state, with its channels filled up.
-    padded = engine_named("cuda").padded_channels(numbers.channels) * FLOAT
-    kept = sum(c * n * padded for c, n in zip(numbers.steps, numbers.cells, strict=True))
-    # The gradient handed in and, filled up, what becomes of it and of perceived; stripped at last.
-    stripped = numbers.state if padded > numbers.state else 0
-    working = max(numbers.cells) * (2 * padded + numbers.state + stripped)
+    kept = working = 0
+    for count, n, state, padded in zip(
+        numbers.steps, numbers.cells, numbers.states, numbers.padded("cuda"), strict=True
+    ):
+        kept += count * n * padded
+        # The gradient handed in and, filled up, what becomes of it and of perceived; stripped at
+        # last.
+        stripped = state if padded > state else 0
+        working = max(working, n * (2 * padded + state + stripped))
     return kept + max(working + _cuda_sums(numbers), numbers.loss) + numbers.image
 
 
 def _cuda_sums(numbers: _Numbers) -> int:
     # Each block adds up gradients of the weights on its own.
-    sizes = (numbers.dimension, numbers.channels, numbers.input_channels, numbers.hidden)
+    sizes = (numbers.dimension, numbers.channels[0], numbers.input_channels, numbers.hidden[0])
     configuration = Configuration(*sizes, single_precision(_CUDA_ARCHITECTURE))
     layout = backward_layout(configuration, _CUDA_ARCHITECTURE)
     if layout is None:  # such a network trains with PyTorch
@@ -125,8 +142,8 @@ def training_bytes(
     *,
     factors: Factors,
     steps: Sequence[int],
-    channels: int,
-    hidden: int,
+    channels: int | Sequence[int],
+    hidden: int | Sequence[int],
     input_channels: int,
     num_classes: int,
     batch_size: int,
@@ -139,7 +156,8 @@ def training_bytes(
 
     Args:
         shape: cells of the context (nnU-Net's patch size) per axis.
-        factors, steps, channels, hidden, input_channels, num_classes: the network's.
+        factors, steps, channels, hidden, input_channels, num_classes: the network's; channels and
+            hidden of all levels or of each.
         batch_size: samples per step.
         crop: of the finest levels, if any.
         engine: its name. The CUDA engine fills the channels up to groups of 16, and so needs less
@@ -154,8 +172,8 @@ def training_bytes(
         [batch_size * prod(box) for box in window_shapes(shape, factors, crop)],
         [batch_size * prod(whole) for whole in level_shapes(shape, factors)],
         steps,
-        channels,
-        hidden,
+        of_levels(channels, len(steps)),
+        of_levels(hidden, len(steps)),
         input_channels,
         num_classes,
         len(shape),
@@ -165,26 +183,29 @@ def training_bytes(
 
 
 def _inference_torch(numbers: _Numbers, shape: Sequence[int]) -> int:
-    chunk = CPU_CHUNK * (2 * numbers.channels + 2 * numbers.hidden) * FLOAT
-    states = round(numbers.cells[0] * numbers.state * FORWARD_STATES)
+    sizes = zip(numbers.channels, numbers.hidden, strict=True)
+    chunk = CPU_CHUNK * max(2 * channels + 2 * hidden for channels, hidden in sizes) * FLOAT
+    states = round(numbers.largest(numbers.states) * FORWARD_STATES)
     return states + numbers.image + 2 * numbers.head + chunk
 
 
 def _inference_cuda(numbers: _Numbers, shape: Sequence[int]) -> int:
-    # Two states of the finest level.
-    padded = engine_named("cuda").padded_channels(numbers.channels) * FLOAT
-    return 2 * numbers.cells[0] * padded + numbers.image + numbers.head
+    # Two states of the largest level, mostly the finest.
+    return 2 * numbers.largest(numbers.padded("cuda")) + numbers.image + numbers.head
 
 
 def _inference_cpu(numbers: _Numbers, shape: Sequence[int]) -> int:
-    padded = engine_named("cpu").padded_channels(numbers.channels) * FLOAT
-    parents = (numbers.cells[1] if len(numbers.cells) > 1 else 0) * padded
+    padded = numbers.padded("cpu")
+    states = [n * size for n, size in zip(numbers.cells, padded, strict=True)]
+    finest, parents = states[0], states[1] if len(states) > 1 else 0
+    coarse = max((own + above for own, above in pairwise([*states[1:], 0])), default=0)
     rows = ring_slots(shape, numbers.steps[0])
     if len(shape) == 2 and shape[0] >= 2 * rows:
         # The finest level exists as some rows only, logits are written as they come.
-        return rows * shape[1] * padded + parents + numbers.head + numbers.image
+        finest = rows * shape[1] * padded[0]
+        return max(finest + parents + numbers.head, coarse) + numbers.image
     # The finest level's state, at first together with its parents, at last with the logits.
-    return numbers.cells[0] * padded + max(parents, numbers.head) + numbers.image
+    return max(finest + max(parents, numbers.head), coarse) + numbers.image
 
 
 _INFERENCE = {"torch": _inference_torch, "cuda": _inference_cuda, "cpu": _inference_cpu}
@@ -195,8 +216,8 @@ def inference_bytes(
     *,
     factors: Factors,
     steps: Sequence[int],
-    channels: int,
-    hidden: int,
+    channels: int | Sequence[int],
+    hidden: int | Sequence[int],
     input_channels: int,
     num_classes: int,
     engine: str = "torch",
@@ -207,6 +228,13 @@ def inference_bytes(
     """
     pixels = [prod(whole) for whole in level_shapes(shape, factors)]
     numbers = _Numbers(
-        pixels, pixels, steps, channels, hidden, input_channels, num_classes, len(shape)
+        pixels,
+        pixels,
+        steps,
+        of_levels(channels, len(steps)),
+        of_levels(hidden, len(steps)),
+        input_channels,
+        num_classes,
+        len(shape),
     )
     return _INFERENCE[engine_named(engine).name](numbers, shape)

@@ -1,6 +1,6 @@
 """The network that plans describe: OctreeNCA's arguments within their limits, nothing to import."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.planning import known_names
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS
+from nnunet_octreenca.planning.level_sizes import MAX_CHANNELS, MAX_HIDDEN, MAX_LEVELS
+from nnunet_octreenca.planning.rules import of_levels
 from nnunet_octreenca.planning.value_rules import (
     Rule,
     broken,
@@ -21,10 +23,7 @@ from nnunet_octreenca.planning.value_rules import (
 )
 
 # Far above what can be trained; a number beyond them is a mistake or an attack.
-MAX_LEVELS = 32
 MAX_STEPS = 10_000
-MAX_CHANNELS = 4_096
-MAX_HIDDEN = 65_536
 MAX_PARAMETERS = 500_000_000
 
 _NETWORK: dict[str, Rule] = {
@@ -80,15 +79,6 @@ class Network:
             if own != above
         )
         return levels + maps
-
-
-def of_levels(given: int | Sequence[int], levels: int) -> tuple[int, ...]:
-    """A number for every level, of one for all or of a list.
-
-    >>> of_levels(16, 2), of_levels([16, 24], 2)
-    ((16, 16), (16, 24))
-    """
-    return (given,) * levels if isinstance(given, int) else tuple(given)
 
 
 def read_network(arguments: JsonMapping) -> Network:

@@ -8,7 +8,9 @@ from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.planning.configuration import NETWORK_CLASS, octreenca_configuration
 from nnunet_octreenca.planning.input_statistics import InputStatistics, input_statistics
+from nnunet_octreenca.planning.level_sizes import LevelSizes
 from nnunet_octreenca.planning.recipe import RECIPES, Recipe
+from nnunet_octreenca.planning.rules import brief, of_levels
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 PLANS_NAME = "nnUNetOctreeNCAPlans"
@@ -43,7 +45,8 @@ def extend_plans(
         gpu_memory_target_in_gb: GiB that one training step may take.
         plans_name: name of the new plans.
         batch_size: samples per training step; the recipe's if left out.
-        settings: keys of the `octreenca` block that differ from the recipe's.
+        settings: keys of the `octreenca` block that differ from the recipe's; also `channels` and
+            `hidden` of the network, a list being for the configurations of as many levels.
         preset: one of the paper's set-ups (`load_preset`); replaces what is worked out in the
             configurations that have as many axes.
         recipe: how networks are trained that no preset describes.
@@ -74,6 +77,7 @@ def extend_plans(
         raise PlansError(
             f"plans name {plans_name!r} must not hold '__': nnU-Net splits folder names there"
         )
+    sizes, settings = LevelSizes.split(settings)
     extended = deepcopy(dict(plans))
     extended["plans_name"] = plans_name
     for name, configuration in extended["configurations"].items():
@@ -83,10 +87,11 @@ def extend_plans(
             continue  # its parent is extended, and so is it
         median = _inherited(extended["configurations"], name, "median_image_size_in_voxels")
         if preset is not None and len(preset["patch_size"]) == len(median):
-            own = _from_preset(preset, has_regions, settings)
+            own = _from_preset(preset, has_regions, settings, sizes)
             needed = input_channels + (foreground_labels if cascaded else 0)
             needed += num_classes - (not has_regions)
-            channels = own["architecture"]["arch_kwargs"]["channels"]
+            given = own["architecture"]["arch_kwargs"]["channels"]
+            channels = min(of_levels(given, len(own["architecture"]["arch_kwargs"]["steps"])))
             if needed > channels:
                 raise PlansError(
                     f"the preset's cells have {channels} channels, but {name!r} needs {needed} for "
@@ -106,8 +111,10 @@ def extend_plans(
                 settings=settings,
                 recipe=recipe,
                 statistics=_statistics(extended, name, inputs) if recipe.standardizes else None,
+                sizes=sizes,
             )
         )
+    sizes.check_used()
     return extended
 
 
@@ -121,11 +128,17 @@ def _statistics(plans: JsonMapping, name: str, inputs: int) -> InputStatistics |
 
 
 def _from_preset(
-    preset: JsonMapping, has_regions: bool, settings: JsonMapping | None
+    preset: JsonMapping, has_regions: bool, settings: JsonMapping, sizes: LevelSizes
 ) -> JsonObject:
     chosen = deepcopy(dict(preset))
-    chosen["architecture"]["arch_kwargs"]["constant_background"] = not has_regions
-    chosen[BLOCK] = Settings.from_plans({**chosen[BLOCK], **(settings or {})}).to_plans()
+    network = chosen["architecture"]["arch_kwargs"]
+    network["constant_background"] = not has_regions
+    levels = len(network["steps"])
+    channels, hidden = sizes.of(
+        levels, of_levels(network["channels"], levels), of_levels(network["hidden"], levels)
+    )
+    network.update(channels=brief(channels), hidden=brief(hidden))
+    chosen[BLOCK] = Settings.from_plans({**chosen[BLOCK], **settings}).to_plans()
     return chosen
 
 

@@ -1,10 +1,12 @@
 """Recipes: what the plans say of training where the user does not."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.planning.context import Crops, crops_for_memory, crops_for_speed
+from nnunet_octreenca.planning.rules import equal_channels
 
 
 class Recipe(NamedTuple):
@@ -13,6 +15,7 @@ class Recipe(NamedTuple):
     Attributes:
         batch_size: samples per training step.
         crops: which crops of the finest levels are tried, the best first.
+        channels: (image channels, logits, levels) -> C of every level, finest first.
         settings: keys of the `octreenca` block that differ from the defaults.
         standardizes: whether the network standardizes intensities that nnU-Net leaves raw.
         reuses_contexts: whether several steps use a context that takes long to load.
@@ -20,6 +23,7 @@ class Recipe(NamedTuple):
 
     batch_size: int
     crops: Crops
+    channels: Callable[[int, int, int], list[int]]
     settings: JsonMapping
     standardizes: bool
     reuses_contexts: bool
@@ -29,6 +33,7 @@ RECIPES = {
     "default": Recipe(
         batch_size=1,
         crops=crops_for_speed,
+        channels=equal_channels,
         settings={"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5},
         standardizes=True,
         reuses_contexts=True,
@@ -37,6 +42,7 @@ RECIPES = {
     "paper": Recipe(
         batch_size=3,
         crops=crops_for_memory,
+        channels=equal_channels,
         settings={"lr_schedule": "exponential", "gradient_clip": None},
         standardizes=False,
         reuses_contexts=False,

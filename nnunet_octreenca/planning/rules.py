@@ -66,6 +66,33 @@ def cell_channels(input_channels: int, logits: int) -> int:
     return -(-wanted // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
 
 
+def equal_channels(input_channels: int, logits: int, levels: int) -> list[int]:
+    """C of every level, finest first: `cell_channels` on all (the paper).
+
+    >>> equal_channels(1, 2, 3)
+    [16, 16, 16]
+    """
+    return [cell_channels(input_channels, logits)] * levels
+
+
+def of_levels(given: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """A number for every level, of one for all or of a list.
+
+    >>> of_levels(16, 2), of_levels([16, 24], 2)
+    ((16, 16), (16, 24))
+    """
+    return (given,) * levels if isinstance(given, int) else tuple(given)
+
+
+def brief(row: Sequence[int]) -> int | list[int]:
+    """The number that all levels share, or a list of all: how plans and reports say it.
+
+    >>> brief((16, 16)), brief((16, 24))
+    (16, [16, 24])
+    """
+    return row[0] if len(set(row)) == 1 else list(row)
+
+
 def round_up(shape: Sequence[float], multiple: Sequence[int]) -> Shape:
     """Each axis rounded up to a multiple.
 

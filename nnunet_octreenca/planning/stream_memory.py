@@ -15,6 +15,7 @@ from nnunet_octreenca.ops.cpu_sizes import ring_slots
 from nnunet_octreenca.ops.engine import BandEngine, engine_named
 from nnunet_octreenca.ops.torch_engine import CPU_CHUNK
 from nnunet_octreenca.planning.memory import FLOAT, FORWARD_STATES
+from nnunet_octreenca.planning.rules import of_levels
 
 # Bands of the image alive at once: the one computed, the one read ahead, the one it is made from.
 _BANDS = 3
@@ -39,8 +40,8 @@ def stream_bytes(
     *,
     factors: Factors,
     steps: Sequence[int],
-    channels: int,
-    hidden: int,
+    channels: int | Sequence[int],
+    hidden: int | Sequence[int],
     input_channels: int,
     num_classes: int,
     band_rows: int,
@@ -54,7 +55,8 @@ def stream_bytes(
 
     Args:
         shape: cells of the image per axis.
-        factors, steps, channels, hidden, input_channels, num_classes: the network's.
+        factors, steps, channels, hidden, input_channels, num_classes: the network's; channels and
+            hidden of all levels or of each.
         band_rows: rows (2-D) or planes (3-D) of a band.
         engine: its name; "torch" is counted as if it computed on the host.
         half: states in float16.
@@ -66,20 +68,22 @@ def stream_bytes(
     shapes = level_shapes(shape, factors)
     coarsest = len(shapes) - 1
     levels = range(max(coarsest, 1))
-    cell = kind.padded_channels(channels) * (2 if half else FLOAT)
+    channels, hidden = of_levels(channels, len(steps)), of_levels(hidden, len(steps))
+    padded = [kind.padded_channels(own) for own in channels]
+    cell = [own * (2 if half else FLOAT) for own in padded]
     row_cells = [prod(cells[1:]) for cells in shapes]
     image_row = row_cells[0] * input_channels * FLOAT
     span = spans(factors)
     band_rows = min(band_rows, shape[0])
-    coarse = prod(shapes[-1]) * cell if coarsest else 0
+    coarse = prod(shapes[-1]) * cell[-1] if coarsest else 0
 
     if isinstance(kind, BandEngine):
         rings, lag = 0.0, 0
-        update = 4 + kind.padded_channels(channels) * FLOAT
         for level in levels:
             slots = min(ring_slots(shapes[level], steps[level]), shapes[level][0])
-            rings += slots * row_cells[level] * cell
+            rings += slots * row_cells[level] * cell[level]
             # Updates that wait for their neighbours: an index and a float32 state each.
+            update = 4 + padded[level] * FLOAT
             rings += 2 * steps[level] * row_cells[level] * fire_rate * update
             # Every step trails the one before by two rows (cpu/stream.cpp).
             lag += 2 * steps[level] * span[level]
@@ -97,8 +101,9 @@ def stream_bytes(
             held = -(-held // span[level + 1] * span[level]) if coarsest else held
         held = min(max(margins, band_rows), shape[0])
         lag = held - band_rows
-        work = max(n * row_cells[level] for level, n in enumerate(windows)) * cell * copies
-        chunk = 0 if kind.on_gpu else CPU_CHUNK * (2 * channels + 2 * hidden) * FLOAT
+        work = max(n * row_cells[level] * cell[level] for level, n in enumerate(windows)) * copies
+        numbers = max(2 * own + 2 * units for own, units in zip(channels, hidden, strict=True))
+        chunk = 0 if kind.on_gpu else CPU_CHUNK * numbers * FLOAT
         computing = passes * coarse + work + held * image_row * 4 / 3 + chunk
         device, stream = (computing, 0.0) if kind.on_gpu else (0.0, computing)
         read = held

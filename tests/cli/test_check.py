@@ -47,6 +47,22 @@ def edit_checkpoint(folder, change):
     torch.save(content, path)
 
 
+def test_channels_of_every_level(tmp_path, capsys):
+    model = model_folder(tmp_path / "unequal", cells=(16, 24, 20))
+    (report,) = check(model, capsys, "--json")["models"]
+    assert (report["channels"], report["hidden"]) == ([16, 24, 20], [64, 96, 80])
+    network = load_model(model).networks[0]
+    assert report["parameters"] == sum(weights.numel() for weights in network.parameters())
+    assert "16 24 20 channels, 64 96 80 hidden units" in check(model, capsys)
+    edit_json(
+        model / "plans.json",
+        lambda plans: plans["configurations"]["2d"]["architecture"]["arch_kwargs"].update(
+            channels=[16, 16, 20]
+        ),
+    )
+    assert "another network than plans.json describes" in check(model, capsys, code=1)
+
+
 def test_what_a_model_holds(folder, capsys):
     edit_checkpoint(
         folder,

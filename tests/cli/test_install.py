@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.bombs import bomb
 from helpers.exported import DATASET, MODEL, exported_files, write_zip
+from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.integration import model_install
@@ -272,3 +273,14 @@ def test_a_failure_of_the_first_install_leaves_no_folder(
 
     monkeypatch.setattr(Path, "rename", rename)
     refused(write_zip(tmp_path / "m.zip", files), results, capsys, "Input/output error")
+
+
+def test_a_model_whose_levels_differ_in_channels(results, tmp_path):
+    made = model_folder(tmp_path / "made" / MODEL, cells=(16, 24, 20))
+    files = {
+        f"{MODEL}/{path.relative_to(made).as_posix()}": path.read_bytes()
+        for path in made.rglob("*")
+        if path.is_file()
+    }
+    install(write_zip(tmp_path / "model.zip", files))
+    assert load_model(results / MODEL).networks[0].level_channels == (16, 24, 20)

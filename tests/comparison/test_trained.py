@@ -16,9 +16,10 @@ from nnunet_octreenca.comparison.trained import collecting, measuring, running
 from nnunet_octreenca.comparison.trained.jobs import make_request, plan_jobs
 from nnunet_octreenca.comparison.trained.methods import METHODS, Method, find_methods
 from nnunet_octreenca.comparison.trained.paper import paper_table
-from nnunet_octreenca.comparison.trained.variants import parse_ablations
+from nnunet_octreenca.comparison.trained.variants import change, parse_ablations
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, PlansError, TrainingError
 from nnunet_octreenca.files import read_json, write_json
+from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.planning import extend_plans
 
 DATASET = "Dataset907_Small"
@@ -114,6 +115,20 @@ def test_variants_change_what_they_name(prepared):
     assert found["OctreeNCA batch=3"]["batch_size"] == 3
     for key in ("seed", "num_epochs"):
         assert len({own["octreenca"][key] for own in found.values()}) == 1
+
+
+def test_fewer_levels_keep_their_channels():
+    plans = extend_plans(
+        untrained_model.stock_plans((32, 32)), input_channels=1, num_classes=2,
+        foreground_labels=1, has_regions=False, settings={"channels": [16, 24, 20]},
+    )  # fmt: skip
+    configuration = plans["configurations"]["2d"]
+    change(configuration, "levels", 2)
+    arguments = configuration["architecture"]["arch_kwargs"]
+    assert (arguments["channels"], arguments["hidden"]) == ([16, 24], [64, 96])
+    assert OctreeNCA(1, 2, **arguments).level_channels == (16, 24)
+    change(configuration, "channels", 20)
+    assert OctreeNCA(1, 2, **arguments).level_hidden == (80, 80)
 
 
 def test_a_seed_reaches_our_plans(prepared):

@@ -167,6 +167,11 @@ void replay_octree(Reader& from, int number) {
     levels[i].steps = static_cast<int>(from.number());
     for (int& factor : levels[i].factor) factor = static_cast<int>(from.number());
   }
+  std::vector<std::vector<float>> maps;  // empty where channels are copied
+  for (std::size_t i = 0; i + 1 < count; ++i) {
+    maps.push_back(from.array());
+    if (!maps[i].empty()) levels[i].from_parent = maps[i].data();
+  }
   const Shape shape = read_shape(from, weights[0].dimension);
   const auto seed = static_cast<std::uint64_t>(from.number());
   const auto threshold = static_cast<std::uint64_t>(from.number());

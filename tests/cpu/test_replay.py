@@ -106,6 +106,8 @@ def write_octree(writer, shape, n_in, classes, background, steps, channels=16, h
         writer.weights(level.weights())
     for index, count in enumerate(steps):
         writer.numbers(count, *three(factors[index] if index < len(factors) else [], 1))
+    for matrix in network.automaton().from_parent:
+        writer.array(torch.empty(0) if matrix is None else matrix)
     writer.numbers(*three(shape, 1), SEED, 2**31, network.logits, int(background))
     writer.array(image)
     writer.array(expected)
@@ -131,6 +133,8 @@ def cases(tmp_path_factory):
         ((150, 21), 3, 3, True, [3, 3, 4]),
         ((13, 10), 1, 4, False, [4, 5], 20, 24),
         ((40, 7, 9), 1, 3, True, [3, 4]),
+        ((150, 21), 3, 3, True, [3, 3, 4, 2], [11, 24, 24, 17], None),
+        ((20, 7, 9), 1, 3, True, [3, 4], [24, 16], [40, 9]),
     ]
     writer = Writer(path)
     writer.numbers(len(steps) + len(octrees))

@@ -101,9 +101,9 @@ def test_a_gpu_takes_the_whole_where_it_fits_else_the_largest_band(network, monk
     assert banded.device <= small.device
     assert "on the GPU" in banded.sentence()
     twice = stream_bytes(
-        shape, factors=network.factors, steps=network.steps, channels=network.channels,
-        hidden=network.hidden, input_channels=3, num_classes=3, band_rows=2 * banded.band_rows,
-        engine="cuda",
+        shape, factors=network.factors, steps=network.steps, channels=network.level_channels,
+        hidden=network.level_hidden, input_channels=3, num_classes=3,
+        band_rows=2 * banded.band_rows, engine="cuda",
     )  # fmt: skip
     assert twice.device > small.device
     with pytest.raises(OutOfMemoryError, match="of the GPU"):

@@ -29,8 +29,11 @@ EVERY_PUSH = (
     "one slide, C++",
     "one volume",
     "streamed slide, C++",
+    "hippocampus, wide coarse levels, C++",
 )
 NIGHTLY = (
+    "hippocampus, wide coarse levels",
+    "streamed slide, wide coarse levels, C++",
     "one volume, C++",
     "pathology, C++",
     "radiology, cropped, a loss on every level",
@@ -106,6 +109,28 @@ def test_the_cpp_engine_keeps_what_fires_and_changes():
     fine, coarse = 2 * 40 * 50, 2 * 20 * 25
     log = 15 * 4 * 0.5 * (10 * fine + 3 * coarse)
     assert needed == log + 64 * (fine + coarse) + 2 * 64 * fine + 4 * (fine + coarse)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu", "cuda"])
+def test_every_level_counts_with_its_own_channels(engine):
+    """A list of equal numbers is the number; wide coarse levels alone need less than all wide."""
+    rest = {"factors": [(2, 2)] * 2, "steps": [3, 3, 5], "input_channels": 1, "num_classes": 3}
+    training = {"batch_size": 2, "engine": engine}
+    streaming = {"band_rows": 40, "engine": engine}
+
+    def needed(channels, hidden):
+        sizes = {"channels": channels, "hidden": hidden, **rest}
+        return (
+            training_bytes((200, 300), **sizes, **training),
+            inference_bytes((200, 300), **sizes, engine=engine),
+            sum(stream_bytes((200, 300), **sizes, **streaming)),
+        )
+
+    narrow, wide = needed(16, 64), needed(48, 192)
+    assert needed([16] * 3, [64] * 3) == narrow
+    between = needed([16, 32, 48], [64, 128, 192])
+    assert all(low <= here < high for low, here, high in zip(narrow, between, wide, strict=True))
+    assert narrow[0] < between[0]
 
 
 def test_a_slide_needs_its_parents_and_some_rows_in_the_cpp_engine():

@@ -333,3 +333,57 @@ def test_a_preset_that_cannot_hold_the_labels_is_refused():
     many = {**DATA, "num_classes": 41, "foreground_labels": 40}
     with pytest.raises(PlansError, match=r"16 channels, but '\w+' needs \d+ for image and labels"):
         extend_plans(PLANS, **many, preset=load_preset("radiology"))
+
+
+def test_channels_of_every_level_are_given_to_the_plans():
+    extended = extend_plans(PLANS, **DATA, settings={"channels": [16, 24, 32, 48]})
+    network = build(extended, "3d_fullres", 1, 3)
+    assert network.level_channels == (16, 24, 32, 48)
+    assert network.level_hidden == (64, 96, 128, 192)
+    kwargs = extended["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert (kwargs["channels"], kwargs["hidden"]) == ([16, 24, 32, 48], [64, 96, 128, 192])
+    for settings, wanted in (
+        ({"channels": 20}, (20, 80)),
+        ({"channels": [20] * 4, "hidden": 30}, (20, 30)),
+        ({"hidden": 30}, (16, 30)),
+    ):
+        kwargs = extend_plans(PLANS, **DATA, settings=settings)["configurations"]["2d"][
+            "architecture"
+        ]["arch_kwargs"]
+        assert (kwargs["channels"], kwargs["hidden"]) == wanted
+
+
+def test_a_list_is_for_the_configurations_of_as_many_levels():
+    """A 2-D configuration of large images has more levels than a 3-D one of small volumes."""
+    plans = deepcopy(PLANS)
+    plans["configurations"]["2d"]["median_image_size_in_voxels"] = [320.0, 320.0]
+    extended = extend_plans(plans, **DATA, settings={"channels": [16, 24, 32, 48]})
+    assert build(extended, "2d", 1, 3).level_channels == (16,) * 5
+    assert build(extended, "3d_fullres", 1, 3).level_channels == (16, 24, 32, 48)
+
+
+@pytest.mark.parametrize("preset", [None, "radiology"])
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"channels": [16, 24]}, r"channels is \[16, 24\] for 2 levels, but the configurations"),
+        ({"channels": "wide"}, "channels is 'wide', but must be a whole number"),
+        ({"channels": [16, 0, 24, 32]}, r"channels is \[16, 0, 24, 32\], but must be"),
+        ({"hidden": 10**9}, "hidden is 1000000000, but must be"),
+        ({"channels": 2}, r"channels|needs 3 for image"),
+    ],
+)
+def test_channels_that_cannot_be_are_named(settings, named, preset):
+    with pytest.raises(PlansError, match=named):
+        extend_plans(PLANS, **DATA, settings=settings, preset=preset and load_preset(preset))
+
+
+def test_a_preset_takes_other_channels():
+    plans = extend_plans(
+        PLANS, **DATA, settings={"channels": [16, 16, 24, 32, 48]}, preset=load_preset("radiology")
+    )
+    network = build(plans, "3d_fullres", 1, 3)
+    assert network.level_channels == (16, 16, 24, 32, 48)
+    assert network.level_hidden == (64, 64, 96, 128, 192)
+    plain = extend_plans(PLANS, **DATA, preset=load_preset("radiology"))
+    assert build(plain, "3d_fullres", 1, 3).level_hidden == (64,) * 5

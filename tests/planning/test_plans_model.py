@@ -110,6 +110,11 @@ FAULTS = [
     (set_to(NETWORK + "steps", 10), "steps is 10"),
     (set_to(NETWORK + "channels", 10**7), "channels is 10000000"),
     (set_to(NETWORK + "channels", 3), "channels is 3, but the cells of every level hold 2 ch"),
+    (set_to(NETWORK + "channels", [16, 24]), "channels is [16, 24], but must be"),
+    (set_to(NETWORK + "channels", [16, 10**7, 24]), "channels is [16, 10000000, 24], but must be"),
+    (set_to(NETWORK + "channels", [16, 3, 24]), "channels is [16, 3, 24], but the cells of every"),
+    (set_to(NETWORK + "channels", "16"), "channels is '16', but must be a whole number"),
+    (set_to(NETWORK + "hidden", [64, 0, 64]), "hidden is [64, 0, 64], but must be null or"),
     (set_to(NETWORK + "hidden", 10**9), "hidden is 1000000000"),
     (set_to(NETWORK + "hidden", 0), "hidden is 0"),
     (set_to(NETWORK + "factors", [[2, 2, 2]]), "factors is [[2, 2, 2]], but must be"),
@@ -340,11 +345,14 @@ def test_the_model_says_what_the_plans_say(good):
     assert (full.input_channels(dataset), cascade.input_channels(dataset)) == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("channels", "hidden"), [(20, 48), ([16, 24, 24], 48), ([20, 16, 24], [7, 8, 9])]
+)
 @pytest.mark.parametrize(("dimension", "inputs"), [(2, 3), (3, 1), (3, 4)])
-def test_parameters_are_those_of_the_network(dimension, inputs):
+def test_parameters_are_those_of_the_network(dimension, inputs, channels, hidden):
     arguments = {
-        "dimension": dimension, "channels": 20, "hidden": 48, "factors": [[2] * dimension] * 2,
-        "steps": [1, 2, 3],
+        "dimension": dimension, "channels": channels, "hidden": hidden,
+        "factors": [[2] * dimension] * 2, "steps": [1, 2, 3],
     }  # fmt: skip
     network = OctreeNCA(inputs, 3, **arguments)
     expected = sum(weights.numel() for weights in network.parameters())

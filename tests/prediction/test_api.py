@@ -55,6 +55,17 @@ def whole(network, pixels, seed=0):
     return network.segment(image, seed=seed)[0].numpy()
 
 
+@pytest.mark.parametrize("band_rows", [None, 16])
+def test_a_model_whose_levels_differ_in_channels(tmp_path, band_rows):
+    folder = model_folder(tmp_path / "model", cells=(16, 24, 20))
+    pixels = picture(tmp_path / "a.png")
+    model = load_model(folder)
+    assert model.networks[0].level_channels == (16, 24, 20)
+    labels = segment_file(tmp_path / "a.png", model, mirror=False, band_rows=band_rows)
+    assert np.array_equal(labels, whole(model.networks[0], pixels))
+    assert len(np.unique(labels)) > 1
+
+
 def test_importing_does_not_import_torch():
     code = "import sys, nnunet_octreenca; dir(nnunet_octreenca); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

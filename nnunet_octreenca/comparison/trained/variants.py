@@ -77,6 +77,9 @@ def _levels(configuration: JsonObject, value: Any) -> None:
         )
     context = tuple(configuration["patch_size"])
     network["factors"] = network["factors"][: value - 1]
+    for key in ("channels", "hidden"):
+        if isinstance(network.get(key), list):
+            network[key] = network[key][:value]
     network["steps"] = level_steps(level_shapes(context, network["factors"]))
     if block.get("crop_levels", 0) >= value:
         crop = speed_crop(context, network["factors"]) if value > 1 else None
