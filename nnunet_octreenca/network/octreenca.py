@@ -484,8 +484,7 @@ class OctreeNCA(nn.Module):
     def engine(self) -> Engine:
         """What computes on tensors where the network lies."""
         weights = [self._parameters_of(level) for level in range(len(self.steps))]
-        engine = engine_for(weights[0].hidden_weight, *weights)
-        return engine if engine.unequal_levels or not self.from_parent else torch_engine
+        return engine_for(weights[0].hidden_weight, *weights)
 
     def _descent_engine(self, images: Sequence[Tensor]) -> DescentEngine | None:
         """What takes a training step through all levels in one call, if anything does."""

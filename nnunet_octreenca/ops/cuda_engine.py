@@ -41,7 +41,6 @@ __all__ = [
     "padded_channels",
     "supports",
     "trajectory_channels",
-    "unequal_levels",
     "unsupported_reason",
 ]
 
@@ -49,7 +48,6 @@ name = "cuda"
 backward_needs_out = False
 low_precision = True
 on_gpu = True
-unequal_levels = True
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:
