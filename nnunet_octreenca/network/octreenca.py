@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.network.channels import brief, channel_map, check_levels, of_levels
 from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import (
     Crop,
@@ -120,13 +121,10 @@ class OctreeNCA(nn.Module):
         self.steps = tuple(int(s) for s in steps)
         self.fire_rate = float(fire_rate)
         self._check()
-        self.level_channels = self._of_levels("channels", channels)
-        self.level_hidden = (
-            tuple(4 * own for own in self.level_channels)
-            if hidden is None
-            else self._of_levels("hidden", hidden)
-        )
-        self._check_levels()
+        self.level_channels = of_levels("channels", channels, len(self.steps))
+        units = [4 * own for own in self.level_channels] if hidden is None else hidden
+        self.level_hidden = of_levels("hidden", units, len(self.steps))
+        check_levels(self.level_channels, self.level_hidden, self.input_channels, self.logits)
         self.standardizes = input_mean is not None or input_std is not None
         if self.standardizes:
             mean, std = self._statistics(input_mean or (), input_std or ())
@@ -140,7 +138,7 @@ class OctreeNCA(nn.Module):
         )
         self.from_parent = nn.ModuleDict(
             {
-                str(level): _channel_map(above - self.input_channels, own - self.input_channels)
+                str(level): channel_map(above - self.input_channels, own - self.input_channels)
                 for level, (own, above) in enumerate(pairwise(self.level_channels))
                 if own != above
             }
@@ -163,36 +161,6 @@ class OctreeNCA(nn.Module):
         if any(s < 0 for s in self.steps):
             raise ValueError(f"steps ({list(self.steps)}) must be at least 0")
         fire_threshold(self.fire_rate)
-
-    def _of_levels(self, name: str, given: int | Sequence[int]) -> tuple[int, ...]:
-        """A number for every level."""
-        levels = len(self.steps)
-        if not isinstance(given, Sequence) or isinstance(given, str):
-            return (int(given),) * levels
-        if len(given) != levels:
-            raise ValueError(
-                f"{name} ({list(given)}) must be one number, or one for each of the {levels} levels"
-            )
-        return tuple(int(number) for number in given)
-
-    def _check_levels(self) -> None:
-        for level, (channels, hidden) in enumerate(
-            zip(self.level_channels, self.level_hidden, strict=True)
-        ):
-            if channels < self.input_channels + self.logits:
-                raise ValueError(
-                    f"channels ({channels}) must hold {self.input_channels} image channels and "
-                    f"{self.logits} logits{self._where(self.level_channels, level)}"
-                )
-            if hidden < 1:
-                raise ValueError(
-                    f"hidden ({hidden}) must be at least 1{self._where(self.level_hidden, level)}"
-                )
-
-    @staticmethod
-    def _where(row: tuple[int, ...], level: int) -> str:
-        """The level, where it is not all."""
-        return "" if len(set(row)) == 1 else f" on level {level} of {list(row)}"
 
     def _statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Both as tensors."""
@@ -589,28 +557,9 @@ class OctreeNCA(nn.Module):
         """What `print(network)` shows besides the levels."""
         return (
             f"input_channels={self.input_channels}, num_classes={self.num_classes}, "
-            f"channels={_brief(self.level_channels)}, hidden={_brief(self.level_hidden)}, "
+            f"channels={brief(self.level_channels)}, hidden={brief(self.level_hidden)}, "
             f"factors={self.factors}, steps={self.steps}, fire_rate={self.fire_rate}"
         )
-
-
-def _brief(row: tuple[int, ...]) -> int | tuple[int, ...]:
-    """The number that all levels share, or all numbers."""
-    return row[0] if len(set(row)) == 1 else row
-
-
-def _channel_map(parents: int, children: int) -> nn.Linear:
-    """From the parents' logits and hidden channels to the children's.
-
-    It starts as the copy of as many as both have, so that logits stay logits, with a little noise
-    for the others.
-    """
-    linear = nn.Linear(parents, children, bias=False)
-    nn.init.normal_(linear.weight, std=0.02)
-    shared = min(parents, children)
-    with torch.no_grad():
-        linear.weight[:shared, :shared] += torch.eye(shared)
-    return linear
 
 
 def _cut(image: Tensor, window: Window) -> Tensor:
