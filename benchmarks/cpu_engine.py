@@ -46,8 +46,12 @@ FORWARD = {
 TRAINING = {"2-D, 256 x 256": ((256, 256), 3, 5.5), "3-D, 64^3": ((64, 64, 64), 1, 10.0)}
 
 
-def make_network(shape: tuple[int, ...], n_in: int) -> Any:
-    """The planner's octree over `shape`, with weights that change the state."""
+def make_network(shape: tuple[int, ...], n_in: int, **options: Any) -> Any:
+    """The planner's octree over `shape`, with weights that change the state.
+
+    Args:
+        options: of `OctreeNCA`.
+    """
     import torch
 
     from nnunet_octreenca.network import OctreeNCA
@@ -57,7 +61,7 @@ def make_network(shape: tuple[int, ...], n_in: int) -> Any:
     torch.manual_seed(0)
     factors = level_factors(shape)
     steps = level_steps(level_shapes(shape, factors))
-    network = OctreeNCA(n_in, 2, dimension=len(shape), factors=factors, steps=steps)
+    network = OctreeNCA(n_in, 2, dimension=len(shape), factors=factors, steps=steps, **options)
     for level in network.levels:
         torch.nn.init.normal_(level.update.weight, std=0.02)
     return network

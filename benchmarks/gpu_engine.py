@@ -55,8 +55,8 @@ from nnunet_octreenca.ops.native import CELLS_VARIABLE, ENGINE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 CASES = (
-    "ceilings", "slide", "levels", "fire", "ladder", "video", "training", "labels", "layerwise",
-    "unet",
+    "ceilings", "slide", "levels", "widths", "fire", "ladder", "video", "training", "labels",
+    "layerwise", "unet",
 )  # fmt: skip
 PARTS = ("correctness", "timing", "profile")
 TESTS = ROOT / "tests" / "cuda" / "test_on_a_gpu.py"
@@ -262,6 +262,21 @@ def levels(bench: Bench) -> Iterator[Row]:
         (seconds,) = bench.seconds(all_steps)
         case = f"13,600 x 13,600 RGB, fast, level {number}: seconds of its steps"
         yield row(case, None, seconds, cells=prod(cells), steps=steps)
+
+
+def widths(bench: Bench) -> Iterator[Row]:
+    """What wider coarse levels cost: 16, 24, 32 and from there on 48 channels, over 16 on all."""
+    shape = (40, 40) if bench.dry_run else (13600, 13600)
+    image = torch.rand(1, 3, *shape, device=bench.device)
+    same = make_network(shape, 3).to(bench.device).eval()
+    channels = [16, 24, 32, *[48] * len(same.steps)][: len(same.steps)]
+    wider = make_network(shape, 3, channels=channels).to(bench.device).eval()
+    for state in ("float16",) if bench.dry_run else ("float16", "float32"):
+        wide, narrow = bench.seconds(
+            partial(wider.segment, image, state=state), partial(same.segment, image, state=state)
+        )
+        case = f"13,600 x 13,600 RGB, {state}: time of wider coarse levels over 16 channels on all"
+        yield row(case, None, wide / narrow, seconds=wide, channels=channels)
 
 
 def fire(bench: Bench) -> Iterator[Row]:

@@ -15,27 +15,30 @@ using namespace octreenca;
 
 namespace {
 
-// A network's numbers, as `nnunet_octreenca/export/html.py` packs them:
+// A network's numbers, as `nnunet_octreenca/export/packing.py` packs them:
 //
-//   uint32   dimension, C, n_in, H, K, background (0 or 1), levels, threshold low, threshold high
-//   uint32   for every level, the finest first: steps, factors z, y, x
-//   float32  for every level: perceive, its bias, hidden, its bias, update
+//   uint32   dimension, n_in, K, background (0 or 1), levels, threshold low, threshold high
+//   uint32   for every level, the finest first: C, H, steps, factors z, y, x
+//   float32  for every level: perceive, its bias, hidden, its bias, update; and where the next
+//            coarser level has another C, the map from there
 class Network {
  public:
   explicit Network(const std::uint32_t* words) {
-    const int dimension = static_cast<int>(words[0]), channels = static_cast<int>(words[1]);
-    const int inputs = static_cast<int>(words[2]), hidden = static_cast<int>(words[3]);
-    logits = static_cast<int>(words[4]);
-    background = words[5] != 0;
-    threshold = words[7] | std::uint64_t{words[8]} << 32;
-    const std::uint32_t* row = words + 9;
-    const auto* next = reinterpret_cast<const float*>(row + 4 * words[6]);
-    const auto take = [&](int count) {
+    constexpr std::uint32_t kHeader = 7, kRow = 6;
+    const int dimension = static_cast<int>(words[0]), inputs = static_cast<int>(words[1]);
+    logits = static_cast<int>(words[2]);
+    background = words[3] != 0;
+    const std::uint32_t count = words[4];
+    threshold = words[5] | std::uint64_t{words[6]} << 32;
+    const std::uint32_t* row = words + kHeader;
+    const auto* next = reinterpret_cast<const float*>(row + kRow * count);
+    const auto take = [&](int numbers) {
       const float* begin = next;
-      next += count;
+      next += numbers;
       return begin;
     };
-    for (std::uint32_t i = 0; i < words[6]; ++i, row += 4) {
+    for (std::uint32_t i = 0; i < count; ++i, row += kRow) {
+      const int channels = static_cast<int>(row[0]), hidden = static_cast<int>(row[1]);
       OctreeLevel level{};
       RawWeights<float>& weights = level.weights;
       weights.dimension = dimension;
@@ -47,8 +50,10 @@ class Network {
       weights.hidden_weight = take(hidden * 2 * channels);
       weights.hidden_bias = take(hidden);
       weights.update = take((channels - inputs) * hidden);
-      level.steps = static_cast<int>(row[0]);
-      for (int axis = 0; axis < 3; ++axis) level.factor[axis] = static_cast<int>(row[1 + axis]);
+      level.steps = static_cast<int>(row[2]);
+      for (int axis = 0; axis < 3; ++axis) level.factor[axis] = static_cast<int>(row[3 + axis]);
+      const int above = i + 1 < count ? static_cast<int>(row[kRow]) : channels;
+      if (above != channels) level.from_parent = take((channels - inputs) * (above - inputs));
       levels.push_back(level);
     }
   }

@@ -87,6 +87,47 @@ __device__ void enter(const EnterArguments& arguments) {
   }
 }
 
+struct MapArguments {
+  i64 cells;     // of the coarser level, in all samples
+  i64 channels;  // from one cell of the parents to the next
+  const void* parent;
+  const float* weights;  // [channels][kPadded]; the image's channels have none
+  void* state;           // [cells][kPadded]
+};
+
+// The parents' channels beside the image as a level of another width has them, once a parent and not
+// once a child. A thread has four channels of a cell. Sums are float32 in every precision: a level's
+// steps do some hundred times as much.
+template <class N>
+__device__ void map_parents(const MapArguments& arguments) {
+  using P = typename N::Precision;
+  using State = typename N::State;
+  constexpr int kQuads = N::kPadded / 4;
+  const i64 total = arguments.cells * kQuads, stride = static_cast<i64>(gridDim.x) * blockDim.x;
+  const int channels = static_cast<int>(arguments.channels);
+  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += stride) {
+    const i64 cell = i / kQuads;
+    const int column = static_cast<int>(i % kQuads) * 4;
+    const auto* parent = static_cast<const State*>(arguments.parent) + cell * channels;
+    float sum[4] = {};
+    for (int c = N::kInputs / 4 * 4; c < channels; c += 4) {
+      float numbers[4];
+      P::numbers(P::load(parent + c), numbers);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if (c + k < N::kInputs) continue;  // infinity times 0 would be NaN
+        const auto* weights = arguments.weights + static_cast<i64>(c + k) * N::kPadded + column;
+        const float4 row = *reinterpret_cast<const float4*>(weights);
+        sum[0] += numbers[k] * row.x;
+        sum[1] += numbers[k] * row.y;
+        sum[2] += numbers[k] * row.z;
+        sum[3] += numbers[k] * row.w;
+      }
+    }
+    P::store(static_cast<State*>(arguments.state) + cell * N::kPadded + column, P::cell(sum));
+  }
+}
+
 struct LeaveArguments {
   i64 cells, samples;
   const void* state;

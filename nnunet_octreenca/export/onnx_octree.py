@@ -135,7 +135,8 @@ def octree_logits(
 
 
 def _enter(nodes: Nodes, network: OctreeNCA, level: Level, number: int, parent: str | None) -> str:
-    """The channels beside the image that a level begins with: zeros, or its parents'."""
+    """The channels beside the image that a level begins with: zeros, or its parents'; mapped where
+    the levels differ in channels."""
     if parent is None:
         batch, spatial = (
             nodes("Slice", level.shape, int64(first), int64(end))
@@ -144,6 +145,10 @@ def _enter(nodes: Nodes, network: OctreeNCA, level: Level, number: int, parent: 
         beside = network.level_channels[number] - network.input_channels
         shape = nodes("Concat", batch, int64(beside), spatial, axis=0)
         return nodes("Expand", np.float32(0), shape)
+    matrix = network.automaton().from_parent[number]
+    if matrix is not None:  # on the parents' cells, which are fewer
+        kernel = matrix.detach().cpu().float().numpy()
+        parent = nodes("Conv", parent, kernel.reshape(*kernel.shape, *(1,) * network.dimension))
     for axis, (cells, factor) in enumerate(zip(level.cells, network.factors[number], strict=True)):
         if factor > 1:
             parents = nodes("Div", cells, np.int64(factor))

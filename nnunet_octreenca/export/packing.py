@@ -17,23 +17,27 @@ def packed_network(network: OctreeNCA) -> bytes:
     threshold = fire_threshold(network.fire_rate)
     words = [
         network.dimension,
-        network.level_channels[0],
         network.input_channels,
-        network.level_hidden[0],
         network.logits,
         int(network.constant_background),
         len(network.steps),
         threshold & 0xFFFFFFFF,
         threshold >> 32,
     ]
-    for steps, factors in zip(
-        network.steps, (*network.factors, (1,) * network.dimension), strict=True
+    for channels, hidden, steps, factors in zip(
+        network.level_channels,
+        network.level_hidden,
+        network.steps,
+        (*network.factors, (1,) * network.dimension),
+        strict=True,
     ):
-        words += [steps, *(1,) * (3 - network.dimension), *factors]
+        words += [channels, hidden, steps, *(1,) * (3 - network.dimension), *factors]
+    automaton = network.automaton()
     numbers = [
         np.ascontiguousarray(weight.detach().cpu().numpy(), "<f4").tobytes()
-        for level in range(len(network.steps))
-        for weight in network.level_weights(level)
+        for weights, matrix in zip(automaton.weights, (*automaton.from_parent, None), strict=True)
+        for weight in (*weights, matrix)
+        if weight is not None
     ]
     return struct.pack(f"<{len(words)}I", *words) + b"".join(numbers)
 

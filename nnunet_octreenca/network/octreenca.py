@@ -422,9 +422,10 @@ class OctreeNCA(nn.Module):
         """Why PyTorch computes on an image."""
         for engine in ENGINES:
             if isinstance(engine, OctreeEngine) and engine.on_gpu == image.is_cuda:
-                reason = engine.unsupported_reason(image, self._parameters_of(0))
-                if reason is not None:
-                    return reason
+                for level in range(len(self.steps)):
+                    reason = engine.unsupported_reason(image, self._parameters_of(level))
+                    if reason is not None:
+                        return reason
         if image.dtype != torch.float32:
             return f"this image is {image.dtype}"
         if only_pytorch_wanted():
@@ -451,8 +452,7 @@ class OctreeNCA(nn.Module):
     def engine(self) -> Engine:
         """What computes on tensors where the network lies."""
         weights = [self._parameters_of(level) for level in range(len(self.steps))]
-        engine = engine_for(weights[0].hidden_weight, *weights)
-        return engine if engine.unequal_levels or not self.from_parent else torch_engine
+        return engine_for(weights[0].hidden_weight, *weights)
 
     def _descent_engine(self, images: Sequence[Tensor]) -> DescentEngine | None:
         """What takes a training step through all levels in one call, if anything does."""

@@ -32,7 +32,6 @@ name = "cpu"
 backward_needs_out = True  # its log is undone from the last state
 low_precision = True
 on_gpu = False
-unequal_levels = True
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -56,10 +56,10 @@ class Timed(NamedTuple):
 def schedule_for(
     device: Device, weights: StepWeights, precision: str, rate: float
 ) -> Schedule | None:
-    """The forward kernels' schedule for a network in inference; None: the engine's, with lists.
+    """The forward kernels' schedule for a level in inference; None: the engine's, with lists.
 
     Args:
-        weights: of a level; all levels have the same sizes.
+        weights: of the level; levels of the same sizes have one choice.
         rate: of the cells that fire.
 
     Raises:

@@ -14,7 +14,7 @@ from nnunet_octreenca.errors import CudaError, EnvironmentMismatchError
 from nnunet_octreenca.ops import cuda_device
 from nnunet_octreenca.ops.cuda_inputs import aligned, check_level, check_trajectory
 from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid, padded
-from nnunet_octreenca.ops.cuda_octree import octree, octree_windows
+from nnunet_octreenca.ops.cuda_octree import hand_down, octree, octree_windows
 from nnunet_octreenca.ops.cuda_program import (
     MOST_SAMPLES,
     Configuration,
@@ -26,7 +26,6 @@ from nnunet_octreenca.ops.cuda_program import (
 )
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.native import ENGINE_VARIABLE, only_pytorch_wanted, wanted_engine
-from nnunet_octreenca.ops.torch_engine import hand_down
 from nnunet_octreenca.ops.weights import StepWeights
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "padded_channels",
     "supports",
     "trajectory_channels",
-    "unequal_levels",
     "unsupported_reason",
 ]
 
@@ -50,7 +48,6 @@ name = "cuda"
 backward_needs_out = False
 low_precision = True
 on_gpu = True
-unequal_levels = False
 
 
 def supports(tensor: Tensor, weights: StepWeights) -> bool:

@@ -61,6 +61,21 @@ def check_trajectory(trajectory: Tensor, grad_out: Tensor, channels: int) -> Non
         )
 
 
+def check_hand_down(others: Tensor, from_parent: Tensor) -> None:
+    """Look at what parents hand down, (N, *spatial, channels), and the map to their children.
+
+    Raises:
+        ValueError: they do not fit one another, or are no float32.
+    """
+    _check_type("what parents hand down", others, (torch.float32,), others.device)
+    _check_type("the map", from_parent, (torch.float32,), others.device)
+    if from_parent.ndim != 2 or others.shape[-1:] != from_parent.shape[1:]:
+        raise ValueError(
+            f"the map {tuple(from_parent.shape)} must have a column for each channel of what "
+            f"parents hand down, {tuple(others.shape)}"
+        )
+
+
 def check_octree(
     images: Sequence[Tensor],
     automaton: Automaton,
@@ -84,6 +99,8 @@ def check_octree(
             )
         automaton.weights[number].check()
         automaton.weights[number].check_like(image, f"image of level {number}")
+    for number, matrix in enumerate(automaton.from_parent):
+        _check_map(matrix, automaton, number, device)
     if part.parent is not None:
         _check_type("the parents' state", part.parent, (state_type,), device)
     shape = (finest.shape[0], *finest.shape[2:])
@@ -94,6 +111,21 @@ def check_octree(
         classes = automaton.logits + automaton.background
         _check_type("values", values, (torch.float32,), device)
         _check_filled("values", values, (shape[0], classes, *shape[1:]))
+
+
+def _check_map(
+    matrix: Tensor | None, automaton: Automaton, level: int, device: torch.device
+) -> None:
+    """What a level's children take of their parents fits both levels' channels."""
+    own, above = (w.channels - w.input_channels for w in automaton.weights[level : level + 2])
+    if matrix is not None:
+        _check_type(f"the map to level {level}", matrix, (torch.float32,), device)
+    shape = (above, above) if matrix is None else tuple(matrix.shape)
+    if shape != (own, above):
+        raise ValueError(
+            f"the map to level {level} {'is missing' if matrix is None else shape}: the levels' "
+            f"channels need ({own}, {above})"
+        )
 
 
 def _check_type(

@@ -1,6 +1,7 @@
 """Whole octrees on a GPU: every level's input, its steps, and labels or logits of the finest."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -10,9 +11,15 @@ from nnunet_octreenca.octree import image_pyramid
 from nnunet_octreenca.ops import cuda_device
 from nnunet_octreenca.ops.automaton import Automaton, Part
 from nnunet_octreenca.ops.cuda_cells import schedule_for
-from nnunet_octreenca.ops.cuda_inputs import aligned, check_octree
-from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid
-from nnunet_octreenca.ops.cuda_program import arguments, single_precision
+from nnunet_octreenca.ops.cuda_device import LoadedProgram
+from nnunet_octreenca.ops.cuda_inputs import aligned, check_hand_down, check_octree
+from nnunet_octreenca.ops.cuda_level import LevelLaunches, grid, padded
+from nnunet_octreenca.ops.cuda_program import (
+    arguments,
+    map_program,
+    padded_channels,
+    single_precision,
+)
 from nnunet_octreenca.ops.finite import NonFiniteCells
 from nnunet_octreenca.ops.fire import FireDraws
 from nnunet_octreenca.ops.native import precision
@@ -33,7 +40,8 @@ def octree(
     """All levels of a batch of images; writes labels or logits.
 
     Besides the images of all levels, two states of the finest level are held and nothing else of
-    its size: 64 bytes a cell in float16 and 128 in float32 at 16 channels.
+    its size: 64 bytes a cell in float16 and 128 in float32 at 16 channels. Levels may differ in
+    channels.
 
     Args:
         image: (N, n_in, *spatial) float32.
@@ -108,7 +116,11 @@ def run_levels(
     rest = (0,) * (automaton.dimension - 1)
     current: Tensor | None = None
     with cuda_device.current(pyramid[0]):
-        schedule = schedule_for(device, automaton.weights[0], kind, automaton.fire_rate)
+        # All are chosen before there is a state: some are timed, with states of their own.
+        schedules = [
+            schedule_for(device, weights, kind, automaton.fire_rate)
+            for weights in automaton.weights
+        ]
         while pyramid:
             number, origin = part.finest + len(pyramid) - 1, part.origins[len(pyramid) - 1]
             image = pyramid.pop().contiguous()
@@ -124,8 +136,14 @@ def run_levels(
                 shape=shape,
                 batch=batch,
                 draws=FireDraws(automaton.fire_rate, seed, number, (origin, *rest) * batch),
-                schedule=schedule,
+                schedule=schedules[number],
             )
+            if parent is not None:
+                current = None  # once handed down, it is held no longer
+                matrix = automaton.from_parent[number]
+                if matrix is not None:
+                    inputs = automaton.input_channels
+                    parent = map_parents(run.loaded, parent, matrix, inputs)
             current = torch.empty(
                 (batch, *shape, run.configuration.padded),
                 dtype=torch.float16 if half else torch.float32,
@@ -202,6 +220,70 @@ def _run_steps(
         current, spare = spare, current
         done += count
     return current
+
+
+def map_parents(
+    loaded: LoadedProgram, parent: Tensor, from_parent: Tensor, inputs: int = 0
+) -> Tensor:
+    """The parents' channels beside the image as their children have them, on the parents' cells.
+
+    Args:
+        loaded: kernels for the children's channels.
+        parent: (N, *spatial, C of the parents, padded), contiguous.
+        from_parent: `Automaton.from_parent` of this way.
+        inputs: n_in.
+
+    Returns:
+        (N, *spatial, C of the children, padded); the image's channels mean nothing.
+    """
+    rows, columns = from_parent.shape
+    above, own = parent.shape[-1], padded_channels(inputs + rows)
+    weights = from_parent.new_zeros(above, own)  # [parents' channel][children's]
+    weights[inputs : inputs + columns, inputs : inputs + rows] = from_parent.detach().t()
+    mapped = parent.new_empty((*parent.shape[:-1], own))
+    cells = mapped.shape[:-1].numel()
+    loaded.launch(
+        "map",
+        grid(cells * own // 4),
+        arguments(
+            "MapArguments", cells, above, parent.data_ptr(), weights.data_ptr(), mapped.data_ptr()
+        ),
+    )
+    return mapped
+
+
+def hand_down(
+    others: Tensor, from_parent: Tensor, *, device: cuda_device.Device | None = None
+) -> Tensor:
+    """What children take of their parents' logits and hidden channels: the bits of `octree`.
+
+    Args:
+        others: (N, *spatial, C of the parents - n_in) float32, any strides.
+        from_parent: (C of the children - n_in, C of the parents - n_in) float32.
+        device: where it runs; the tensor's GPU if left out.
+
+    Returns:
+        (N, *spatial, C of the children - n_in).
+
+    Raises:
+        ValueError: tensors of other types, shapes or devices than these.
+        CudaError, OutOfMemoryError: the GPU refuses.
+    """
+    check_hand_down(others, from_parent)
+    device = device or cuda_device.device_of(others)
+    rows = from_parent.shape[0]
+    with cuda_device.current(others):
+        parent = padded(others.detach(), padded_channels(others.shape[-1]))
+        if not parent.numel():
+            return others.new_empty((*others.shape[:-1], rows))
+        mapped = map_parents(_map_kernel(device, rows), parent, from_parent)
+        return mapped[..., :rows].contiguous()
+
+
+@lru_cache(maxsize=64)
+def _map_kernel(device: cuda_device.Device, channels: int) -> LoadedProgram:
+    """Kept: a kernel that is unloaded while it runs ends every use of the GPU."""
+    return device.load_program(map_program(channels, single_precision(device.architecture)))
 
 
 def _enter(

@@ -1,8 +1,9 @@
 """What of `cuda/` is compiled for a network, and how its kernels are launched.
 
-One program holds the kernels of one (dimension, C, n_in, H, precision) on one architecture: a few
-lines of source that name the templates, and for every kernel its threads and shared memory. The
-arguments' layouts stand here and, as structs, in `cuda/*.cuh`; the sources check the sizes.
+One program holds the kernels of a level's (dimension, C, n_in, H, precision) on one architecture,
+and levels of the same sizes share it: a few lines of source that name the templates, and for every
+kernel its threads and shared memory. The arguments' layouts stand here and, as structs, in
+`cuda/*.cuh`; the sources check the sizes.
 """
 
 import struct
@@ -334,9 +335,24 @@ def program(
         add("reduce", 128, 0, "ReduceArguments", f"reduce<N, {back.warps}>")
     else:
         add("enter", 128, 0, "EnterArguments", "enter<N>")
+        add("map", 128, 0, "MapArguments", "map_parents<N>")
         add("leave", 128, 0, "LeaveArguments", "leave<N>")
     name = f"octreenca_{dimension}d_{channels}_{inputs}_{hidden}_{precision}.cu"
     return Program(name, "\n".join(lines) + "\n", kernels, forward, back)
+
+
+@cache
+def map_program(channels: int, precision: str) -> Program:
+    """The kernel that maps parents to children of so many channels, without an image."""
+    network = f"Network<2, {channels}, 0, 16, {_CLASSES[precision]}>"
+    source = (
+        f'#include "octree.cuh"\n'
+        f"using namespace octreenca;\n"
+        f"static_assert(sizeof(MapArguments) == {ARGUMENT_BYTES['MapArguments']});\n"
+        f"OCTREENCA_KERNEL(map, 128, 0, MapArguments, map_parents<{network}>)\n"
+    )
+    name = f"octreenca_map_{channels}_{precision}.cu"
+    return Program(name, source, {"map": KernelLaunch(128, 0)}, {}, None)
 
 
 # ---------------------------------------------------------------- arguments
@@ -350,6 +366,7 @@ _LAYOUTS = {
     "BackwardArguments": f"{LEVEL_LAYOUT}5Q2I",
     "ReduceArguments": f"Qq{_RAW}5Q",
     "EnterArguments": "7q4i3Q",
+    "MapArguments": "2q3Q",
     "LeaveArguments": "2q2Q2i",
 }
 _STRUCTS = {name: struct.Struct(layout) for name, layout in _LAYOUTS.items()}

@@ -38,10 +38,6 @@ class Engine(Protocol):
     def on_gpu(self) -> bool:
         """Whether it computes in a GPU's memory only."""
 
-    @property
-    def unequal_levels(self) -> bool:
-        """Whether the levels of whole octrees can differ in channels."""
-
     def supports(self, tensor: Tensor, weights: StepWeights) -> bool:
         """Whether the engine computes on such a tensor, with weights of these sizes.
 

@@ -22,7 +22,6 @@ name = "torch"
 backward_needs_out = False
 low_precision = False
 on_gpu = False
-unequal_levels = True
 
 # Cells computed at once: on a CPU the chunk's 2 C + H floats a cell stay in the L2 cache,
 # on a GPU a launch has enough to do (and 128 MiB of it at C = 16).

@@ -24,6 +24,7 @@ from nnunet_octreenca.ops.cuda_compiler import (
     nvrtc,
     read_entry,
 )
+from nnunet_octreenca.ops.cuda_program import map_program
 from nnunet_octreenca.ops.native import cuda_module, cuda_module_problem
 from nnunet_octreenca.waiting import LIMIT_VARIABLE
 
@@ -36,8 +37,12 @@ except CudaError as error:  # a PyTorch without CUDA
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 EVERY_PUSH = (75, 80, 90)
-# Sizes beside those that doctor compiles: padding in C and H, no and many image channels.
-ODD_NETWORKS = ((2, 13, 2, 37), (2, 16, 0, 64), (2, 52, 5, 208), (3, 16, 15, 64), (3, 5, 1, 3))
+# Sizes beside those that doctor compiles: padding in C and H, no and many image channels, levels
+# that are wider than the finest.
+ODD_NETWORKS = (
+    (2, 13, 2, 37), (2, 16, 0, 64), (2, 52, 5, 208), (3, 16, 15, 64), (3, 5, 1, 3),
+    (3, 24, 1, 96), (3, 32, 1, 128), (3, 48, 1, 192),
+)  # fmt: skip
 # Seconds a program, which a user waits for at the first use. An idle core of 2021 takes 20; the
 # bound is for machines that have other things to do, and finds kernels that explode.
 BUDGET = 180.0
@@ -95,7 +100,7 @@ def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, ca
 def test_the_main_kernels_spill_nothing():
     rows = compile_kernels(90, NETWORKS[:1])
     assert {row["kernel"] for row in rows} == {
-        "pack", "draw", "enter", "leave", "forward_1", "forward_2", "backward_cells",
+        "pack", "draw", "enter", "map", "leave", "forward_1", "forward_2", "backward_cells",
         "backward_perceive", "reduce",
     }  # fmt: skip
     assert all(row["stack_bytes"] == 0 for row in rows)
@@ -103,6 +108,18 @@ def test_the_main_kernels_spill_nothing():
     half = next(r for r in rows if r["kernel"] == "forward_1" and r["precision"] == "half")
     assert 64 < half["registers"] <= 168
     assert half["shared_bytes"] == (34 * 18) * 32 + 18 * 8 + (34 * 18 + 256) * 2
+
+
+@pytest.mark.parametrize("architecture", EVERY_PUSH)
+@pytest.mark.parametrize("channels", [16, 48])
+def test_the_map_between_levels_compiles_alone_and_spills_nothing(channels, architecture):
+    single = "tf32" if architecture >= 80 else "plain"
+    for precision in ("half", single):
+        wanted = map_program(channels, precision)
+        cubin = compile_uncached(wanted.name, wanted.source, architecture)
+        figures = kernel_figures(cubin)["map"]
+        assert figures.stack_bytes == 0
+        assert figures.registers <= 64
 
 
 def test_figures_of_what_is_no_cubin():

@@ -14,6 +14,7 @@ import torch
 from cuda_ladder import RUNGS
 from helpers.oracle import CASES, LEVEL, SEED, difference, make, make_network, oracle
 
+from nnunet_octreenca.network.walk import walk
 from nnunet_octreenca.ops import (
     FireDraws,
     StepWeights,
@@ -144,10 +145,11 @@ def test_both_kernels_are_timed(monkeypatch, tmp_path):
 SHAPES = [(37, 50), (301, 257), (1, 40), (9, 1), (6, 13, 10), (33, 20, 71)]
 
 
+@pytest.mark.parametrize("channels", [16, [16, 24, 40], [20, 9, 9]], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("state", ["float32", "float16"])
-def test_whole_octrees(shape, state, monkeypatch):
-    network, image = make_network(shape, classes=4)
+def test_whole_octrees(shape, state, channels, monkeypatch):
+    network, image = make_network(shape, classes=4, channels=channels)
     with torch.no_grad():
         wanted = network.double()(image.double(), seed=3)
     network.float().cuda()
@@ -157,6 +159,30 @@ def test_whole_octrees(shape, state, monkeypatch):
     assert difference(values.cpu().double(), wanted) < (STATE if state == "float32" else 1e-2)
     labels = network.segment(image.cuda(), seed=3)
     assert torch.equal(labels, values.argmax(1).to(torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(37, 50), (6, 13, 10)], ids=str)
+def test_levels_that_differ_in_channels_train_as_the_oracle(shape):
+    """The gradients of all parameters, those of the maps between levels among them."""
+    network, image = make_network(shape, channels=[16, 24, 40])
+    twin, _ = make_network(shape, channels=[16, 24, 40])
+    twin.double().load_state_dict(network.state_dict())
+    network.cuda()
+    for own, given in ((network, image.cuda()), (twin, image.double())):
+        with pytest.MonkeyPatch.context() as patch:
+            if own is twin:
+                patch.delenv(ENGINE_VARIABLE)
+            own(given, seed=3)[:, 1].square().mean().backward()
+    theirs = dict(twin.named_parameters())
+    for name, ours in network.named_parameters():
+        assert difference(ours.grad.cpu().double(), theirs[name].grad) < GRADIENT, name
+
+
+def test_the_walk_has_the_bits_of_the_pass():
+    network, image = make_network((37, 50), channels=[16, 24, 40])
+    network.cuda().requires_grad_(False)
+    last = [moment.state for moment in walk(network, image.cuda(), seed=3, every=None)][-1]
+    assert torch.equal(network.automaton().head(last), network(image.cuda(), seed=3))
 
 
 def test_the_same_bits_as_without_a_gpu_for_the_draws():

@@ -36,6 +36,8 @@ def network(input_channels=1, classes=3, **arguments):
     made = OctreeNCA(input_channels, classes, **{**FLAT, **arguments}).eval().requires_grad_(False)
     for level in made.levels:
         torch.nn.init.normal_(level.update.weight, std=0.12)
+    for handed in made.from_parent.values():
+        torch.nn.init.normal_(handed.weight, std=0.3)  # no near copy
     return made
 
 
@@ -101,6 +103,8 @@ def check(networks, graph, shapes, seeds=((0,),)):
          [(1, 3, 13, 22), (1, 3, 1, 4)]),
         ({"constant_background": False}, [(1, 1, 13, 22)]),
         (ANISOTROPIC, [(1, 1, 3, 9, 13), (2, 1, 1, 4, 5), (1, 1, 4, 1, 6)]),
+        ({"channels": [16, 24, 40], "hidden": 48}, [(1, 1, 13, 22), (2, 1, 1, 9), (1, 1, 1, 1)]),
+        ({**ANISOTROPIC, "channels": [12, 12, 9]}, [(1, 1, 3, 9, 13), (2, 1, 1, 4, 5)]),
     ],
 )  # fmt: skip
 def test_logits_are_the_networks(arguments, shapes):

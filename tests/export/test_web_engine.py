@@ -26,7 +26,7 @@ SEED = -(2**40) - 5
 REGIONS = [3, 1, 2]
 RELAXED = "--experimental-wasm-relaxed-simd"
 CHECK = Path(__file__).with_name("engine_check.mjs")
-# name: axes, classes, channels, fire rate, background, where ranges of slices end
+# name: axes, classes, channels (of each level), fire rate, background, where ranges of slices end
 CASES = {
     "paper": ((37, 50), 3, 16, 0.5, True, [37]),
     "ranges": ((61, 23), 2, 16, 0.5, True, [7, 8, 40, 61]),
@@ -38,6 +38,9 @@ CASES = {
     "regions": ((24, 24), 3, 16, 0.5, False, [24]),
     "volume": ((7, 12, 9), 3, 16, 0.5, True, [2, 7]),
     "plane": ((1, 12, 10), 2, 20, 0.5, True, [1]),
+    "wider-coarse-levels": ((61, 23), 3, [16, 24, 40], 0.5, True, [7, 40, 61]),
+    "narrower-coarse-levels": ((18, 27), 2, [21, 9, 9], 0.5, True, [18]),
+    "wider-in-a-volume": ((7, 12, 9), 3, [16, 16, 24], 0.5, True, [2, 7]),
 }
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed (Debian: nodejs)")
@@ -52,6 +55,8 @@ def network_of(axes, classes, channels, rate, background, fold):
     )  # fmt: skip
     for level in network.levels:
         nn.init.normal_(level.update.weight, std=0.15)
+    for handed in network.from_parent.values():
+        nn.init.normal_(handed.weight, std=0.3)  # no near copy
     return network.eval()
 
 

@@ -19,21 +19,24 @@ from nnunet_octreenca.training import SegmentationLoss
 RESIDENT = 264  # blocks on an H100
 
 
-def device_without_kernels():
-    def load(configuration, backward, schedule=None):
+class DeviceWithoutKernels:
+    architecture, clock = 90, None
+
+    def load(self, configuration, backward, schedule=None):
+        return self.load_program(program(configuration, 90, backward))
+
+    def load_program(self, wanted):
         return SimpleNamespace(
-            program=program(configuration, 90, backward),
+            program=wanted,
             launch=lambda kernel, blocks, arguments: None,
             resident_blocks=lambda kernel: RESIDENT,
         )
-
-    return SimpleNamespace(architecture=90, load=load, clock=None)
 
 
 @pytest.fixture
 def on_host(monkeypatch):
     """Everything that takes CPU tensors goes to the CUDA engine."""
-    device = device_without_kernels()
+    device = DeviceWithoutKernels()
     monkeypatch.setattr(cuda_device, "device_of", lambda tensor: device)
     monkeypatch.setattr(cuda_engine, "supports", lambda tensor, weights: True)
     monkeypatch.setattr("nnunet_octreenca.ops.cpu_engine.supports", lambda tensor, weights: False)
@@ -58,6 +61,7 @@ CASES = {
     "few steps": ((96, 128), {"steps": (2, 2)}, None),
     "many classes": ((80, 64), {"steps": (2, 2), "classes": 33, "channels": 48}, None),
     "cropped": ((96, 128), {"steps": (6, 4, 4)}, Crop((32, 32), 1)),
+    "wider coarse levels": ((96, 128), {"steps": (10, 6, 6), "channels": [16, 24, 48]}, None),
     "3-D": ((20, 24, 32), {"steps": (4, 4), "n_in": 1, "classes": 2}, None),
 }
 

@@ -11,9 +11,10 @@ from nnunet_octreenca.errors import InputError, OutOfMemoryError, OutputError
 from nnunet_octreenca.files import read_json, write_json
 from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.labels.palette import colour
+from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.prediction.explain import explain
-from nnunet_octreenca.prediction.octree_figure import level_texts
-from nnunet_octreenca.prediction.watch import LONGEST, moments, watch
+from nnunet_octreenca.prediction.octree_figure import level_texts, write_octree_figure
+from nnunet_octreenca.prediction.watch import LONGEST, moments, watch, watch_image
 from nnunet_octreenca.prediction.watch_frames import Frames
 
 
@@ -138,6 +139,24 @@ def test_a_figure_of_the_octree(folder, tmp_path, name):
             assert picture.format == "PNG"
     else:
         assert "<svg" in (tmp_path / name).read_text()
+
+
+def test_levels_that_differ_in_channels(tmp_path):
+    """Every level shows the hidden channels that it has."""
+    torch.manual_seed(0)
+    network = OctreeNCA(
+        1, 3, dimension=2, factors=[(2, 2)] * 2, steps=[2, 1, 3], channels=[4, 9, 16]
+    ).eval()
+    image = torch.randn(1, 1, 24, 20)
+    watched = watch_image(
+        network, image, title="", names={1: "a", 2: "b"}, spacing=(1.0, 1.0), unit="pixels"
+    )
+    shown = {view.level: len(view.hidden) for view in watched.views}
+    assert shown == {0: 1, 1: 6, 2: 13}
+    frames = Frames(watched, 320)
+    assert all(frames.draw(n).shape == (*frames.shape, 3) for n in range(len(watched.views)))
+    write_octree_figure(watched, tmp_path / "octree.png")
+    assert Image.open(tmp_path / "octree.png").format == "PNG"
 
 
 def test_what_the_figure_says(folder):

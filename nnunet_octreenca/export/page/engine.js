@@ -3,6 +3,8 @@
 import { Refusal } from './refusal.js';
 
 const BAND_CELLS = 1 << 18;
+const HEADER = 7, // words before those of the levels, and words of a level (export/packing.py)
+  ROW = 6;
 const NO_FILE = 52; // WASI's "not supported": the engine opens nothing
 const LOST =
   'the network lost its state (NaN or infinite values): the image lies far outside of what the model was trained on';
@@ -70,14 +72,12 @@ export class Engine {
     return new Uint8Array(this.native.memory.buffer, at, count);
   }
 
-  /** A network's packed numbers, kept as long as the engine. */
+  /** A network's packed numbers, kept as long as the engine; `channels` are those of every level. */
   load(words) {
     const at = this.put(words);
-    const [dimension, channels, inputs, , logits, background] = new Uint32Array(
-      this.native.memory.buffer,
-      at,
-      6,
-    );
+    const packed = new Uint32Array(this.native.memory.buffer, at, words.byteLength / 4);
+    const [dimension, inputs, logits, background, levels] = packed;
+    const channels = Array.from({ length: levels }, (_, level) => packed[HEADER + ROW * level]);
     return { at, dimension, channels, inputs, logits, background, classes: logits + background };
   }
 }

@@ -19,13 +19,13 @@ export function frameOf(model, network, frame, share) {
   const channel = (index) => frame.channel(index).subarray(z * plane, (z + 1) * plane);
   const rgba = new Uint8ClampedArray(4 * plane);
   if (frame.level === 0) paintLogits(model, network, channel, rgba);
-  else paintHidden(network, channel, rgba);
+  else paintHidden(network, network.channels[frame.level], channel, rgba);
   return { level: frame.level, step: frame.step, shape: frame.shape, rgba };
 }
 
-function paintHidden(network, channel, rgba) {
+function paintHidden(network, channels, channel, rgba) {
   const first = network.inputs + network.logits;
-  const count = Math.min(HIDDEN_SHOWN, network.channels - first);
+  const count = Math.min(HIDDEN_SHOWN, channels - first);
   for (let c = 0; c < HIDDEN_SHOWN; ++c) {
     const values = channel(first + Math.min(c, count - 1));
     for (let i = 0; i < values.length; ++i) rgba[4 * i + c] = 255 * sigmoid(values[i]);
