@@ -73,6 +73,7 @@ _ALL = (
             ("SegFormer", "SegFormerTrainer"),
         )
     ),
+    Method("TransUNet", "TransUNetTrainer", needs=("segmentation_models_pytorch", "monai")),
     *(
         Method(name, trainer, needs=("monai",))
         for name, trainer in (
