@@ -12,7 +12,7 @@ import untrained_model
 from nnunet_octreenca import baselines
 from nnunet_octreenca.cli import compare_trained
 from nnunet_octreenca.cli.main import main
-from nnunet_octreenca.comparison.trained import collecting, measuring, memory, running
+from nnunet_octreenca.comparison.trained import collecting, measuring, memory, prompted, running
 from nnunet_octreenca.comparison.trained.jobs import make_request, plan_jobs
 from nnunet_octreenca.comparison.trained.methods import METHODS, Method, find_methods
 from nnunet_octreenca.comparison.trained.paper import paper_table
@@ -313,6 +313,46 @@ def test_collecting_makes_a_report(prepared, monkeypatch, capsys):
     assert "paper: M3D-NCA" in page
     assert "Memory of one pass (GB)" in page
     assert "open it in a browser" in capsys.readouterr().out
+
+
+def test_prompted_methods_stand_beside(prepared, monkeypatch, capsys):
+    """SAM2 is shown the truth of the held-out cases; it has a record and a caveat, no training."""
+    pytest.importorskip("transformers")
+
+    class Follows:
+        parameters = 5
+
+        def __init__(self, folder, device):
+            assert folder.name == "weights"
+
+        def clip(self, frames, truth, seed):
+            assert frames.shape == (*truth.shape, 3)
+            return truth.astype(np.uint8)
+
+    monkeypatch.setattr(prompted, "Prompted", Follows)
+    monkeypatch.setattr(measuring, "Model", FakeModel)
+    monkeypatch.setattr(FakeModel, "order", [])
+    monkeypatch.setattr("sys.argv", ["nnunet_octreenca", "compare"])
+    _, jobs = jobs_of("TinyUNet")
+    finish(jobs[0])
+    (prepared / "weights").mkdir()
+    write_json(prepared / "weights" / "config.json", {"model_type": "sam2"})
+    out = prepared / "report"
+    words = ["-d", "907", "-c", "3d_fullres", "--collect", "--memory", "0", "--metrics", "dice"]
+    words += ["-o", str(out), "--methods", "SAM2"]
+    assert main(["compare", *words]) == 1
+    assert "SAM2 is compared with what is trained; add a method" in capsys.readouterr().err
+    words.append("TinyUNet")
+    assert main(["compare", *words]) == 1
+    assert "SAM2 needs trained weights" in capsys.readouterr().err
+    assert main(["compare", *words, "--sam-checkpoint", str(prepared / "weights")]) == 0
+    content = read_json(out / "comparison.json", "")
+    assert {case["metrics"]["SAM2"]["organ"]["dice"] for case in content["cases"]} == {1}
+    records = read_json(out / "records.json", "")["methods"]
+    assert records["SAM2"]["parameters"] == 5
+    assert len(records["TinyUNet"]["curves"]) == 1
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "SAM2: Not trained on this data set, but shown one random point of each class" in page
 
 
 def test_other_cases_are_not_compared(prepared):

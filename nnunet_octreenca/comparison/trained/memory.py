@@ -95,8 +95,7 @@ def measure_all(
         }
         shapes = SHAPES[len(configuration["patch_size"])]
         log = folder / f"{job.model.name}_memory.log"
-        with ends_like_ctrl_c():
-            found[job.name] = measure_sizes(own, shapes, limit, log)
+        found[job.name] = measure_sizes(own, shapes, limit, log)
     return found
 
 
@@ -169,14 +168,15 @@ def measure_sizes(
         args=(asked, sent, str(log), {**environment(), **(variables or {})}),
     )
     log.touch()
-    process.start()
-    sent.close()
-    try:
-        answers, ended = _watched(process, received, limit)
-    finally:
-        process.kill()
-        process.join()
-        received.close()
+    with ends_like_ctrl_c():
+        process.start()
+        sent.close()
+        try:
+            answers, ended = _watched(process, received, limit)
+        finally:
+            process.kill()
+            process.join()
+            received.close()
     rows = [answer for answer in answers if "bytes" in answer]
     if not ended and process.exitcode not in (0, _KILLED):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -48,7 +48,7 @@ def save_sam(folder: Path) -> Path:
 
 
 def save_sam2(folder: Path) -> Path:
-    """SAM2 with one block a stage, for clips of 64 x 64."""
+    """SAM2 with a block or two a stage, for clips of 64 x 64; transformers fixes some widths."""
     from transformers import (
         Sam2HieraDetConfig,
         Sam2ImageProcessor,
@@ -73,22 +73,22 @@ def save_sam2(folder: Path) -> Path:
         backbone_config=backbone.to_dict(),
         backbone_channel_list=[64, 32, 16, 8],
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-        fpn_hidden_size=32,
+        fpn_hidden_size=128,
     )
     prompt = Sam2VideoPromptEncoderConfig(
-        hidden_size=32, image_size=SIDE, patch_size=16, mask_input_channels=4
+        hidden_size=128, image_size=SIDE, patch_size=16, mask_input_channels=4
     )
     decoder = Sam2VideoMaskDecoderConfig(
-        hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16
+        hidden_size=128, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16
     )
     torch.manual_seed(0)
     config = Sam2VideoConfig(
         vision_config=vision.to_dict(), prompt_encoder_config=prompt.to_dict(),
-        mask_decoder_config=decoder.to_dict(), image_size=SIDE, memory_attention_hidden_size=32,
+        mask_decoder_config=decoder.to_dict(), image_size=SIDE, memory_attention_hidden_size=128,
         memory_attention_num_layers=1, memory_attention_feed_forward_hidden_size=32,
-        memory_attention_rope_feat_sizes=[4, 4], memory_encoder_hidden_size=32,
-        memory_encoder_output_channels=16, mask_downsampler_embed_dim=32,
-        memory_fuser_embed_dim=32, memory_fuser_intermediate_dim=32, memory_fuser_num_layers=1,
+        memory_attention_rope_feat_sizes=[4, 4], memory_encoder_hidden_size=128,
+        memory_encoder_output_channels=64, mask_downsampler_embed_dim=128,
+        memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=32, memory_fuser_num_layers=1,
     )  # fmt: skip
     Sam2VideoModel(config).save_pretrained(folder)
     size = {"height": SIDE, "width": SIDE}
