@@ -5,6 +5,7 @@ container, or a batch job; see control_groups) nor of the shell (`ulimit`). `roo
 the file system that the former are read from.
 """
 
+import ctypes
 import os
 import shutil
 import sys
@@ -79,6 +80,20 @@ def peak_memory() -> int:
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak() -> bool:
+    """Count this process' peak memory from now on; whether the system does (Linux, glibc).
+
+    Freed memory goes back to the system first, or what was held earlier would hide what is
+    allocated next.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def processors(root: Path = ROOT) -> int:

@@ -31,6 +31,10 @@ MODELS = ROOT / "nnunet_octreenca" / "zoo" / "index.json"
 CONTENTS = (
     ("nnunet_octreenca", "Apache-2.0"),
     ("[NiiVue](https://github.com/niivue/niivue) 0.69.0, in reports", "BSD-2-Clause"),
+    (
+        "[OpenSeadragon](https://github.com/openseadragon/openseadragon) 6.1.1, in reports",
+        "BSD-3-Clause",
+    ),
     ("[pybind11](https://github.com/pybind/pybind11), in the native modules", "BSD-3-Clause"),
     ("LLVM's libc++, in the engine for web pages", "Apache-2.0 WITH LLVM-exception"),
     ("[wasi-libc](https://github.com/WebAssembly/wasi-libc), in the engine for web pages", "MIT"),
@@ -211,8 +215,9 @@ def page(listed: Sequence[Part]) -> str:
         "nnunet_octreenca itself is [Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0). "
         "This page lists what its installation brings: the direct dependencies and all that they "
         "require in turn, on Linux with the extras `[slides,video,dicom,onnx]`; not what "
-        "`[baselines]` adds, segmentation-models-pytorch (MIT), MONAI (Apache-2.0) and what they "
-        "require. It repeats the packages' own metadata and is not legal advice. "
+        "`[baselines]` adds, segmentation-models-pytorch (MIT), MONAI and transformers "
+        "(Apache-2.0) and what they require. It repeats the packages' own metadata and is not "
+        "legal advice. "
         "`python tools/licences.py --write` writes it for the versions installed; `--json` prints "
         "the list for other tools. Each release also carries a CycloneDX list (`sbom.cdx.json`).",
         "",

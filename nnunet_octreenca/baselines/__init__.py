@@ -18,6 +18,7 @@ MODULES = {
     "UNetEfficientNetB0Trainer": "libraries",
     "UNetPlusPlusTrainer": "libraries",
     "SegFormerTrainer": "libraries",
+    "TransUNetTrainer": "transunet",
     "MonaiUNetTrainer": "libraries",
     "UNet3DResNet18Trainer": "libraries",
     "UNet3DDenseNet121Trainer": "libraries",

@@ -1,7 +1,8 @@
 """Networks of segmentation-models-pytorch (2-D) and MONAI (3-D), randomly initialised.
 
 They are in the extra [baselines]; nothing is downloaded. A U-Net's encoder is in its trainer's
-name, as in the paper's tables. UNETR and SwinUNETR are the nearest 3-D kin of TransUNet.
+name, as in the paper's tables. UNETR and SwinUNETR are the nearest 3-D kin of TransUNet, which is
+in `transunet`.
 """
 
 from importlib import import_module
@@ -31,7 +32,7 @@ def library(name: str) -> Any:
         ) from error
 
 
-class _LibraryTrainer(BaselineTrainer):
+class LibraryTrainer(BaselineTrainer):
     """Patches are multiples of 32; one axis has 64, so that norms see more than one cell."""
 
     @classmethod
@@ -41,7 +42,7 @@ class _LibraryTrainer(BaselineTrainer):
         return (*(STRIDE,) * (len(patch) - 1), 2 * STRIDE if small else STRIDE)
 
 
-class _SMPTrainer(_LibraryTrainer):
+class _SMPTrainer(LibraryTrainer):
     """A network of segmentation-models-pytorch."""
 
     dimensions = (2,)
@@ -102,7 +103,7 @@ class SegFormerTrainer(_SMPTrainer):
     architecture, encoder = "Segformer", "mit_b0"
 
 
-class _MonaiTrainer(_LibraryTrainer):
+class _MonaiTrainer(LibraryTrainer):
     """A network of MONAI's."""
 
     dimensions = (3,)

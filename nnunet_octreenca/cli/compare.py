@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--viewer",
         action="store_true",
-        help="with --images, put the shown volumes and a viewer into the page (2.3 MB and more)",
+        help="with --images, put the shown volumes (2.3 MB and more) or pictures (0.4 MB and more) "
+        "and a viewer into the page",
     )
     parser.add_argument(
         "--records", metavar="JSON", help="seconds, memory, parameters and curves of the methods"
@@ -100,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         OctreeNCAError: something cannot be compared, or the report not be written.
     """
     from nnunet_octreenca.comparison.inputs import checked_pattern, find_inputs
+    from nnunet_octreenca.comparison.picture_viewer import picture_viewer
     from nnunet_octreenca.comparison.records import read_records
     from nnunet_octreenca.comparison.report import Provenance, write_report
     from nnunet_octreenca.comparison.scores import checked_metrics, checked_tolerance, score
@@ -129,8 +131,9 @@ def run(arguments: argparse.Namespace) -> int:
         video=arguments.video,
         track=_track,
     )
-    if arguments.viewer and inputs.kind != "3-D volume":
-        raise InputError(f"--viewer shows volumes, and a case is a {inputs.kind}; leave it out")
+    if arguments.viewer and inputs.video:
+        raise InputError("--viewer shows volumes and pictures, and a case is a video; leave it out")
+    viewer = volume_viewer if inputs.kind == "3-D volume" else picture_viewer
     scores = score(inputs, metrics=arguments.metrics, tolerance=arguments.tolerance, track=_track)
     summary = summarise(scores, inputs, seed=arguments.seed)
     summary = replace(summary, caveats=(*summary.caveats, *material.caveats))
@@ -150,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
         records_note=material.note or GIVEN,
         more_tables=material.tables,
         title=arguments.title,
-        viewer=volume_viewer if arguments.viewer else None,
+        viewer=viewer if arguments.viewer else None,
     )
     _print(summary, inputs)
     print(f"{files[0]}: open it in a browser; the tables are beside it")

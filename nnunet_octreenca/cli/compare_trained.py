@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nnunet_octreenca.comparison.trained.jobs import Job, Request
 
 TIMED_CASES = 5
+MEMORY = "2G"
 
 NOTE = (
     "Measured by this program on this machine. Seconds, steps and parameters are of one training, "
@@ -94,6 +95,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"held-out cases to time predictions on (default: {TIMED_CASES})",
     )
     group.add_argument(
+        "--sam-checkpoint",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="weights of SAM or SAM2, a transformers checkpoint each; nothing is downloaded",
+    )
+    group.add_argument(
+        "--memory",
+        default=MEMORY,
+        metavar="SIZE",
+        help="measure the memory of one pass on larger and larger images until it takes this much "
+        f"(default: {MEMORY}; 0: leave it out)",
+    )
+    group.add_argument(
         "-device",
         choices=("cpu", "cuda", "mps"),
         help="where to train and predict (default: cuda if there is one, else cpu)",
@@ -110,20 +125,33 @@ def run(arguments: argparse.Namespace) -> Material | None:
     from nnunet_octreenca.comparison.trained import running
     from nnunet_octreenca.comparison.trained.jobs import make_request, parse_budget, plan_jobs
     from nnunet_octreenca.comparison.trained.methods import find_methods
+    from nnunet_octreenca.comparison.trained.prompted import find_checkpoints
     from nnunet_octreenca.comparison.trained.variants import parse_ablations
+    from nnunet_octreenca.inference.memory_plan import parse_memory
 
     if arguments.cases < 1:
         raise InputError(f"--cases is {arguments.cases}, but must be 1 or more")
+    memory = 0 if arguments.memory == "0" else parse_memory(arguments.memory)
+    methods = find_methods(arguments.methods)
+    trained = [method for method in methods if not method.prompted]
+    if not trained:
+        raise InputError(f"{methods[0].name} is compared with what is trained; add a method")
     request = make_request(
         arguments.d,
         arguments.c,
         arguments.f,
-        find_methods(arguments.methods),
+        trained,
         parse_ablations(arguments.ablate),
         arguments.seeds,
         None if arguments.budget is None else parse_budget(arguments.budget),
     )
     jobs = plan_jobs(request)
+    checkpoints = find_checkpoints(
+        [method for method in methods if method.prompted],
+        arguments.sam_checkpoint,
+        _patch(jobs, request),
+        read_json(request.preprocessed / "dataset.json", "preprocess it again"),
+    )
     images = _raw_images(request)
     device = find_device(arguments.device)
     if arguments.collect:
@@ -133,7 +161,7 @@ def run(arguments: argparse.Namespace) -> Material | None:
         return None
     report = Path(arguments.o)
     running.run_jobs(jobs, request, report, device, _say)
-    return _collect(jobs, request, images, report, device, arguments.cases)
+    return _collect(jobs, request, images, report, device, arguments.cases, memory, checkpoints)
 
 
 def _say(line: str) -> None:
@@ -192,10 +220,14 @@ def _collect(
     report: Path,
     device: str,
     count: int,
+    memory: int,
+    checkpoints: dict[str, Path],
 ) -> Material:
-    """Time the predictions; gather what the report takes."""
+    """Time the predictions, measure memory; gather what the report takes."""
     from nnunet_octreenca.comparison.trained import collecting, measuring
+    from nnunet_octreenca.comparison.trained.memory import measure_all, sizes_table
     from nnunet_octreenca.comparison.trained.paper import paper_table
+    from nnunet_octreenca.comparison.trained.prompted import note, segment_cases
 
     description = read_json(request.preprocessed / "dataset.json", "preprocess it again")
     ending = str(description["file_ending"])
@@ -205,13 +237,33 @@ def _collect(
     timed = {case: images[case] for case in cases[:count] if case in images}
     if not timed:
         raise InputError(f"{request.raw} lacks the images of fold {fold}, such as {cases[0]}")
-    measured = measuring.measure(
-        [job for job in compared if job.fold == fold], timed, report / "timing", device, _say
+    models = [job for job in compared if job.fold == fold]
+    measured = measuring.measure(models, timed, report / "timing", device, _say)
+    sizes = (
+        measure_all(models, request, report / "timing" / "logs", device, memory, _say)
+        if memory
+        else {}
     )
+    shown, prompted_records = segment_cases(
+        checkpoints,
+        images,
+        truth,
+        request,
+        report / "predictions",
+        device,
+        _say,
+        patch=_patch(jobs, request),
+        dataset=description,
+    )
+    predictions |= shown
+    found = collecting.records(jobs, measured, device, sizes)
+    found["methods"] |= prompted_records
     records = report / "records.json"
-    write_json(records, collecting.records(jobs, measured, device))
+    write_json(records, found)
     write_json(report / "timing" / "answers.json", _answers(measured))
     tables = [collecting.trainings_table(jobs)]
+    if sizes:
+        tables.append(sizes_table(sizes, memory))
     paper = paper_table(description)
     folder = request.raw / "imagesTr"
     return Material(
@@ -222,8 +274,17 @@ def _collect(
         records,
         NOTE.format(cases=len(timed)),
         tuple([*tables, paper] if paper is not None else tables),
-        tuple(_caveats(jobs, request)),
+        (*_caveats(jobs, request), *(f"{name}: {note(name)}" for name in checkpoints)),
     )
+
+
+def _patch(jobs: "Sequence[Job]", request: "Request") -> Sequence[int]:
+    """Cells an axis of a method's patch."""
+    from nnunet_octreenca.planning.plans_faults import inherited
+
+    configurations = jobs[0].plans["configurations"]
+    patch: Sequence[int] = inherited(configurations, request.configuration)["patch_size"]
+    return patch
 
 
 def _answers(measured: JsonMapping) -> dict[str, Any]:

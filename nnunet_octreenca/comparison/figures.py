@@ -160,7 +160,8 @@ def against_resources(
         for axes, key in zip(panels, names, strict=False):
             frame(axes)
             known = [record.get(key, 0) for record in records.values()]
-            _log_axis(axes, [value for value in known if value > 0])
+            _log_axis(axes, "x", [value for value in known if value > 0])
+            axes.margins(x=0.25)
             title, unit = QUANTITIES[key]
             scale, unit = (1e9, "GB") if unit == "bytes" else (1, unit)
             for method, name in enumerate(scores.methods):
@@ -183,35 +184,47 @@ def against_resources(
 
 def curves(scores: Scores, records: Mapping[str, JsonMapping]) -> str | None:
     """The records' curves, a panel for each pair of axes; None where there are none."""
-    found: dict[tuple[str, str], list[tuple[int, Any]]] = {}
+    found: dict[tuple[str, str, str], list[tuple[int, Any]]] = {}
     for method, name in enumerate(scores.methods):
         for curve in records.get(name, {}).get("curves", ()):
             if curve["points"]:
-                found.setdefault((curve["x"], curve["y"]), []).append((method, curve["points"]))
+                panel = curve["x"], curve["y"], curve.get("scale", "linear")
+                found.setdefault(panel, []).append((method, curve["points"]))
     if not found:
         return None
     with new_figure(7.5, 2.8 * len(found)) as (figure, save):
         panels = figure.subplots(len(found), 1, squeeze=False)[:, 0]
-        for axes, ((x, y), lines) in zip(panels, found.items(), strict=True):
+        for axes, ((x, y, scale), lines) in zip(panels, found.items(), strict=True):
             frame(axes)
+            if scale == "log":
+                every = [np.asarray(points) for _, points in lines]
+                _log_axis(axes, "x", np.concatenate(every)[:, 0].tolist())
+                _log_axis(axes, "y", np.concatenate(every)[:, 1].tolist())
             for method, points in lines:
-                axes.plot(*np.transpose(points), color=colour_of(method), linewidth=1.5)
+                mark = "o-" if scale == "log" else "-"
+                axes.plot(
+                    *np.transpose(points),
+                    mark,
+                    color=colour_of(method),
+                    linewidth=1.5,
+                    markersize=3,
+                )
             axes.set_xlabel(_short(x))
             axes.set_ylabel(_short(y))
         legend(figure, scores.methods)
         return save("Curves of the methods")
 
 
-def _log_axis(axes: Any, values: Sequence[float]) -> None:
-    """Along x, with numbers such as 20k, for which no powers must be typeset."""
+def _log_axis(axes: Any, which: str, values: Sequence[float]) -> None:
+    """Along x or y, with numbers such as 20k, for which no powers must be typeset."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    axes.set_xscale("log")
-    axes.margins(x=0.25)
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
     narrow = max(values) < 50 * min(values)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _short(name: str) -> str:

@@ -74,7 +74,10 @@ def _fault(record: Any) -> str | None:
                 return f"has {key} that is no text of at most {_LONGEST} characters"
         elif key == "curves":
             if not isinstance(value, list) or not all(map(_is_curve, value)):
-                return "has curves that are not a list of {x, y, points: [[x, y], ...]}"
+                return (
+                    "has curves that are not a list of {x, y, points: [[x, y], ...]} with, if it "
+                    'is wanted, scale: "linear" or "log" (for numbers above 0)'
+                )
         else:
             known = ", ".join([*QUANTITIES, *_TEXTS, "curves"])
             return f"has the key {key!r}, which is none of {known}"
@@ -92,7 +95,7 @@ def _is_number(value: Any) -> bool:
 def _is_curve(curve: Any) -> bool:
     return (
         isinstance(curve, dict)
-        and set(curve) == {"x", "y", "points"}
+        and {"x", "y", "points"} <= set(curve) <= {"x", "y", "points", "scale"}
         and isinstance(curve["x"], str)
         and isinstance(curve["y"], str)
         and isinstance(curve["points"], list)
@@ -100,4 +103,6 @@ def _is_curve(curve: Any) -> bool:
             isinstance(point, list) and len(point) == 2 and all(map(_is_number, point))
             for point in curve["points"]
         )
+        and curve.get("scale", "linear") in ("linear", "log")
+        and (curve.get("scale") != "log" or all(min(point) > 0 for point in curve["points"]))
     )

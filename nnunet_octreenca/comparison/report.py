@@ -94,7 +94,8 @@ def write_report(
         records_note: where the records are from.
         more_tables: shown with the records.
         title: of the page.
-        viewer: makes the page's volume viewer of the chosen cases; see `viewer.volume_viewer`.
+        viewer: makes the page's viewer of the chosen cases, `viewer.volume_viewer` or
+            `picture_viewer.picture_viewer`.
 
     Returns:
         The files.
@@ -149,7 +150,7 @@ def render(content: JsonMapping) -> str:
             ("differences", "Differences", content["pair_table"].rows),
             ("ranks", "Ranking", content["pair_table"].rows),
             ("cases", "Best and worst", content["cases"]),
-            ("viewer", "Volumes", content["viewer"]),
+            ("viewer", content["viewer"] and content["viewer"]["title"], content["viewer"]),
             ("methods", "Methods", content["record_table"] or content["more_tables"]),
             ("definitions", "Metrics", True),
             ("caveats", "Caveats", True),

@@ -18,6 +18,8 @@ NIIVUE = Path(__file__).parent / "niivue" / "niivue.umd.js"
 _SCRIPT = Path(__file__).parent / "page" / "viewer.js"
 _MOST_VOXELS = 4_000_000
 TRUTH = "truth"
+VIEWER_DATA = "data"
+"""The template's name for JSON in which no "<" ends its script."""
 
 
 def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
@@ -33,7 +35,7 @@ def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
     if first.truth.ndim != 3 or first.video:
         raise InputError("--viewer shows volumes, and these are none; leave it out")
     library = NIIVUE.read_text(encoding="utf-8")
-    steps = {name: _step(case) for name, case in cases.items()}
+    steps = {name: thinning(case, _MOST_VOXELS) for name, case in cases.items()}
     volumes = [
         {
             "case": name,
@@ -63,19 +65,21 @@ def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
     # "<" would end the script that holds the text.
     text = json.dumps({"colours": table, "cases": volumes}).replace("<", "\\u003c")
     return {
+        "kind": "volumes",
+        "title": "Volumes",
         "note": note,
         "cases": list(cases),
         "methods": [*first.outcomes, TRUTH],
-        "volumes": text,
+        VIEWER_DATA: text,
         "library": f"/* NiiVue 0.69.0, BSD-2-Clause, (c) 2021 Niivue */\n{library}",
         "script": _SCRIPT.read_text(encoding="utf-8"),
     }
 
 
-def _step(case: LoadedCase) -> int:
-    """Every how many voxels are kept, so that the page stays small."""
+def thinning(case: LoadedCase, most: int) -> int:
+    """Every how many pixels or voxels along an axis one is kept, so that the page stays small."""
     step = 1
-    while prod(-(-n // step) for n in case.truth.shape) > _MOST_VOXELS:
+    while prod(-(-n // step) for n in case.truth.shape) > most:
         step += 1
     return step
 

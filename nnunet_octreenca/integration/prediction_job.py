@@ -6,13 +6,11 @@ where the network's memory is measured, which costs time; each answer is a line 
 Everything is nnU-Net's own, step by step and in this process.
 """
 
-import ctypes
 import json
 import os
 import sys
 import time
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_octreenca.files import JsonMapping, JsonObject
 from nnunet_octreenca.integration import predictor as whole_image
 from nnunet_octreenca.integration.training_job import FINAL
-from nnunet_octreenca.resources import peak_memory, resident_memory
+from nnunet_octreenca.resources import forget_peak, peak_memory, resident_memory
 
 whole_image.install()
 
@@ -61,7 +59,7 @@ def predict(predictor: nnUNetPredictor, case: JsonMapping) -> JsonObject:
     image = torch.from_numpy(data)
     cuda = predictor.device.type == "cuda"
     before_peak = peak_memory()
-    known = bool(case.get("memory")) and _forget_peak()
+    known = bool(case.get("memory")) and forget_peak()
     before, device_before = resident_memory(), 0
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -88,19 +86,6 @@ def predict(predictor: nnUNetPredictor, case: JsonMapping) -> JsonObject:
         "network_bytes": grown if device_peak is None else device_peak - device_before,
         "device_peak_bytes": device_peak,
     }
-
-
-def _forget_peak() -> bool:
-    """Count this process' peak memory from now on; whether the system does (Linux, glibc).
-
-    Freed memory goes back to the system first, or what earlier cases took would hide the network's.
-    """
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return False
-    return True
 
 
 if __name__ == "__main__":

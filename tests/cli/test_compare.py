@@ -120,7 +120,11 @@ def test_groups_are_shown(compare, tmp_path):
         (("--metrics", "speed"), {}, "--metrics names 'speed', which is none of dice"),
         (("--tolerance", "-2"), {}, "--tolerance is -2, but must be 0 or more"),
         (("--records", "none.json"), {}, "none.json does not exist"),
-        (("--video", "--viewer", "--images", "images"), {}, "--viewer shows volumes, and a case"),
+        (
+            ("--video", "--viewer", "--images", "images"),
+            {},
+            "--viewer shows volumes and pictures",
+        ),
     ],
 )
 def test_bad_arguments(compare, tmp_path, words, options, sentence):

@@ -1,14 +1,12 @@
 """The report in a real browser: no error, no request, tables that sort, a viewer that moves."""
 
 import base64
-import io
 import re
 
 import numpy as np
 import pytest
-from helpers.browser import CHROMIUM, Browser
+from helpers.browser import CHROMIUM, Browser, shown
 from helpers.predicted_folders import make_folders
-from PIL import Image
 
 from nnunet_octreenca.cli.main import main
 
@@ -50,18 +48,6 @@ def _no_error_and_no_request(browser):
     asked = [a for a in browser.requests if not a.startswith(("file:", "data:", "blob:"))]
     assert asked == []
     assert sum(a.startswith("file:") for a in browser.requests) == 1  # the page itself
-
-
-def shown(browser, selector: str) -> np.ndarray:
-    """An element's pixels on the screen."""
-    box = browser.run(
-        f"(() => {{ const e = document.querySelector('{selector}'); e.scrollIntoView();"
-        "const b = e.getBoundingClientRect();"
-        "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1}"
-        "; })()"
-    )
-    data = browser.call("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), int)
 
 
 def test_the_page_forbids_what_would_leave_it(browser):

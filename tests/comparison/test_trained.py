@@ -12,7 +12,7 @@ import untrained_model
 from nnunet_octreenca import baselines
 from nnunet_octreenca.cli import compare_trained
 from nnunet_octreenca.cli.main import main
-from nnunet_octreenca.comparison.trained import collecting, measuring, running
+from nnunet_octreenca.comparison.trained import collecting, measuring, memory, prompted, running
 from nnunet_octreenca.comparison.trained.jobs import make_request, plan_jobs
 from nnunet_octreenca.comparison.trained.methods import METHODS, Method, find_methods
 from nnunet_octreenca.comparison.trained.paper import paper_table
@@ -149,6 +149,7 @@ def test_a_seed_reaches_our_plans(prepared):
         (["--methods", "TinyUNet", "--budget", "0m"], "must be a time such as 90s"),
         (["--methods", "TinyUNet", "--seeds", "-1"], "--seeds -1: seeds are 0 to"),
         (["--methods", "TinyUNet", "--cases", "0"], "--cases is 0"),
+        (["--methods", "TinyUNet", "--memory", "much"], "'much' is not an amount of memory"),
         (["--methods", "TinyUNet", "--ablate", "steps=3"], "varies OctreeNCA; add it"),
         (["--methods", "OctreeNCA", "--ablate", "size=3"], "with a key of steps, levels"),
         (["--methods", "OctreeNCA", "--ablate", "steps=a"], "'a' is no number"),
@@ -278,13 +279,23 @@ def test_collecting_makes_a_report(prepared, monkeypatch, capsys):
     """Two methods, two folds, two seeds: means, spread, timings in turn, and the pages."""
     monkeypatch.setattr(measuring, "Model", FakeModel)
     monkeypatch.setattr(FakeModel, "order", [])
+    asked = []
+
+    def measure_sizes(job, shapes, limit, log):
+        asked.append((job["trainer"], shapes[0], limit))
+        each = 40 if job["trainer"] == "OctreeNCATrainer" else 4000
+        rows = [{"shape": [n] * 3, "voxels": n**3, "bytes": each * n**3} for n in (64, 96)]
+        return memory.Sizes(1, tuple(rows), (128,) * 3)
+
+    monkeypatch.setattr(memory, "measure_sizes", measure_sizes)
     _, jobs = jobs_of(*METHODS_USED, folds=("0", "1"), seeds=(0, 1))
     for job in jobs:
         finish(job, size=4 if job.name == "OctreeNCA" else 7, dice=0.8 + 0.1 * job.seed)
     out = prepared / "report"
     words = ["-d", "907", "-c", "3d_fullres", "-f", "0", "1", "--methods", *METHODS_USED]
     monkeypatch.setattr("sys.argv", ["nnunet_octreenca", "compare", *words])
-    assert main(["compare", *words, "--seeds", "0", "1", "--collect", "-o", str(out)]) == 0
+    assert main(["compare", *words, "--seeds", "0", "1", "--collect", "--memory", "3G",
+                 "-o", str(out)]) == 0  # fmt: skip
     assert FakeModel.order == [
         ("OctreeNCA", "a"), ("TinyUNet", "a"),  # cold
         ("OctreeNCA", "a"), ("TinyUNet", "a"),
@@ -306,7 +317,57 @@ def test_collecting_makes_a_report(prepared, monkeypatch, capsys):
     assert "trainings from seed 0" in page
     assert "As given by --records" not in page
     assert "In the paper" not in page
+    assert asked == [
+        ("OctreeNCATrainer", (64,) * 3, 3 << 30),
+        ("TinyUNetTrainer", (64,) * 3, 3 << 30),
+    ]
+    curve = records["TinyUNet"]["curves"][1]
+    assert curve["scale"] == "log"
+    assert curve["points"][1] == pytest.approx([0.884736, 3.538944])
+    assert "96 x 96 x 96" in page
+    assert "paper: M3D-NCA" in page
+    assert "Memory of one pass (GB)" in page
     assert "open it in a browser" in capsys.readouterr().out
+
+
+def test_prompted_methods_stand_beside(prepared, monkeypatch, capsys):
+    """SAM2 is shown the truth of the held-out cases; it has a record and a caveat, no training."""
+    pytest.importorskip("transformers")
+
+    class Follows:
+        parameters = 5
+
+        def __init__(self, folder, device):
+            assert folder.name == "weights"
+
+        def clip(self, frames, truth, seed):
+            assert frames.shape == (*truth.shape, 3)
+            return truth.astype(np.uint8)
+
+    monkeypatch.setattr(prompted, "Prompted", Follows)
+    monkeypatch.setattr(measuring, "Model", FakeModel)
+    monkeypatch.setattr(FakeModel, "order", [])
+    monkeypatch.setattr("sys.argv", ["nnunet_octreenca", "compare"])
+    _, jobs = jobs_of("TinyUNet")
+    finish(jobs[0])
+    (prepared / "weights").mkdir()
+    write_json(prepared / "weights" / "config.json", {"model_type": "sam2"})
+    out = prepared / "report"
+    words = ["-d", "907", "-c", "3d_fullres", "--collect", "--memory", "0", "--metrics", "dice"]
+    words += ["-o", str(out), "--methods", "SAM2"]
+    assert main(["compare", *words]) == 1
+    assert "SAM2 is compared with what is trained; add a method" in capsys.readouterr().err
+    words.append("TinyUNet")
+    assert main(["compare", *words]) == 1
+    assert "SAM2 needs trained weights" in capsys.readouterr().err
+    assert main(["compare", *words, "--sam-checkpoint", str(prepared / "weights")]) == 0
+    content = read_json(out / "comparison.json", "")
+    assert {case["metrics"]["SAM2"]["organ"]["dice"] for case in content["cases"]} == {1}
+    records = read_json(out / "records.json", "")["methods"]
+    assert records["SAM2"]["parameters"] == 5
+    assert len(records["TinyUNet"]["curves"]) == 1
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "SAM2: Not trained on this data set, but shown one random point of each class" in page
 
 
 def test_other_cases_are_not_compared(prepared):
@@ -354,6 +415,41 @@ def test_a_dry_run_says_how_long(prepared, monkeypatch, capsys):
     assert not out.exists()
 
 
+def test_a_dry_run_without_a_budget_times_a_step(prepared, monkeypatch, capsys):
+    """Of each method once: half a second, and as many steps as the trainer says."""
+    probed = []
+
+    def run_child(command, *, log, environment):
+        job = read_json(command[-1], "")
+        probed.append(job["trainer"])
+        assert Path(job["probe"]).parent == Path(environment["nnUNet_results"]) != prepared
+        write_json(job["probe"], {"step_seconds": 0.5, "steps": 7200})
+
+    monkeypatch.setattr(running, "run_child", run_child)
+    words = ["-d", "907", "-c", "3d_fullres", "-f", "0", "1", "--methods", *METHODS_USED]
+    _, jobs = jobs_of("OctreeNCA")
+    finish(jobs[0])
+    assert main(["compare", *words, "--dry-run", "-o", str(prepared / "report")]) == 0
+    assert probed == ["OctreeNCATrainer", "TinyUNetTrainer"]
+    printed = capsys.readouterr().out
+    assert "OctreeNCA: 1.00 h" in printed
+    assert "TinyUNet: 2.00 h" in printed
+
+
+def test_a_step_that_cannot_be_taken_says_why(prepared, monkeypatch, capsys):
+    from nnunet_octreenca.child_process import CommandError
+
+    def run_child(command, *, log, environment):
+        raise CommandError("failed", "RuntimeError: no memory\n")
+
+    monkeypatch.setattr(running, "run_child", run_child)
+    words = ["-d", "907", "-c", "3d_fullres", "--methods", "TinyUNet", "--dry-run"]
+    assert main(["compare", *words, "-o", str(prepared / "report")]) == 1
+    said = capsys.readouterr().err
+    assert "TinyUNet cannot take a training step: RuntimeError: no memory; leave it out" in said
+    assert "Traceback" not in said
+
+
 def test_the_papers_figures_stand_only_beside_its_data():
     table = paper_table({"description": "Medical Segmentation Decathlon, Task05_Prostate"})
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
@@ -373,7 +469,8 @@ def test_two_methods_from_end_to_end(nnunet, tmp_path):
 
     out = tmp_path / "report"
     words = ["-d", "901", "-c", "3d_fullres", "--methods", "TinyUNet", "M3D-NCA", "--cases", "1"]
-    words += ["--budget", "10s", "-device", "cpu", "--metrics", "dice", "-o", str(out)]
+    words += ["--budget", "10s", "--memory", "300M", "-device", "cpu", "--metrics", "dice"]
+    words += ["-o", str(out)]
     command = [sys.executable, "-m", "nnunet_octreenca.cli.main", "compare", *words]
     results = nnunet.results / "Dataset901_Phantoms"
     latest = results / "TinyUNetTrainer__nnUNetPlans_10s__3d_fullres/fold_0/checkpoint_latest.pth"
@@ -393,6 +490,7 @@ def test_two_methods_from_end_to_end(nnunet, tmp_path):
     for record in records.values():
         assert 0 < record["network_seconds"] <= record["case_seconds"] < record["cold_seconds"]
         assert record["iterations"] >= 1
+        assert len(record["curves"][1]["points"]) >= 1
     if sys.platform == "linux":
         assert records["TinyUNet"]["bytes_per_voxel"] > 20  # six channels of float32 and more
     content = read_json(out / "comparison.json", "")

@@ -29,8 +29,8 @@ def loaded(tmp_path):
 
 def test_volumes_lie_as_the_files_do(loaded):
     made = volume_viewer({"case": loaded})
-    assert "<" not in made["volumes"]
-    (case,) = json.loads(made["volumes"])["cases"]
+    assert "<" not in made["data"]
+    (case,) = json.loads(made["data"])["cases"]
     assert made["methods"] == ["</script><b>", "B", "truth"]
     overlay = opened(case["overlays"]["</script><b>"])
     stored = loaded.outcomes["</script><b>"]
@@ -45,7 +45,7 @@ def test_volumes_lie_as_the_files_do(loaded):
 def test_large_volumes_are_thinned_and_the_page_says_so(loaded, monkeypatch):
     monkeypatch.setattr(viewer, "_MOST_VOXELS", 300)
     made = volume_viewer({"case": loaded})
-    (case,) = json.loads(made["volumes"])["cases"]
+    (case,) = json.loads(made["data"])["cases"]
     assert case["step"] > 1
     assert f"one voxel in {case['step']} along each axis" in made["note"]
     kept = opened(case["image"])

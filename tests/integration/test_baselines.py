@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nnunet_octreenca import baselines
+from nnunet_octreenca.comparison.trained.methods import METHODS
 from nnunet_octreenca.errors import EnvironmentMismatchError, PlansError
 from nnunet_octreenca.integration import time_budget
 from nnunet_octreenca.integration.predictor import is_ours
@@ -101,14 +102,19 @@ def test_images_that_do_not_fit(trainer_of, tmp_path, name, shape, message):
     assert not list((tmp_path / "results").iterdir())
 
 
-LIBRARIES = [name for name, module in baselines.MODULES.items() if module == "libraries"]
+LIBRARIES = {
+    method.trainer: method.needs
+    for method in METHODS.values()
+    if method.trainer in baselines.MODULES
+}
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", [name for name, needs in LIBRARIES.items() if needs])
 def test_networks_of_libraries(name):
     """Patches are rounded to what the network divides, and every head has every cell."""
     trainer = baselines.trainer_class(name)
-    pytest.importorskip("monai" if trainer.dimensions == (3,) else "segmentation_models_pytorch")
+    for module in LIBRARIES[name]:
+        pytest.importorskip(module)
     shape = (33, 20) if trainer.dimensions == (2,) else (20, 9, 32)
     patch = trainer.fitted(shape, "this")
     assert patch == ((64, 32) if trainer.dimensions == (2,) else (32, 32, 64))
@@ -122,6 +128,22 @@ def test_networks_of_libraries(name):
     assert len(used) > 0.8 * len(list(network.parameters()))
     with pytest.raises(PlansError, match=f"{name} is for"):
         trainer.fitted((32,) * (5 - len(patch)), "this")
+
+
+def test_the_transformer_mixes_far_pixels():
+    """What TransUNet has beyond a U-Net: a corner reaches the other one, past every kernel."""
+    pytest.importorskip("segmentation_models_pytorch")
+    pytest.importorskip("monai")
+    torch.manual_seed(0)
+    network = baselines.trainer_class("TransUNetTrainer").make_network((512, 64), 1, 2).eval()
+    image = torch.randn(1, 1, 512, 64, requires_grad=True)
+    network(image)[..., -1, -1].sum().backward()
+    assert bool(image.grad[..., :16, :16].any())
+    without = baselines.trainer_class("UNetResNet18Trainer").make_network((512, 64), 1, 2).eval()
+    image.grad = None
+    without(image)[..., -1, -1].sum().backward()
+    assert not bool(image.grad[..., :16, :16].any())
+    assert 95e6 < sum(p.numel() for p in network.parameters()) < 105e6  # ViT-B alone has 85
 
 
 def test_a_library_that_is_missing(trainer_of, monkeypatch):

@@ -1,6 +1,6 @@
 "use strict";
 (async () => {
-  const { cases, colours } = JSON.parse(document.getElementById("viewer-volumes").textContent);
+  const { cases, colours } = JSON.parse(document.getElementById("viewer-data").textContent);
   const element = (name) => document.getElementById(`viewer-${name}`);
   const place = element("place");
   let viewer;

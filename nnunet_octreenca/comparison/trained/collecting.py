@@ -10,6 +10,7 @@ from nnunet_octreenca.comparison.records import FORM
 from nnunet_octreenca.comparison.tables import MISSING, Cell, Table
 from nnunet_octreenca.comparison.trained.jobs import Job, Request
 from nnunet_octreenca.comparison.trained.measuring import Measured
+from nnunet_octreenca.comparison.trained.memory import Sizes
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.files import JsonObject, read_json
 from nnunet_octreenca.integration.training_job import FACTS
@@ -104,8 +105,10 @@ def _fill(folder: Path, files: Mapping[str, Path]) -> None:
         raise OutputError(f"{folder} cannot be written ({error})") from error
 
 
-def records(jobs: Jobs, measured: Mapping[str, Measured], device: str) -> JsonObject:
-    """Method records (`records.read_records`) of trainings and timings."""
+def records(
+    jobs: Jobs, measured: Mapping[str, Measured], device: str, sizes: Mapping[str, Sizes]
+) -> JsonObject:
+    """Method records (`records.read_records`) of trainings, timings and memory."""
     found: JsonObject = {}
     for name, own in by_method(jobs).items():
         facts = [read_json(job.folder / FACTS, AGAIN) for job in own]
@@ -128,6 +131,8 @@ def records(jobs: Jobs, measured: Mapping[str, Measured], device: str) -> JsonOb
             record["notes"] = own[0].method.note
         if name in measured:
             record.update(measured[name].record())
+        if name in sizes:
+            record["curves"].append(sizes[name].curve())
         found[name] = record
     return {"form": FORM, "methods": found}
 

@@ -22,6 +22,7 @@ class Method:
         make_plans: command that writes the plans, for a message; D is the data set.
         needs: modules of the extra [baselines].
         note: what a reader of the report must know.
+        prompted: it is shown points of the truth instead of being trained, and has no trainer.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Method:
     make_plans: str = "nnUNetv2_plan_and_preprocess -d D"
     needs: tuple[str, ...] = ()
     note: str = ""
+    prompted: bool = False
 
     @property
     def is_octreenca(self) -> bool:
@@ -73,6 +75,7 @@ _ALL = (
             ("SegFormer", "SegFormerTrainer"),
         )
     ),
+    Method("TransUNet", "TransUNetTrainer", needs=("segmentation_models_pytorch", "monai")),
     *(
         Method(name, trainer, needs=("monai",))
         for name, trainer in (
@@ -83,6 +86,7 @@ _ALL = (
             ("SwinUNETR", "SwinUNETRTrainer"),
         )
     ),
+    *(Method(name, "", needs=("transformers",), prompted=True) for name in ("SAM", "SAM2")),
 )
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}

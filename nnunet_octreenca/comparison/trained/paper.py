@@ -24,6 +24,22 @@ _OURS = {  # parameters, GiB of training
     "CholecSeg8k": (16960, 2.41),
 }
 
+LARGEST_BYTES = 24 << 30
+"""Memory of the GPU of `LARGEST`."""
+
+LARGEST: Mapping[int, Mapping[str, tuple[float, float | None]]] = {
+    2: {
+        "U-Net": (8.3, 2745), "Med-NCA": (28.7, None), "OctreeNCA, PyTorch": (28.7, 269),
+        "OctreeNCA, their CUDA kernel": (184.9, 139),
+    },
+    3: {  # 240 x 432 pixels, 25 frames a second
+        "U-Net": (9.8, None), "M3D-NCA": (29.8, None), "OctreeNCA, PyTorch": (29.8, None),
+        "OctreeNCA, their CUDA kernel": (197.5, None),
+    },
+}  # fmt: skip
+"""The largest image of one pass in million voxels, of slides (2) and video (3), and the bytes a
+voxel where they are stated (Table 2, Figure 6)."""
+
 
 def paper_table(dataset_json: JsonMapping) -> Table | None:
     """The paper's figures of a data set that one of our converters made; None of any other.

@@ -70,7 +70,13 @@ def run_jobs(jobs: Sequence[Job], request: Request, report: Path, device: str, s
         verb = {"missing": "training", "half": "continuing", "trained": "validating"}[job.state]
         say(f"{title}: {verb}")
         log = logs / f"{job.model.name}_fold_{job.fold}.log"
-        _run(_specification(job, request, device), log)
+        try:
+            _run(_specification(job, request, device), log)
+        except CommandError as error:
+            raise TrainingError(
+                f"a training ended with: {_last_line(error)} (all that it printed is in {log}); "
+                f"mend it and run the same command again, which continues"
+            ) from error
 
 
 def _specification(job: Job, request: Request, device: str) -> JsonObject:
@@ -94,14 +100,12 @@ def _run(specification: JsonObject, log: Path, results: str | None = None) -> No
         kept.enter_context(ends_like_ctrl_c())
         own = environment() | ({} if results is None else {"nnUNet_results": results})
         command = [sys.executable, "-m", TRAINING, str(folder / "job.json")]
-        try:
-            run_child(command, log=log, environment=own)
-        except CommandError as error:
-            last = error.last_lines.strip().splitlines()[-1:] or ["it printed nothing"]
-            raise TrainingError(
-                f"a training ended with: {last[0].removeprefix('ERROR: ')} (all that it printed is "
-                f"in {log}); mend it and run the same command again, which continues"
-            ) from error
+        run_child(command, log=log, environment=own)
+
+
+def _last_line(error: CommandError) -> str:
+    lines = error.last_lines.strip().splitlines()
+    return lines[-1].removeprefix("ERROR: ") if lines else "it printed nothing"
 
 
 def estimate(jobs: Sequence[Job], request: Request, device: str) -> dict[str, float]:
@@ -135,6 +139,12 @@ def _probed_hours(job: Job, request: Request, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "probe.json")
         specification = {**_specification(job, request, device), "probe": str(answer)}
-        _run(specification, Path(folder, "log"), results=folder)
+        try:
+            _run(specification, Path(folder, "log"), results=folder)
+        except CommandError as error:
+            raise TrainingError(
+                f"{job.name} cannot take a training step: {_last_line(error)}; leave it out of "
+                f"--methods, or give a --budget to see the plan without timing"
+            ) from error
         found = read_json(answer, "run it again")
     return float(found["step_seconds"] * found["steps"] / 3600)

@@ -15,6 +15,7 @@ BASELINES = (
     "UNetEfficientNetB0Trainer",
     "UNetPlusPlusTrainer",
     "SegFormerTrainer",
+    "TransUNetTrainer",
     "MonaiUNetTrainer",
     "UNet3DResNet18Trainer",
     "UNet3DDenseNet121Trainer",

@@ -1,12 +1,16 @@
 """A page in headless Chromium, driven over its DevTools pipe, and what it complained of."""
 
 import base64
+import io
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 _SECONDS = 60
@@ -166,3 +170,15 @@ class Browser:
         self._process.wait()
         os.close(self._write)
         os.close(self._read)
+
+
+def shown(browser: Browser, selector: str) -> np.ndarray:
+    """An element's pixels on the screen."""
+    box = browser.run(
+        f"(() => {{ const e = document.querySelector('{selector}'); e.scrollIntoView();"
+        "const b = e.getBoundingClientRect();"
+        "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1}"
+        "; })()"
+    )
+    data = browser.call("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), int)
