@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_octreenca.arrays import Pixels
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.deferred_files import is_whole, open_binary
+from nnunet_octreenca.errors import InputError, OctreeNCAError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import area_average, covered
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, Bounds, pyramid
@@ -75,7 +76,9 @@ class TiffReader:
         self._opened: TiffFile | None = None
         tifffile = import_optional("tifffile", "slides")
         try:
-            self._tiff: TiffFile = tifffile.TiffFile(path)
+            # Of a path tifffile finds the other files of a multi-file image too.
+            opened = path if is_whole(path) else open_binary(path)
+            self._tiff: TiffFile = tifffile.TiffFile(opened)
             self._opened = self._tiff
             series = largest_series(self._tiff, path)
             self._series = level_series(self._tiff, series)
@@ -88,7 +91,7 @@ class TiffReader:
             beside = spacing_beside(path) if self._layouts[0].pages.shape[1] > 1 else None
         except Exception as error:  # a damaged header makes tifffile raise nearly anything
             self.close()
-            if isinstance(error, InputError | EnvironmentMismatchError):
+            if isinstance(error, OctreeNCAError):
                 raise
             raise InputError(
                 f"{path} cannot be read as TIFF ({error}); is it truncated?"

@@ -1,0 +1,100 @@
+"""A model that was never trained, images, and moto's S3 as the store that they are put into."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.s3_server import KEYS, S3Server
+from helpers.tiny_slides import halved, picture, write_pyramid
+from PIL import Image
+from untrained_model import model_folder
+
+from nnunet_octreenca.integration.model import load_model
+from nnunet_octreenca.prediction.folder import predict
+from nnunet_octreenca.stores import faults
+
+
+@pytest.fixture(scope="package")
+def server():
+    """The server, for all tests."""
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    """The empty server, with its credentials in the environment."""
+    server.empty()
+    for name, value in {
+        **KEYS,
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.fails = lambda method, path: None
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(faults, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture(scope="package")
+def rgb_folder(tmp_path_factory):
+    return model_folder(tmp_path_factory.mktemp("models") / "rgb")
+
+
+@pytest.fixture(scope="package")
+def rgb(rgb_folder):
+    """A model for colours, 2-D."""
+    return load_model(rgb_folder)
+
+
+@pytest.fixture(scope="package")
+def images(tmp_path_factory, rgb):
+    """Two pictures, a slide, and the folder of what `predict` makes of them on a disk."""
+    base = tmp_path_factory.mktemp("images")
+    for seed, name in enumerate("ab"):
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 44, 3), np.uint8)
+        (base / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(base / "pictures" / f"{name}.png")
+    fine = picture(1536, 1280)
+    write_pyramid(
+        base / "slides" / "s.tif",
+        [fine, halved(fine), halved(fine, 2), halved(fine, 3)],
+        mpp=0.25,
+        tile=64,
+    )
+    for kind in ("pictures", "slides"):
+        predict(base / kind, base / f"{kind}_out", rgb, mirror=False, mpp=mpp_of(kind))
+    return SimpleNamespace(
+        folder=base,
+        pictures=base / "pictures",
+        pictures_out=base / "pictures_out",
+        slide=base / "slides" / "s.tif",
+        slide_out=base / "slides_out",
+    )
+
+
+def mpp_of(kind: str) -> float | None:
+    return 2.0 if kind == "slides" else None
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """A folder for scratch, in which nothing is left after the test."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    yield folder
+    assert not list(folder.iterdir())
+
+
+def upload(server: S3Server, folder: Path, prefix: str) -> None:
+    """Put a folder's files into the bucket."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            server.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())

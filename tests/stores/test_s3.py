@@ -1,0 +1,127 @@
+"""Prediction from and to S3: the same labels as on a disk, and little that is fetched."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from helpers.tiny_slides import write_leica
+from PIL import Image
+
+from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.prediction.folder import predict
+from nnunet_octreenca.stores import scratch as scratch_module
+from nnunet_octreenca.stores.range_file import BLOCK
+
+IN, OUT = "s3://bucket/in", "s3://bucket/out"
+
+
+def upload(server, folder, prefix):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            server.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def run(model, scratch, source=IN, output=OUT, **options):
+    return predict(source, output, model, scratch=scratch, **{"mirror": False, **options})
+
+
+def same(server, local, names):
+    for name in names:
+        assert server.get(f"out/{name}") == (local / name).read_bytes(), name
+
+
+def test_a_folder_of_pictures_from_bucket_to_bucket(s3, images, rgb, scratch):
+    upload(s3, images.pictures, "in")
+    done = run(rgb, scratch)
+    assert not done.failed
+    assert [case.outputs[0] for case in done.done] == [f"{OUT}/a.png", f"{OUT}/b.png"]
+    assert [case.files for case in done.done] == [[f"{IN}/a.png"], [f"{IN}/b.png"]]
+    names = ["a.png", "b.png", "overlays/a_overlay.png", "overlays/b_overlay.png"]
+    records = [".octreenca/a.json", ".octreenca/b.json"]
+    assert s3.keys("out") == sorted(f"out/{name}" for name in names + records)
+    same(s3, images.pictures_out, names)
+    record = json.loads(s3.get("out/.octreenca/a.json"))
+    before = json.loads((images.pictures_out / ".octreenca" / "a.json").read_text())
+    assert record["state"] == "finished"
+    assert (record["labels"], record["outputs"]) == (before["labels"], before["outputs"])
+
+
+def test_one_file_to_a_folder_on_the_disk(s3, images, rgb, scratch, tmp_path):
+    upload(s3, images.pictures, "in")
+    done = run(rgb, scratch, f"{IN}/b.png", tmp_path / "out")
+    assert [case.case for case in done.done] == ["b"]
+    assert (tmp_path / "out/b.png").read_bytes() == (images.pictures_out / "b.png").read_bytes()
+
+
+def test_a_slide_is_read_in_ranges(s3, images, rgb, scratch):
+    s3.put("in/s.tif", images.slide.read_bytes())
+    s3.forget()
+    done = run(
+        rgb, scratch, mpp=2.0, formats=["ome.tif"], scratch_limit=images.slide.stat().st_size
+    )
+    assert not done.failed
+    level = 192 * 160 * 3
+    fetched, size = s3.sent["/bucket/in/s.tif"], images.slide.stat().st_size
+    assert level < fetched < 0.15 * size
+    labels = tifffile.imread(io.BytesIO(s3.get("out/s.ome.tif")), level=0)
+    assert np.array_equal(labels, labels_of(images.slide_out, "s"))
+    assert not any(case.input_sha256 for case in done.done)
+
+
+def labels_of(folder, name):
+    found = next(path for path in folder.iterdir() if path.name.startswith(f"{name}."))
+    if found.suffix == ".png":
+        return np.asarray(Image.open(found))
+    return tifffile.imread(found, level=0)
+
+
+def test_a_slide_larger_than_scratch_may_be(s3, images, rgb, scratch):
+    """What was read is fetched again instead of kept, with the same labels."""
+    s3.put("in/s.tif", images.slide.read_bytes())
+    done = run(rgb, scratch, mpp=2.0, formats=["ome.tif"], scratch_limit=3 * BLOCK)
+    assert not done.failed
+    labels = tifffile.imread(io.BytesIO(s3.get("out/s.ome.tif")), level=0)
+    assert np.array_equal(labels, labels_of(images.slide_out, "s"))
+
+
+def test_openslides_formats_are_fetched_within_the_limit(s3, rgb, scratch, tmp_path):
+    write_leica(tmp_path / "l.tif")
+    size = (tmp_path / "l.tif").stat().st_size
+    local = predict(tmp_path / "l.tif", tmp_path / "out", rgb, mirror=False, formats=["png"])
+    s3.put("in/l.tif", (tmp_path / "l.tif").read_bytes())
+    done = run(rgb, scratch, formats=["png"])
+    assert done.done[0].labels_sha256 == local.done[0].labels_sha256
+    limit = size - 1
+    with pytest.raises((InputError, OutputError), match=r"s3://bucket/in/l.tif|scratch") as error:
+        run(rgb, scratch, formats=["png"], overwrite=True, scratch_limit=limit)
+    assert "--scratch-limit" in str(error.value)
+
+
+def test_a_full_scratch_folder(s3, images, rgb, scratch, monkeypatch):
+    upload(s3, images.pictures, "in")
+    monkeypatch.setattr(scratch_module, "free_disk", lambda folder: 100)
+    with pytest.raises(OutputError, match=r"s3://bucket/in/a.png must be fetched .*--scratch"):
+        run(rgb, scratch, f"{IN}/a.png", scratch_limit=1 << 30)
+    assert not s3.keys("out")
+
+
+def test_several_channels_and_a_folder_of_tiffs_as_frames(s3, scratch, tmp_path):
+    from nnunet_octreenca.stores.listing import local_case, stored_cases
+    from nnunet_octreenca.stores.scratch import Scratch
+
+    for channel in range(2):
+        tifffile.imwrite(tmp_path / "c.tif", np.full((20, 30), channel + 1, np.uint8))
+        s3.put(f"two/x_000{channel}.tif", (tmp_path / "c.tif").read_bytes())
+    place = Scratch(scratch)
+    (case,) = stored_cases("s3://bucket/two/x_0000.tif", 2, place)
+    assert (case.name, case.file_names()) == (
+        "x",
+        ["s3://bucket/two/x_0000.tif", case.file_names()[1]],
+    )
+    with local_case(case, place) as (here, _):
+        assert [file.name for file in here.files] == ["x_0000.tif", "x_0001.tif"]
+    (other,) = stored_cases("s3://bucket/two", 2, place)
+    assert other.name == "x"
+    place.close()
