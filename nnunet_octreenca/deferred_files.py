@@ -91,6 +91,17 @@ def open_binary(path: Path) -> BinaryIO:
     return path.open("rb") if tree is None or tree.is_whole(path) else tree.open(path)
 
 
+def require_read(file: object) -> None:
+    """Raise what reading a deferred file failed with, which libraries may have swallowed.
+
+    Raises:
+        OctreeNCAError: it failed.
+    """
+    failure = getattr(file, "failure", None)
+    if failure is not None:
+        raise failure
+
+
 def fetch(path: Path) -> None:
     """Have a file, or all files of a folder, lie whole on the disk; at once if they do.
 

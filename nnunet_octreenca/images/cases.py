@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_octreenca.deferred_files import is_deferred
 from nnunet_octreenca.dicom_file import dicom_files, is_dicom, kind_of_header, read_header
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.frames import FRAME_ENDINGS, frame_files, natural_order
@@ -144,7 +145,7 @@ class _Listing:
         Raises:
             InputError: there are other volumes, slides or videos too, or as many pictures.
         """
-        dicom = set(dicom_files(self.path)).intersection(self.files)
+        dicom = set(_dicom_files(self.path)).intersection(self.files)
         dicom = {file for file in dicom if kind_of(file) in (None, "volume")}
         if not dicom:
             return dicom
@@ -276,9 +277,23 @@ def _single(path: Path, channels: int) -> Case:
 
 
 def _is_case(folder: Path, frames: bool) -> bool:
-    if is_zarr(folder) or kind_of(folder) == "OME-Zarr folder" or dicom_files(folder):
+    if is_zarr(folder) or kind_of(folder) == "OME-Zarr folder":
+        return True
+    if next(_dicom_files(folder), None) is not None:
         return True
     return frames and _is_video(folder)
+
+
+def _dicom_files(folder: Path) -> Iterator[Path]:
+    """The DICOM files of a folder; in a store names tell, where they can, to spare requests."""
+    if not is_deferred(folder):
+        yield from dicom_files(folder)
+        return
+    for file in sorted(folder.iterdir()):
+        named = file.name[0] != "." and file.name.upper() != "DICOMDIR" and file.is_file()
+        open_to_doubt = kind_of(file) is None or file.suffix.lower() in (".dcm", ".ima")
+        if named and open_to_doubt and is_dicom(file):
+            yield file
 
 
 def _is_video(folder: Path) -> bool:

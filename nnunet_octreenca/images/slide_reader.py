@@ -181,4 +181,5 @@ def _keep_directories(path: Path) -> None:
         except OctreeNCAError:
             raise
         except Exception:  # damaged: said by the reader that finds it
-            return
+            pass
+        deferred_files.require_read(file)

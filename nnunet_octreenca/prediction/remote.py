@@ -10,7 +10,7 @@ from nnunet_octreenca.errors import InputError, OctreeNCAError, OutputError
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.prediction.case import CaseResult
 from nnunet_octreenca.prediction.earlier import possible_outputs
-from nnunet_octreenca.stores.faults import StoreFault
+from nnunet_octreenca.stores.faults import BusyFault
 from nnunet_octreenca.stores.listing import StoredCase, local_case, stored_cases
 from nnunet_octreenca.stores.results import CaseResults, StoredResults
 from nnunet_octreenca.stores.scratch import Scratch
@@ -152,7 +152,7 @@ class RemoteCase:
         Raises:
             InputError: it was changed, or vanished.
         """
-        if self._files is None or isinstance(error.__cause__, StoreFault):
+        if self._files is None or isinstance(error.__cause__, BusyFault):
             return
         changed = self._files.changed()
         if changed is not None:

@@ -37,6 +37,10 @@ class StoreFault(Exception):
     """What a library said of a store, without secrets; the cause of one of our errors."""
 
 
+class BusyFault(StoreFault):
+    """The same where the store did not answer."""
+
+
 def requested(
     request: Callable[[], _T],
     url: str,
@@ -75,9 +79,9 @@ def requested(
                 raise FileNotFoundError(errno.ENOENT, "may not be seen", url) from None
             if isinstance(error, FileExistsError):
                 raise FileExistsError(errno.EEXIST, "exists already", url) from None
-            fault = StoreFault(_said(error))
+            fault = BusyFault(_said(causes))
             if not _busy(causes):
-                raise _sentence(causes, url, kind) from fault
+                raise _sentence(causes, url, kind) from StoreFault(str(fault))
         if attempt + 1 < TRIES:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
             time.sleep(pause * random.uniform(0.5, 1.0))
@@ -129,14 +133,14 @@ def _refused(causes: list[BaseException]) -> bool:
 
 def _sentence(causes: list[BaseException], url: str, kind: type[OctreeNCAError]) -> OctreeNCAError:
     names = {base.__name__ for error in causes for base in type(error).__mro__}
-    said = _said(causes[0])
+    said = _said(causes)
     if names & _UNKNOWN_CREDENTIALS:
         return EnvironmentMismatchError(
             f"{url} cannot be reached without credentials ({said}); {_credentials(url)}"
         )
     if _refused(causes):
         return kind(
-            f"access to {url} is denied ({said}); {_credentials(url)}, of somebody who may do this"
+            f"access to {url} is denied ({said}); {_credentials(url)} of a user who may do this"
         )
     return kind(f"{url} cannot be used ({said})")
 
@@ -149,8 +153,9 @@ def _credentials(url: str) -> str:
     return "give credentials in the environment or in fsspec's configuration"
 
 
-def _said(error: BaseException) -> str:
-    """An error's first line, without secrets."""
+def _said(causes: list[BaseException]) -> str:
+    """The first line of the error that knows most, without secrets."""
+    error = next((one for one in causes if _status(one) is not None), causes[0])
     line = next((part.strip() for part in str(error).splitlines() if part.strip()), "")
     status = _status(error)
     if status is not None and getattr(error, "message", None):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.errors import InputError, OctreeNCAError, OutputError
 from nnunet_octreenca.stores.scratch import Scratch
 
 BLOCK = 128 << 10
@@ -32,6 +32,7 @@ class Ranges:
 
     Attributes:
         size: of the object in bytes.
+        kept_bytes: that lie in the sparse file.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Ranges:
         self._memory: dict[int, bytes] = {}
         self._next, self._run = -1, 1  # the block that a sequential reader wants, and how many
         self._guard = threading.Lock()
-        self._kept_bytes = 0
+        self.kept_bytes = 0
         self._required = False
         place.touch()
         self._file = place.open("r+b", buffering=0)
@@ -133,7 +134,7 @@ class Ranges:
         if written != len(data):
             self._scratch.release(len(data))
             return False
-        self._kept_bytes += len(data)
+        self.kept_bytes += len(data)
         return True
 
     def _length(self, block: int, end: int) -> int:
@@ -143,17 +144,22 @@ class Ranges:
         """Give back what is kept; a second call does nothing."""
         with self._guard:
             self._file.close()
-            self._scratch.release(self._kept_bytes)
-            self._kept_bytes = 0
+            self._scratch.release(self.kept_bytes)
+            self.kept_bytes = 0
             self._memory.clear()
 
 
 class RangeFile(io.RawIOBase):
-    """A position in `Ranges`: what libraries take for a file that is open for reading."""
+    """A position in `Ranges`: what libraries take for a file that is open for reading.
+
+    Attributes:
+        failure: what a read failed with. Some libraries swallow it.
+    """
 
     def __init__(self, ranges: Ranges) -> None:
         super().__init__()
         self._ranges, self._position = ranges, 0
+        self.failure: OctreeNCAError | None = None
 
     def readable(self) -> bool:
         """It is."""
@@ -179,7 +185,11 @@ class RangeFile(io.RawIOBase):
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         """Fill a buffer; the bytes read, fewer at the file's end only."""
         view = memoryview(buffer).cast("B")
-        data = self._ranges.read(self._position, self._position + len(view))
+        try:
+            data = self._ranges.read(self._position, self._position + len(view))
+        except OctreeNCAError as error:
+            self.failure = error
+            raise
         view[: len(data)] = data
         self._position += len(data)
         return len(data)

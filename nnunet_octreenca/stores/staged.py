@@ -194,6 +194,11 @@ class StagedFiles:
                 raise InputError(f"{self._store.named(entry.path)} vanished while it was read")
             self._entries[path] = now
 
+    def fetched(self) -> dict[Path, int]:
+        """Bytes of every file that lie on this machine's disk."""
+        parts = {path: ranges.kept_bytes for path, ranges in self._ranges.items()}
+        return {**parts, **self._whole}
+
     def changed(self) -> str | None:
         """What people call a file that is no longer what it was; None where all are.
 

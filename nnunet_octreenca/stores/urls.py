@@ -10,7 +10,10 @@ from nnunet_octreenca.errors import InputError
 _HIDDEN = "***"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/'\"]*@")
-_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*")
+# Up to the next space or quotation mark, but for the sentence's own punctuation before it.
+_QUERY = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*?(?=[);:,.]*(?:[\s'\"<>]|$))"
+)
 _VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SHORTEST = 4  # characters of what is hidden wherever it stands; fewer would hide plain words
 

@@ -1,6 +1,5 @@
 """A model that was never trained, images, and moto's S3 as the store that they are put into."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,19 +68,15 @@ def images(tmp_path_factory, rgb):
         mpp=0.25,
         tile=64,
     )
-    for kind in ("pictures", "slides"):
-        predict(base / kind, base / f"{kind}_out", rgb, mirror=False, mpp=mpp_of(kind))
+    predict(base / "pictures", base / "pictures_out", rgb, mirror=False)
+    of_slide = predict(base / "slides", base / "slides_out", rgb, mirror=False, mpp=2.0)
     return SimpleNamespace(
         folder=base,
         pictures=base / "pictures",
         pictures_out=base / "pictures_out",
         slide=base / "slides" / "s.tif",
-        slide_out=base / "slides_out",
+        slide_labels=of_slide.done[0].labels_sha256,
     )
-
-
-def mpp_of(kind: str) -> float | None:
-    return 2.0 if kind == "slides" else None
 
 
 @pytest.fixture
@@ -91,10 +86,3 @@ def scratch(tmp_path):
     folder.mkdir()
     yield folder
     assert not list(folder.iterdir())
-
-
-def upload(server: S3Server, folder: Path, prefix: str) -> None:
-    """Put a folder's files into the bucket."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            server.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
