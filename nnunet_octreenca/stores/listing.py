@@ -62,10 +62,12 @@ def stored_cases(
     root = store.root
     found = store.info(root)
     name = last_name(root) or last_name(url) or "images"
-    if found is not None and found.is_folder is False and not _may_be_page(url, name):
+    if found is not None and not found.is_folder and not _may_be_page(url, name):
         entries = _file_entries(store, found, name, channels)
     else:
         entries = list(_folder_entries(store, root, name))
+        if not entries and found is not None and not found.is_folder:
+            entries = _file_entries(store, found, name, channels)
         if not entries:
             raise InputError(
                 f"{store.shown} does not exist or is empty; check bucket, path and spelling"

@@ -4,6 +4,7 @@ import atexit
 import shutil
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nnunet_octreenca.locks import FolderLock, is_locked
 from nnunet_octreenca.resources import free_disk
 
 _PREFIX = "octreenca_scratch_"
+_YOUNG = 60.0  # seconds in which a new folder gets its lock
 _RESERVE = 256 << 20  # bytes of the disk that are left to others where no limit is given
 
 
@@ -48,8 +50,7 @@ class Scratch:
 
     def new_folder(self, name: str) -> Path:
         """A new folder in the folder."""
-        path = Path(tempfile.mkdtemp(prefix=f"{name}_", dir=self.folder))
-        return path
+        return Path(tempfile.mkdtemp(prefix=f"{name}_", dir=self.folder))
 
     def reserve(self, wanted: int, what: str) -> None:
         """Count bytes that are about to be fetched.
@@ -101,5 +102,6 @@ class Scratch:
 def _remove_abandoned(place: Path) -> None:
     for folder in place.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if any(folder.iterdir()) and not is_locked(folder):
+            young = time.time() - folder.stat().st_mtime < _YOUNG
+            if not young and not is_locked(folder):
                 shutil.rmtree(folder, ignore_errors=True)
