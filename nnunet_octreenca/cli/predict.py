@@ -250,24 +250,23 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
         folder, folds=arguments.f, checkpoint=arguments.chk, device=usable_device(arguments.device)
     )
     formats = tuple(arguments.formats) if arguments.formats else None
-    options = Options(
-        mirror=not arguments.disable_tta,
-        seeds=tuple(arguments.seeds) if arguments.seeds else None,
-        mpp=arguments.mpp,
-        series=arguments.series,
-        tissue=arguments.tissue,
-        float16=arguments.precision == "float16",
-        memory=memory,
-        band_rows=arguments.band,
-        quality=arguments.quality,
-        probabilities=arguments.save_probabilities,
-    )
     remote = remote_of(arguments.i, arguments.o, scratch=arguments.scratch, scratch_limit=limit)
     folder = results_folder(arguments.o, remote)
     return Run(
         model,
         Destination(folder, formats, arguments.overwrite, arguments.resume),
-        options,
+        Options(
+            mirror=not arguments.disable_tta,
+            seeds=tuple(arguments.seeds) if arguments.seeds else None,
+            mpp=arguments.mpp,
+            series=arguments.series,
+            tissue=arguments.tissue,
+            float16=arguments.precision == "float16",
+            memory=memory,
+            band_rows=arguments.band,
+            quality=arguments.quality,
+            probabilities=arguments.save_probabilities,
+        ),
         hash_inputs=bool(arguments.report),
         remote=remote,
     )
