@@ -1,12 +1,14 @@
 """The command line of this process without the secrets of URLs, as `ps` shows it to everybody."""
 
 import ctypes
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_octreenca.stores.urls import is_url, keep_secret, redact
+from nnunet_octreenca.stores.urls import keep_secret, redact
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 _BEGIN, _END = 48 - 3, 49 - 3  # fields of /proc/PID/stat behind the name, as proc(5) counts them
 
 
@@ -19,7 +21,8 @@ def hide_secrets(arguments: Sequence[str]) -> None:
     Args:
         arguments: the command line.
     """
-    urls = [text for text in arguments if is_url(text) and keep_secret(text)]
+    found = [match[0] for text in arguments if (match := _URL.search(text))]  # also of -iURL
+    urls = [url for url in found if keep_secret(url)]
     if not urls or not sys.platform.startswith("linux"):
         return
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()

@@ -186,7 +186,7 @@ class CaseResults:
         for entry in before:
             if entry.name.rpartition("/")[2] in _ROOT_METADATA:
                 self._store.remove(entry.path)
-        for path in sorted(new, key=lambda path: (path.name in _ROOT_METADATA, len(path.parts))):
+        for path in sorted(new, key=lambda path: (path.name in _ROOT_METADATA, -len(path.parts))):
             self._store.put(path, self._store.below(self._below(path)))
         written = {self._store.below(self._below(path)) for path in new}
         for entry in before:

@@ -55,6 +55,26 @@ def test_memory(images, rgb, scratch, memory):
         assert memory.cat(f"/out/{name}") == (images.pictures_out / name).read_bytes()
 
 
+def test_results_that_are_folders(images, rgb, scratch, memory, tmp_path):
+    """An OME-Zarr is replaced as a whole: old chunks go, and the root's metadata comes last."""
+    put(memory, images.pictures, "in")
+    options = {"formats": ["ome.zarr"], "overwrite": True}
+    run(rgb, scratch, "memory://in/a.png", "memory://out", **options)
+    memory.pipe("/out/a.ome.zarr/labels/0/old", b"of an earlier run")
+    run(rgb, scratch, "memory://in/a.png", "memory://out", **options)
+    local = run(rgb, scratch, images.pictures / "a.png", tmp_path / "out", **options)
+    made = tmp_path / "out" / "a.ome.zarr"
+    expected = {path.relative_to(made).as_posix(): path for path in made.rglob("*")}
+    expected = {name: path.read_bytes() for name, path in expected.items() if path.is_file()}
+    base = "/out/a.ome.zarr/"
+    assert {
+        name.removeprefix(base): memory.cat(name) for name in memory.find("/out/a.ome.zarr")
+    } == expected
+    order = sorted(memory.find("/out/a.ome.zarr"), key=lambda name: memory.store[name].created)
+    assert order[-1].removeprefix(base) in ("zarr.json", ".zattrs", ".zgroup")
+    assert local.done[0].outputs_sha256["a.ome.zarr"]
+
+
 def test_results_in_the_folder_of_the_images(images, rgb, scratch, memory):
     put(memory, images.pictures, "in")
     run(rgb, scratch, "memory://in", "memory://in/labels")

@@ -46,7 +46,7 @@ def test_the_list_of_processes():
         "hide_secrets(sys.argv)\n"
         "print(open('/proc/self/cmdline').read())\n"
     )
-    given = [sys.executable, "-c", program, "predict", "-i", f"{SIGNED}&more=x", "-o", "out"]
+    given = [sys.executable, "-c", program, "predict", f"-i{SIGNED}&more=x", "-o", "out"]
     done = subprocess.run(given, capture_output=True, text=True, timeout=120, check=True)
     said = done.stdout
     if "0f0f0f" in said:
