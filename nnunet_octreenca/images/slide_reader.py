@@ -102,8 +102,8 @@ def open_reader(
             f"{path} cannot be read as TIFF: it begins with {begin!r}; is it truncated, or of "
             f"another format?"
         )
-    for file in with_companions(path):
-        deferred_files.fetch(file)
+    for part in with_companions(path):
+        deferred_files.fetch(part)
     return OpenSlideReader(path, threads=threads)
 
 

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from helpers.tiny_slides import picture, write_leica
 
+from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.hashes import labels_hash
 from nnunet_octreenca.prediction.folder import predict
@@ -92,6 +93,14 @@ def test_openslides_formats_are_fetched_within_the_limit(s3, rgb, scratch, tmp_p
     assert done.done[0].labels_sha256 == local.done[0].labels_sha256
     with pytest.raises((InputError, OutputError), match="--scratch-limit"):
         run(rgb, scratch, overwrite=True, scratch_limit=path.stat().st_size - 1)
+
+
+@pytest.mark.slow
+def test_cases_in_a_child_process(s3, images, rgb_folder, scratch):
+    upload(s3, images.pictures, "in")
+    given = ["predict", "-m", str(rgb_folder), "-i", IN, "-o", OUT, "-device", "cpu", "--quiet"]
+    assert main([*given, "--disable_tta", "--scratch", str(scratch), "--isolate"]) == 0
+    same(s3, images.pictures_out, ["a.png", "b.png"])
 
 
 def test_a_full_scratch_folder(s3, images, rgb, scratch, monkeypatch):
