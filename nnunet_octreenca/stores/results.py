@@ -135,6 +135,12 @@ class StoredResults:
             table.unlink(missing_ok=True)
 
 
+def _metadata_last(path: Path) -> tuple[bool, int]:
+    """A key that leaves files in their order and puts metadata behind them, the root's last."""
+    metadata = path.name in _ROOT_METADATA
+    return metadata, -len(path.parts) if metadata else 0
+
+
 class CaseResults:
     """What the store has of one case, and what was made of it anew.
 
@@ -186,7 +192,7 @@ class CaseResults:
         for entry in before:
             if entry.name.rpartition("/")[2] in _ROOT_METADATA:
                 self._store.remove(entry.path)
-        for path in sorted(new, key=lambda path: (path.name in _ROOT_METADATA, -len(path.parts))):
+        for path in sorted(new, key=_metadata_last):
             self._store.put(path, self._store.below(self._below(path)))
         written = {self._store.below(self._below(path)) for path in new}
         for entry in before:
