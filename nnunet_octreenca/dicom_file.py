@@ -1,10 +1,12 @@
 """DICOM files: which files are, what kind of object each is, and its header."""
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from nnunet_octreenca.deferred_files import open_binary
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.libraries import import_optional
 
@@ -23,7 +25,7 @@ _VALUE_REPRESENTATIONS = (b"CS", b"UI", b"UL", b"SH", b"LO", b"DA", b"TM", b"OB"
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do, or as those do that were saved without preamble."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             head = file.read(132)
     except OSError:
         return False
@@ -81,10 +83,10 @@ def read_header(path: Path | str) -> Any:
     pydicom = import_optional("pydicom", "dicom")
     path = Path(path)
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
+        with open_binary(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pydicom, on values that are none of ours
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            behind = _Behind.of(file, path.stat().st_size, header)
+            behind = _Behind.of(file, header)
             _require_known_types(header)
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
@@ -169,11 +171,13 @@ class _Behind:
     little: bool
 
     @classmethod
-    def of(cls, file: IO[bytes], size: int, header: Any) -> "_Behind":
+    def of(cls, file: IO[bytes], header: Any) -> "_Behind":
         """Of a file that stands where its header ends."""
         syntax = transfer_syntax(header)
         order: Literal["little", "big"] = "little" if syntax.is_little_endian else "big"
         begin = file.tell()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(begin)
         head = file.read(12)
         if len(head) < 8 or getattr(syntax, "is_deflated", False):
             return cls(None, 0, b"", order == "little")

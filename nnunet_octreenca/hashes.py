@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.deferred_files import open_binary, version
+
 _CHUNK = 1 << 20
 _CELLS = 1 << 24  # of a label map hashed at a time
 
 
 def file_hash(path: Path | str) -> str:
     """Of a file's content, as `sha256sum` prints it."""
-    with Path(path).open("rb") as file:
+    with open_binary(Path(path)) as file:
         return blocks_hash(iter(lambda: file.read(_CHUNK), b""))
 
 
@@ -49,8 +51,7 @@ def stamp(paths: Iterable[Path]) -> str:
     """Of names, sizes and times of last change: quick, and another one after most changes."""
     found = hashlib.sha256()
     for name, file in _all_files(list(paths)):
-        about = file.stat()
-        found.update(name + f"\0{about.st_size} {about.st_mtime_ns}\n".encode())
+        found.update(name + f"\0{version(file)}\n".encode())
     return found.hexdigest()
 
 

@@ -20,6 +20,7 @@ PACKAGES = (
     "images",
     "labels",
     "prediction",
+    "stores",
     "preprocessing",
     "datasets",
 )

@@ -20,6 +20,7 @@ ROWS = [
     ["inference"],
     ["integration"],
     ["baselines"],
+    ["stores"],
     ["prediction", "datasets", "comparison", "export"],
     ["cli"],
     ["io"],  # the former path of open_image, nothing else

@@ -40,7 +40,7 @@ CONTENTS = (
     ("[wasi-libc](https://github.com/WebAssembly/wasi-libc), in the engine for web pages", "MIT"),
     ("cloudlibc, in wasi-libc", "BSD-2-Clause"),
 )
-PACKAGE, EXTRAS = "nnunet-octreenca", ("slides", "video", "dicom", "onnx")
+PACKAGE, EXTRAS = "nnunet-octreenca", ("slides", "video", "dicom", "onnx", "cluster")
 # Networks to compare with: large, and in no installation that is distributed.
 UNLISTED = ("baselines",)
 COPYLEFT = re.compile(r"\b(A?L?GPL|GNU|MPL|Mozilla|EUPL|CeCILL)", re.I)
@@ -214,7 +214,7 @@ def page(listed: Sequence[Part]) -> str:
         "",
         "nnunet_octreenca itself is [Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0). "
         "This page lists what its installation brings: the direct dependencies and all that they "
-        "require in turn, on Linux with the extras `[slides,video,dicom,onnx]`; not what "
+        "require in turn, on Linux with the extras `[slides,video,dicom,onnx,cluster]`; not what "
         "`[baselines]` adds, segmentation-models-pytorch (MIT), MONAI and transformers "
         "(Apache-2.0) and what they require. It repeats the packages' own metadata and is not "
         "legal advice. "

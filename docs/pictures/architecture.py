@@ -23,6 +23,7 @@ from style import (
 LAYERS = [
     [("cli", "arguments, printing")],
     [("prediction", ""), ("datasets", ""), ("comparison", ""), ("export", "")],
+    [("stores", "images and results behind URLs")],
     [("baselines", "networks to compare with, as nnU-Net trainers")],
     [("integration", "all that touches nnU-Net: trainers, planner, predictor, registration")],
     [("inference", "bands, ensembles, memory plan")],
@@ -32,7 +33,7 @@ LAYERS = [
     [("network", "OctreeNCA")],
     [("octree", "levels, windows"), ("ops", "nca_steps, engines")],
 ]
-FACES = [GREY, GREY, GREY, LIGHT_ORANGE, GREY, GREY, GREY, GREY, LIGHT_TEAL, LIGHT_TEAL]
+FACES = [GREY, GREY, GREY, GREY, LIGHT_ORANGE, GREY, GREY, GREY, GREY, LIGHT_TEAL, LIGHT_TEAL]
 LEFT, WIDTH, HEIGHT, GAP, TOP = 2.3, 6.2, 0.5, 0.14, 0.3  # inches
 
 

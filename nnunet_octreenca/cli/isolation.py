@@ -103,9 +103,7 @@ class _Worker:
         how = _how_it_ended(self._process.exitcode)
         where = self._crash.read_text(errors="replace") if self._crash.exists() else ""
         self._drop()
-        self._run.failed.append(
-            Failure(case.name, [str(file) for file in case.files], "CrashError", how, where)
-        )
+        self._run.failed.append(Failure(case.name, case.file_names(), "CrashError", how, where))
         with suppress(OctreeNCAError):
             self._run.clean(case)
         raise CrashError(how) from error

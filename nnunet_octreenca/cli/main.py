@@ -24,6 +24,7 @@ from nnunet_octreenca.cli import (
 )
 from nnunet_octreenca.errors import OctreeNCAError
 from nnunet_octreenca.integration.error_reporting import debugging
+from nnunet_octreenca.stores.urls import redact
 
 COMMANDS = (
     register,
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OctreeNCAError, OSError) as error:
         if debug:
             raise
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {redact(str(error))}", file=sys.stderr)
         return 1
 
 

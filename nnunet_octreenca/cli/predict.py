@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nnunet_octreenca.cli import drop_folder
 from nnunet_octreenca.cli.termination import terminated
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.stores.process_list import hide_secrets
+from nnunet_octreenca.stores.urls import is_url
 
 if TYPE_CHECKING:
     from nnunet_octreenca.images.cases import Case
@@ -26,6 +28,7 @@ examples:
   nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT --formats ome.tif geojson --memory 4G
   nnunet_octreenca predict -m MODEL_FOLDER -i FOLDER -o OUT --quality 8
   nnunet_octreenca predict -m MODEL_FOLDER -i DROP_FOLDER -o OUT --watch --log events.jsonl
+  nnunet_octreenca predict -m MODEL_FOLDER -i s3://BUCKET/slides -o s3://BUCKET/results --continue
 
 formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
   (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
@@ -59,8 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: final)"
     )
     files = parser.add_argument_group("images and results")
-    files.add_argument("-i", required=True, metavar="IN", help="image file, or folder of cases")
-    files.add_argument("-o", required=True, metavar="OUT", help="folder for the results")
+    files.add_argument(
+        "-i", required=True, metavar="IN", help="image file, or folder of cases; or the URL of one"
+    )
+    files.add_argument(
+        "-o", required=True, metavar="OUT", help="folder for the results, or its URL"
+    )
     files.add_argument("--formats", nargs="+", metavar="FORMAT", help="see below")
     files.add_argument(
         "--mpp",
@@ -85,6 +92,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="FILE",
         help="write a JSON report of the run, with which `verify` repeats it",
+    )
+    files.add_argument(
+        "--scratch",
+        metavar="FOLDER",
+        help="with URLs: folder for what must be fetched, emptied afterwards (default: the "
+        "system's for temporary files)",
+    )
+    files.add_argument(
+        "--scratch-limit",
+        metavar="SIZE",
+        help="bytes fetched into it at a time, e.g. 100G (default: what is free)",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -143,18 +161,22 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OctreeNCAError: no case could be started.
     """
+    hide_secrets(sys.argv)
     if arguments.watch:
         return drop_folder.serve(arguments, partial(_prepared, arguments))
     drop_folder.refuse_flags(arguments)
     with terminated():
-        return _run(arguments)
+        began = perf_counter()
+        run = _prepared(arguments)
+        try:
+            return _run(run, arguments, began)
+        finally:
+            run.close()
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(run: "Run", arguments: argparse.Namespace, began: float) -> int:
     from nnunet_octreenca.prediction.report import summary, write_report
 
-    began = perf_counter()
-    run = _prepared(arguments)
     model = run.model
     cases = run.cases(arguments.i, print)
     print(
@@ -207,9 +229,13 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
     from nnunet_octreenca.prediction.earlier import Destination
     from nnunet_octreenca.prediction.folder import Run
     from nnunet_octreenca.prediction.options import Options
+    from nnunet_octreenca.prediction.remote import remote_of, results_folder
     from nnunet_octreenca.resources import checked_threads, processors
 
     memory = None if arguments.memory is None else parse_memory(arguments.memory)
+    limit = None if arguments.scratch_limit is None else parse_memory(arguments.scratch_limit)
+    if is_url(arguments.report):
+        raise InputError("--report must be a file on this machine; copy it to the store afterwards")
     if arguments.band is not None and arguments.band < 1:
         raise InputError(f"--band {arguments.band} must be at least 1")
     if arguments.mpp is not None and not arguments.mpp > 0:
@@ -230,9 +256,11 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
         folder, folds=arguments.f, checkpoint=arguments.chk, device=usable_device(arguments.device)
     )
     formats = tuple(arguments.formats) if arguments.formats else None
+    remote = remote_of(arguments.i, arguments.o, scratch=arguments.scratch, scratch_limit=limit)
+    folder = results_folder(arguments.o, remote)
     return Run(
         model,
-        Destination(Path(arguments.o), formats, arguments.overwrite, arguments.resume),
+        Destination(folder, formats, arguments.overwrite, arguments.resume),
         Options(
             mirror=not arguments.disable_tta,
             seeds=tuple(arguments.seeds) if arguments.seeds else None,
@@ -246,6 +274,7 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
             probabilities=arguments.save_probabilities,
         ),
         hash_inputs=bool(arguments.report),
+        remote=remote,
     )
 
 

@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_octreenca.deferred_files import is_deferred
 from nnunet_octreenca.dicom_file import dicom_files, is_dicom, kind_of_header, read_header
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.frames import FRAME_ENDINGS, frame_files, natural_order
@@ -14,7 +15,8 @@ from nnunet_octreenca.images.slide_reader import open_reader
 from nnunet_octreenca.images.volume_checks import named_files
 from nnunet_octreenca.result_record import is_own_folder, recorded_results
 
-_CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net's CASE_0000
+CHANNEL = re.compile(r"(.+)_([0-9]{4})")
+"""nnU-Net's CASE_0000, without ending."""
 _ALL_ENDINGS = tuple(ending for endings in ENDINGS.values() for ending in endings)
 
 
@@ -30,6 +32,10 @@ class Case:
 
     name: str
     files: tuple[Path, ...]
+
+    def file_names(self) -> list[str]:
+        """The files, for messages and reports."""
+        return [str(path) for path in self.files]
 
 
 def list_cases(
@@ -64,7 +70,7 @@ def list_cases(
         raise InputError(f"{path} does not exist")
     if path.is_file():
         return [_single(path, channels)]
-    name = _stem(_own_name(path))
+    name = case_stem(_own_name(path))
     if is_zarr(path) or kind_of(path) == "OME-Zarr folder":
         return [Case(name, (path,))]
     listing = _Listing(path, None if output is None else Path(output))
@@ -89,7 +95,7 @@ def list_cases(
         if frames and _are_frames(files):
             cases, what = [Case(name, (path,))], f"a video of {_counted(len(files), 'frame')}"
         else:
-            cases = [Case(_stem(folder.name), (folder,)) for folder in folders]
+            cases = [Case(case_stem(folder.name), (folder,)) for folder in folders]
             cases += _group(files, channels)
             what = _counted(len(cases), "case")
         _require_unique(path, cases)
@@ -172,7 +178,7 @@ class _Listing:
         Raises:
             InputError: there are other volumes, slides or videos too, or as many pictures.
         """
-        dicom = set(dicom_files(self.path)).intersection(self.files)
+        dicom = set(_dicom_files(self.path)).intersection(self.files)
         dicom = {file for file in dicom if kind_of(file) in (None, "volume")}
         if not dicom:
             return dicom
@@ -243,7 +249,7 @@ def _unrecorded(entries: Sequence[Path]) -> set[str]:
 
     These are X_frames and X_overlay.mp4 next to X, and X.nii.gz next to X_0000.nii.gz.
     """
-    stems = {_stem(entry.name) for entry in entries}
+    stems = {case_stem(entry.name) for entry in entries}
     found = set()
     for entry in entries:
         name = entry.name
@@ -251,7 +257,7 @@ def _unrecorded(entries: Sequence[Path]) -> set[str]:
             name.endswith(ending) and name.removesuffix(ending) in stems
             for ending in ("_frames", "_overlay.mp4")
         )
-        of_channels = kind_of(entry) == "volume" and f"{_stem(name)}_0000" in stems
+        of_channels = kind_of(entry) == "volume" and f"{case_stem(name)}_0000" in stems
         if of_video or of_channels:
             found.add(name)
     return found
@@ -279,7 +285,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _stem(name: str) -> str:
+def case_stem(name: str) -> str:
+    """A file's or folder's name without the ending that says its kind."""
     for ending in sorted(_ALL_ENDINGS, key=len, reverse=True):
         stem = name[: -len(ending)]
         if name.lower().endswith(ending) and stem.strip("."):  # else results would be hidden
@@ -291,8 +298,8 @@ def _single(path: Path, channels: int) -> Case:
     """A file; with the others of its case if it is called CASE_0000 and they are next to it."""
     if kind_of(path) is None and not is_dicom(path):
         raise InputError(f"{path} is not of a kind that can be read; readable are: {READABLE}")
-    stem = _stem(path.name)
-    match = _CHANNEL.fullmatch(stem)
+    stem = case_stem(path.name)
+    match = CHANNEL.fullmatch(stem)
     if match is None or match[2] != "0000":
         return Case(stem, (path,))
     ending = path.name[len(stem) :]
@@ -303,9 +310,23 @@ def _single(path: Path, channels: int) -> Case:
 
 
 def _is_case(folder: Path, frames: bool) -> bool:
-    if is_zarr(folder) or kind_of(folder) == "OME-Zarr folder" or dicom_files(folder):
+    if is_zarr(folder) or kind_of(folder) == "OME-Zarr folder":
+        return True
+    if next(_dicom_files(folder), None) is not None:
         return True
     return frames and _is_video(folder)
+
+
+def _dicom_files(folder: Path) -> Iterator[Path]:
+    """The DICOM files of a folder; in a store names tell, where they can, to spare requests."""
+    if not is_deferred(folder):
+        yield from dicom_files(folder)
+        return
+    for file in sorted(folder.iterdir()):
+        named = file.name[0] != "." and file.name.upper() != "DICOMDIR" and file.is_file()
+        open_to_doubt = kind_of(file) is None or file.suffix.lower() in (".dcm", ".ima")
+        if named and open_to_doubt and is_dicom(file):
+            yield file
 
 
 def _is_video(folder: Path) -> bool:
@@ -348,12 +369,12 @@ def _group(files: Sequence[Path], channels: int) -> list[Case]:
     Numbers that no channel of the model can have are part of the names, as cameras give them; so
     are numbers of files that hold all channels each, unless all of them are 0000.
     """
-    matches = [_CHANNEL.fullmatch(_stem(file.name)) for file in files]
+    matches = [CHANNEL.fullmatch(case_stem(file.name)) for file in files]
     numbers = [int(match[2]) for match in matches if match]
     if not files or len(numbers) < len(files) or max(numbers) >= channels:
-        return [Case(_stem(file.name), (file,)) for file in files]
+        return [Case(case_stem(file.name), (file,)) for file in files]
     if any(numbers) and _hold_all_channels(files, channels):
-        return [Case(_stem(file.name), (file,)) for file in files]
+        return [Case(case_stem(file.name), (file,)) for file in files]
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
     for file, match in zip(files, matches, strict=True):
         assert match is not None

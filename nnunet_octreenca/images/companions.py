@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from nnunet_octreenca.deferred_files import open_binary
 from nnunet_octreenca.images.volume_checks import named_files
 
 _INI = (".vms", ".vmu")  # Hamamatsu: an index that names its pictures
@@ -26,7 +27,7 @@ def with_companions(path: Path) -> list[Path]:
     if ending == ".mrxs":
         beside = [path.with_suffix("")]
     elif ending in _INI and path.is_file():
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             text = file.read(_LONGEST).decode("latin-1")
         names = re.findall(r"^\w[^=\n]*=(.+?)\s*$", text, re.MULTILINE)
         beside = [path.parent / name for name in sorted(set(names)) if Path(name).name == name]

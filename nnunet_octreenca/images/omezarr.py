@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_octreenca.arrays import Pixels
+from nnunet_octreenca.deferred_files import fetch, is_deferred
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.images.downsample import Downsampled
@@ -33,6 +34,7 @@ _MM = {
     "inch": 25.4,
 }
 _AXES = "tczyx"
+_METADATA = {"zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata"}
 
 
 def open_omezarr(
@@ -56,6 +58,7 @@ def open_omezarr(
     """
     path = Path(path)
     zarr = import_optional("zarr", "slides")
+    _fetch_metadata(path)
     try:
         group = zarr.open_group(path, mode="r")
         if "bioformats2raw.layout" in _attributes(group):
@@ -92,6 +95,7 @@ def open_omezarr(
         raise InputError(f"{path} is a stack of planes; a resolution (--mpp) is for 2-D images")
     index, factor = choose_level(levels, mpp, path)
     spacing = [1.0 if n is None else n for n in spacings[index]][-3 if stack else -2 :]
+    fetch(path / arrays[index].path)
     chosen = levels[index].mpp
     info = ImageInfo(
         mpp=None if chosen is None else sum(chosen) / 2,
@@ -103,6 +107,14 @@ def open_omezarr(
         return source
     assert mpp is not None
     return Downsampled(source, factor, mpp, levels[0].shape)
+
+
+def _fetch_metadata(path: Path) -> None:
+    """Have what a deferred folder says of its arrays on the disk, without their chunks."""
+    if is_deferred(path):
+        for file in path.rglob("*"):
+            if file.name in _METADATA:
+                fetch(file)
 
 
 def _attributes(group: "Group") -> JsonMapping:

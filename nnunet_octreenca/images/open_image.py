@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nnunet_octreenca.deferred_files import fetch, is_deferred
 from nnunet_octreenca.dicom_file import dicom_files, is_dicom
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.images.channels import ChannelStack
+from nnunet_octreenca.images.companions import with_companions
 from nnunet_octreenca.images.frames import FrameSource, frame_files
 from nnunet_octreenca.images.omezarr import open_omezarr
 from nnunet_octreenca.images.pictures import PictureSource
@@ -134,8 +136,12 @@ def _open(
         raise InputError(f"{path} does not exist")
     kind = kind_of(path)
     slide = path if path.is_file() else None
+    zarr = path.is_dir() and (kind == "OME-Zarr folder" or is_zarr(path))
+    if is_deferred(path) and kind not in ("slide", "TIFF") and not zarr:  # these read in parts
+        for file in with_companions(path):
+            fetch(file)
     if path.is_dir():
-        if kind == "OME-Zarr folder" or is_zarr(path):
+        if zarr:
             return open_omezarr(path, channels=channels, mpp=mpp)
         dicom = dicom_files(path)
         slide = dicom[0] if dicom else None

@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnunet_octreenca import deferred_files
 from nnunet_octreenca.arrays import Pixels
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, OctreeNCAError
+from nnunet_octreenca.images.companions import with_companions
 from nnunet_octreenca.images.levels import Bounds, Level
 from nnunet_octreenca.images.pictures import PictureSource
 from nnunet_octreenca.images.tiff_reader import TiffReader
@@ -88,17 +90,20 @@ def open_reader(
         raise InputError(f"the slide {path} does not exist")
     ending = path.suffix.lower()
     if ending in PICTURE_ENDINGS:
+        deferred_files.fetch(path)
         return PictureSource(path, channels=channels, stored=stored)
     if is_tiff(path):
         if not openslide_knows_better(path):
             return TiffReader(path, channels=channels, stored=stored, threads=threads)
     elif ending in TIFF_ENDINGS:
-        with path.open("rb") as file:
+        with deferred_files.open_binary(path) as file:
             begin = file.read(4)
         raise InputError(
             f"{path} cannot be read as TIFF: it begins with {begin!r}; is it truncated, or of "
             f"another format?"
         )
+    for part in with_companions(path):
+        deferred_files.fetch(part)
     return OpenSlideReader(path, threads=threads)
 
 
@@ -142,7 +147,7 @@ def require_one_plane(reader: SlideReader, path: Path | str) -> None:
 
 def is_tiff(path: Path) -> bool:
     """Whether a file begins as TIFF and BigTIFF do."""
-    with path.open("rb") as file:
+    with deferred_files.open_binary(path) as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -158,4 +163,23 @@ def openslide_knows_better(path: Path) -> bool:
         if path.suffix.lower() in OPENSLIDE_ENDINGS:
             raise
         return False
+    _keep_directories(path)
     return openslide.OpenSlide.detect_format(path) not in _STORED_AS_SHOWN
+
+
+def _keep_directories(path: Path) -> None:
+    """Have the directories of a deferred TIFF lie in its place, where OpenSlide looks for them."""
+    if deferred_files.is_whole(path):
+        return
+    tifffile = import_optional("tifffile", "slides")
+    with deferred_files.keeping(path), deferred_files.open_binary(path) as file:
+        try:
+            with tifffile.TiffFile(file) as tiff:
+                for page in tiff.pages:
+                    for tag in page.aspage().tags:
+                        _ = tag.value  # some are read when they are asked for
+        except OctreeNCAError:
+            raise
+        except Exception:  # damaged: said by the reader that finds it
+            pass
+        deferred_files.require_read(file)

@@ -2,12 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from nnunet_octreenca.arrays import Pixels
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.deferred_files import is_whole, open_binary, require_read
+from nnunet_octreenca.errors import InputError, OctreeNCAError
 from nnunet_octreenca.images import orientation
 from nnunet_octreenca.images.downsample import area_average, covered
 from nnunet_octreenca.images.levels import MICRONS_PER_MM, Bounds, pyramid
@@ -74,8 +75,10 @@ class TiffReader:
         self._segments: dict[int, TiffSegments] = {}
         self._opened: TiffFile | None = None
         tifffile = import_optional("tifffile", "slides")
+        # Of a path tifffile finds the other files of a multi-file image too.
+        opened: Path | BinaryIO = path if is_whole(path) else open_binary(path)
         try:
-            self._tiff: TiffFile = tifffile.TiffFile(path)
+            self._tiff: TiffFile = tifffile.TiffFile(opened)
             self._opened = self._tiff
             series = largest_series(self._tiff, path)
             self._series = level_series(self._tiff, series)
@@ -86,9 +89,11 @@ class TiffReader:
             finest = microns_per_pixel(self._tiff, series)
             distance = plane_distance(self._tiff, series)
             beside = spacing_beside(path) if self._layouts[0].pages.shape[1] > 1 else None
+            require_read(opened)
         except Exception as error:  # a damaged header makes tifffile raise nearly anything
             self.close()
-            if isinstance(error, InputError | EnvironmentMismatchError):
+            require_read(opened)
+            if isinstance(error, OctreeNCAError):
                 raise
             raise InputError(
                 f"{path} cannot be read as TIFF ({error}); is it truncated?"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from xml.etree import ElementTree
 
+from nnunet_octreenca.deferred_files import fetch
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import read_json
 
@@ -115,6 +116,7 @@ def spacing_beside(path: Path) -> tuple[float, ...] | None:
     beside = path.with_name(path.stem.removesuffix("_0000") + ".json")
     if not beside.is_file():
         return None
+    fetch(beside)
     spacing = read_json(beside, "it should hold the spacing of the TIFF next to it").get("spacing")
     try:
         z, y, x = (float(n) for n in spacing or ())

@@ -8,6 +8,7 @@ import re
 import zlib
 from pathlib import Path
 
+from nnunet_octreenca.deferred_files import open_binary
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.header_checks import require_deflated
 
@@ -86,7 +87,7 @@ def _named(path: Path) -> list[str]:
 
 def _lines_after(path: Path, key: str) -> list[str]:
     """The lines of a text file behind the one that begins with `key`."""
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         lines = file.read(_HEADER).decode("latin-1").splitlines()
     spelled = key.lower().replace(" ", "")
     keys = [line.lower().replace(" ", "").startswith(spelled) for line in lines]
@@ -152,7 +153,7 @@ def _inflated(path: Path, offset: int) -> int:
 
 def _text(path: Path, end: bytes) -> str:
     """A file's text header up to and with what matches `end`; one character a byte."""
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         head = file.read(_HEADER)
     found = re.search(end, head)
     if found is None and len(head) == _HEADER:

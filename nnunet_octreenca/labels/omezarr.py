@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_octreenca.arrays import Labels
 from nnunet_octreenca.bands import split_range
+from nnunet_octreenca.deferred_files import is_deferred
 from nnunet_octreenca.labels.output import (
     atomic_folder,
     check_axes,
@@ -117,8 +118,10 @@ def _write_level(group: "Group", name: str, level: Labels, dtype: type) -> None:
 
 def _source(image_path: Path | str | None, path: Path) -> dict[str, object]:
     # Relative to the label image's own folder, as NGFF wants it.
-    if image_path is None or not any(
-        (Path(image_path) / name).exists() for name in (".zattrs", "zarr.json")
+    if (
+        image_path is None
+        or is_deferred(Path(image_path))
+        or not any((Path(image_path) / name).exists() for name in (".zattrs", "zarr.json"))
     ):
         return {}
     here = path.absolute() / "labels" / NAME

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_octreenca.calibration_record import Calibration
+from nnunet_octreenca.deferred_files import is_deferred, is_whole, refresh
 from nnunet_octreenca.errors import InputError, OutputError
 from nnunet_octreenca.hashes import content_hash, labels_hash, stamp
 from nnunet_octreenca.images.cases import Case
@@ -253,6 +254,7 @@ def segment_case(
 
 
 def _require_unchanged(case: Case, stamp_before: str) -> None:
+    refresh(case.files[0])  # a store is asked again
     if stamp(all_files(case.files)) != stamp_before:
         raise InputError(
             f"{case.files[0]} was changed while it was read, so that its labels may be of neither "
@@ -261,7 +263,9 @@ def _require_unchanged(case: Case, stamp_before: str) -> None:
 
 
 def _input_hashes(case: Case) -> dict[str, str]:
-    return {str(path): content_hash(with_companions(Path(path))) for path in case.files}
+    """Of files that are here as a whole, which slides in a store need not be."""
+    read = {str(path): with_companions(Path(path)) for path in case.files}
+    return {name: content_hash(files) for name, files in read.items() if all(map(is_whole, files))}
 
 
 def head_names(model: Model) -> list[str]:
@@ -276,6 +280,12 @@ def _check_disk(output: Path, shape: Sequence[int], maps: int) -> None:
     # Maps of real numbers do not.
     needed = int(np.prod(shape)) // 100 + (8 << 20) + maps * 4 * int(np.prod(shape))
     free = free_disk(output)
+    if free < needed and is_deferred(output):
+        raise OutputError(
+            f"the scratch folder has {free / 1e6:.0f} MB left, and the results need some "
+            f"{needed / 1e6:.0f} MB before they are put into the store; free disk space or give "
+            f"another --scratch"
+        )
     if free < needed:
         raise OutputError(
             f"{output} has {free / 1e6:.0f} MB left, and the results need some "

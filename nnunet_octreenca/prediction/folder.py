@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +29,10 @@ from nnunet_octreenca.prediction.earlier import (
 from nnunet_octreenca.prediction.leftovers import Leftovers
 from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.prediction.quality_files import is_done, write_table
+from nnunet_octreenca.prediction.remote import Remote, remote_of, results_folder
 from nnunet_octreenca.resources import peak_memory
 from nnunet_octreenca.result_record import QUALITY_TABLE, RECORDS, CaseRecord, lock_name
+from nnunet_octreenca.stores.urls import local_path, redact
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Failure:
             )
         elif isinstance(error, OctreeNCAError):
             said = str(error)
-        files = [str(path) for path in case.files]
-        return cls(case.name, files, kind, said or kind, "".join(traceback.format_exception(error)))
+        where = "".join(traceback.format_exception(error))
+        return cls(case.name, case.file_names(), kind, redact(said or kind), redact(where))
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Run:
         peak_bytes: of memory of the child process, where cases are segmented in one.
         last_round: a case that another run is at is a failure; otherwise it is tried again.
         tell_once: takes a line about the model, before the first case.
+        remote: what reaches images and results that are given as URLs; None where none is.
     """
 
     model: Model
@@ -119,6 +122,7 @@ class Run:
     peak_bytes: int = 0
     last_round: bool = True
     tell_once: Callable[[str], object] = print
+    remote: Remote | None = None
     _busy: list[Case] = field(default_factory=list)
 
     @cached_property
@@ -137,19 +141,31 @@ class Run:
             return None
         return usable_calibration(self.model, self.options, self.tell_once)
 
-    def write_quality(self) -> Path | None:
+    def write_quality(self) -> Path | str | None:
         """Write the table of all cases' doubt, where there is any.
 
         Returns:
-            The file; None where quality was neither asked now nor earlier.
+            The file, or its URL; None where quality was neither asked now nor earlier.
 
         Raises:
             OutputError: the disk is full.
         """
         folder = self.destination.folder
-        if self.options.quality is None and not (folder / QUALITY_TABLE).exists():
+        stored = None if self.remote is None else self.remote.results
+        there = (folder / QUALITY_TABLE).exists() if stored is None else stored.has_table()
+        if self.options.quality is None and not there:
             return None
-        return write_table(folder, self.calibration.score if self.calibration else "nqm")
+        score = self.calibration.score if self.calibration else "nqm"
+        if stored is None:
+            return write_table(folder, score)
+        with stored.quality():
+            table = write_table(folder, score)
+        return None if table is None else f"{stored.shown}/{QUALITY_TABLE}"
+
+    def close(self) -> None:
+        """Remove what was fetched from stores."""
+        if self.remote is not None:
+            self.remote.close()
 
     @cached_property
     def _leftovers(self) -> Leftovers:
@@ -163,20 +179,26 @@ class Run:
         yield from busy
 
     def cases(self, source: Path | str, tell: Callable[[str], object] | None = None) -> list[Case]:
-        """The cases of a file or a folder.
+        """The cases of a file, a folder or a URL.
 
         Args:
-            source: the file or folder.
+            source: the file, the folder or the URL; with `remote` for the latter.
             tell: takes a line about what a folder holds and what is left out.
 
         Raises:
             InputError: nothing readable is there, or what `images.cases.list_cases` refuses.
         """
         model = self.model
+        frames = model.preprocessing.dimension == 3
+        path = local_path(source)
+        if path is None:
+            assert self.remote is not None
+            found = self.remote.cases(str(source), model.channels, frames=frames, tell=tell)
+            return list(found)
         return list_cases(
-            source,
+            path,
             model.channels,
-            frames=model.preprocessing.dimension == 3,
+            frames=frames,
             output=self.destination.folder,
             tell=tell,
         )
@@ -220,7 +242,7 @@ class Run:
             KeyboardInterrupt, SystemExit: the run is to end.
         """
         try:
-            outcome = self._segment(case, tell, progress)
+            outcome = self._reached(case, tell, progress)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except LockedError as error:
@@ -252,6 +274,18 @@ class Run:
         """Drop what was counted, which a run without end must not gather."""
         for counted in (self.done, self.failed, self.left_out, self.before, self._busy):
             counted.clear()
+
+    def _reached(
+        self, case: Case, tell: Callable[[str], object], progress: Progress | None
+    ) -> Outcome:
+        """As `_segment`, with files and results in stores, if there are any."""
+        if self.remote is None:
+            return self._segment(case, tell, progress)
+        with self.remote.case(case, tell) as remote:
+            outcome = self._segment(remote.here, remote.tell, progress)
+            if outcome.done is None:
+                return outcome
+            return replace(outcome, done=remote.publish(outcome.done))
 
     def _segment(
         self, case: Case, tell: Callable[[str], object], progress: Progress | None
@@ -333,6 +367,8 @@ def predict(
     band_rows: int | None = None,
     quality: int | None = None,
     probabilities: bool = False,
+    scratch: Path | str | None = None,
+    scratch_limit: int | None = None,
     device: torch.device | str = "cpu",
     tell: Callable[[str], object] | None = None,
     progress: Progress | None = None,
@@ -343,8 +379,9 @@ def predict(
     only the labels are held, one byte a cell.
 
     Args:
-        source: a file, or a folder of cases as `nnunet_octreenca predict -i` takes it.
-        output: folder for the results.
+        source: a file, or a folder of cases as `nnunet_octreenca predict -i` takes it; or the URL
+            of one.
+        output: folder for the results, or its URL.
         model: from `load_model`, the folder TRAINER__PLANS__CONFIGURATION of a training, or a name
             such as "zoo:phantoms".
         formats: of the results, such as ("ome.tif", "geojson"); None for what is usual for the
@@ -365,6 +402,9 @@ def predict(
         quality: seeds to compare, for maps of doubt and scores in `output`/quality and a table
             quality.csv; the labels are those of the mean of the seeds. None for neither.
         probabilities: with `quality`, write the probabilities of all classes too.
+        scratch: folder for what must be fetched from URLs; the system's folder for temporary files
+            if left out.
+        scratch_limit: bytes that may lie there at a time; what is free if left out.
         device: where the networks go, if `model` is a folder.
         tell: takes a line about the folder and about every case; None for silence.
         progress: called with a stage and a number of rows: "total" once a case, then "read" and
@@ -391,9 +431,24 @@ def predict(
         mirror, seeds, mpp, series, tissue, float16, memory, band_rows, quality, probabilities
     )
     model = loaded(model, device)
-    destination = Destination(Path(output), tuple(formats) if formats else None, overwrite, resume)
-    run = Run(model, destination, options, tell_once=tell or _silent)
-    cases = run.cases(source, tell)
+    remote = remote_of(source, output, scratch=scratch, scratch_limit=scratch_limit)
+    destination = Destination(
+        results_folder(output, remote), tuple(formats) if formats else None, overwrite, resume
+    )
+    run = Run(model, destination, options, tell_once=tell or _silent, remote=remote)
+    try:
+        _segment_all(run, run.cases(source, tell), tell, progress)
+    finally:
+        run.close()
+    return run
+
+
+def _segment_all(
+    run: Run,
+    cases: Sequence[Case],
+    tell: Callable[[str], object] | None,
+    progress: Progress | None,
+) -> None:
     began = perf_counter()
     try:
         for case in run.rounds(cases):
@@ -406,7 +461,6 @@ def predict(
                 run.seconds = perf_counter() - began
     finally:
         run.write_quality()
-    return run
 
 
 def _silent(line: str) -> None:

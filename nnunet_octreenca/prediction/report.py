@@ -12,6 +12,7 @@ from nnunet_octreenca.hashes import content_hash
 from nnunet_octreenca.prediction.folder import Run
 from nnunet_octreenca.prediction.identity import device_name, environment
 from nnunet_octreenca.resources import peak_memory
+from nnunet_octreenca.stores.urls import redact
 
 FORM = 1
 """Of the report; raised where older code would misread it."""
@@ -30,7 +31,10 @@ def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
         "versions": dict(run.identity.versions),
         "began": run.began.isoformat(timespec="seconds"),
         "seconds": round(run.seconds, 3),
-        "arguments": dict(arguments),
+        "arguments": {
+            name: redact(value) if isinstance(value, str) else value
+            for name, value in arguments.items()
+        },
         "working_folder": str(Path.cwd()),
         "model": {
             "folder": str(model.folder),

@@ -1,0 +1,1 @@
+"""Images read from, and results written to, stores that are reached by URL (S3, HTTPS, ...)."""

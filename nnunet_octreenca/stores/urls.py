@@ -1,0 +1,106 @@
+"""URLs: which text is one, and how it is shown without what it keeps secret."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from nnunet_octreenca.errors import InputError
+
+_HIDDEN = "***"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/'\"]*@")
+# Up to the next space or quotation mark, but for the sentence's own punctuation before it.
+_QUERY = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*?(?=[);:,.]*(?:[\s'\"<>]|$))"
+)
+_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SHORTEST = 4  # characters of what is hidden wherever it stands; fewer would hide plain words
+
+_secrets: set[str] = set()  # of the URLs that this process was given
+
+
+def is_url(text: object) -> bool:
+    """Whether a text is a URL, or a chain of them.
+
+    >>> [is_url(text) for text in ("s3://b/a", "zip://a::/b.zip", "C:\\\\a", "a/b")]
+    [True, True, False, False]
+    """
+    return isinstance(text, str) and _URL.match(text) is not None
+
+
+def local_path(text: Path | str) -> Path | None:
+    """The path on this machine's disks that a text is, also as file://...; None of other URLs.
+
+    >>> local_path("file:///data/a%20b.svs"), local_path("s3://bucket/a.svs")
+    (PosixPath('/data/a b.svs'), None)
+    """
+    if not isinstance(text, str) or not is_url(text):
+        return Path(text)
+    if "::" in text or not text.lower().startswith(("file://", "local://")):
+        return None
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"{redact(text)} names a machine; write file:///PATH with three slashes")
+    return Path(unquote(parts.path))
+
+
+def shown(url: str) -> str:
+    """A URL for people, reports and errors: without user, password and query.
+
+    >>> shown("https://me:word@host/a.svs?signature=0123")
+    'https://***@host/a.svs?***'
+    """
+    return redact(url)
+
+
+def redact(text: str) -> str:
+    """A text in which URLs have neither users, passwords nor queries.
+
+    The secrets of URLs that `keep_secret` was told of, and of the environment, are hidden
+    wherever else they stand.
+    """
+    text = _QUERY.sub(rf"\1?{_HIDDEN}", _USER.sub(rf"\1{_HIDDEN}@", text))
+    for secret in _secrets | {os.environ.get(name, "") for name in _VARIABLES}:
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, _HIDDEN)
+    return text
+
+
+def keep_secret(url: str) -> bool:
+    """Hide what a URL keeps secret from now on, wherever `redact` finds it.
+
+    Returns:
+        Whether it has anything to hide.
+    """
+    found: set[str] = set()
+    for part in url.split("::"):
+        pieces = urlsplit(part)
+        user, _, _ = pieces.netloc.rpartition("@")
+        found |= {user, user.partition(":")[2], unquote(user.partition(":")[2]), pieces.query}
+        found |= {value for _, value in parse_qsl(pieces.query)}
+        found |= {item.partition("=")[2] for item in pieces.query.split("&")}
+    found.discard("")
+    _secrets.update(found)
+    return bool(found)
+
+
+def protocols(url: str) -> list[str]:
+    """The protocols of a chain, the outermost first, in lower case.
+
+    >>> protocols("zip://a.tif::s3://bucket/b.zip")
+    ['zip', 's3']
+    """
+    return [part.partition("://")[0].lower() for part in url.split("::")]
+
+
+def last_name(path: str) -> str:
+    """The name of a file or folder that a URL, or a path of fsspec, ends with.
+
+    >>> last_name("https://host/a%20b.svs?sig=1"), last_name("bucket/folder/"), last_name("s3://b")
+    ('a b.svs', 'folder', 'b')
+    """
+    first = path.partition("::")[0]
+    if first.startswith(("http://", "https://")):
+        first = unquote(urlsplit(first).path)
+    return first.rstrip("/").rpartition("/")[2]
