@@ -10,6 +10,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_octreenca.bands import Rows, aligned, split_range
 from nnunet_octreenca.errors import NotFiniteError
@@ -96,6 +97,62 @@ class Ensemble:
         """How often the image is segmented."""
         return len(self.members) * len(self.mirrorings)
 
+    def coarse(
+        self, image: ImageSource, output: Output, *, progress: Progress | None = None
+    ) -> list[NDArray[np.uint8]]:
+        """The coarsest level of every pass, for `rows` of the same ensemble, wherever that runs.
+
+        Args:
+            image: as for `segment`; read once.
+            output: that `rows` will give.
+            progress: as for `segment`.
+
+        Raises:
+            InputError: what the image raises.
+            NotFiniteError: a state became NaN or infinite.
+        """
+        passes, shared = self._passes(image, output)
+        self._prepare(passes, shared, image.shape[0], None, progress or _silent)
+        return [part.stream.save() for part in passes]
+
+    def rows(
+        self,
+        image: ImageSource,
+        wanted: Rows,
+        coarse: Sequence[NDArray[np.uint8]],
+        output: Output,
+        *,
+        progress: Progress | None = None,
+    ) -> Iterator[Result]:
+        """Labels or mean logits of some rows, the same as of the whole image.
+
+        Args:
+            image: as for `segment`; what the rows depend on is read.
+            wanted: rows of the image.
+            coarse: of `coarse`.
+            output: labels or logits.
+            progress: as for `segment`.
+
+        Yields:
+            (first row, labels or logits) as `segment` and `logits` do.
+
+        Raises:
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
+            ValueError: the coarsest level is of another image or engine.
+        """
+        passes, shared = self._passes(image, output)
+        try:
+            for part, saved in zip(passes, coarse, strict=True):
+                part.stream.restore(saved)
+            band_rows = aligned(self.band_rows, passes[0].stream.factor)
+            for first, values in self._results(passes, wanted, shared, band_rows, output):
+                yield first, values
+                (progress or _silent)("segment", values.shape[0 if output is Output.LABELS else 1])
+        finally:
+            for part in passes:
+                part.close()
+
     def segment(
         self,
         image: ImageSource,
@@ -179,6 +236,15 @@ class Ensemble:
         output: Output,
         separate: bool = False,
     ) -> Iterator[Result]:
+        passes, shared = self._passes(image, output)
+        try:
+            yield from self._run(image, passes, shared, output, progress, tissue, separate)
+        finally:
+            for part in passes:
+                part.close()
+
+    def _passes(self, image: ImageSource, output: Output) -> tuple[list["_Pass"], "_Shared"]:
+        """Every member on every mirrored copy, and what they read."""
         # A mean is taken of logits, whatever is made of it.
         each = output if self.passes == 1 else Output.LOGITS
         shared = _Shared(image.read, 1 if each is Output.LABELS else 3 * len(self.mirrorings))
@@ -187,11 +253,22 @@ class Ensemble:
             for member in self.members
             for axes in self.mirrorings
         ]
-        try:
-            yield from self._run(image, passes, shared, output, progress, tissue, separate)
-        finally:
-            for part in passes:
-                part.close()
+        return passes, shared
+
+    def _prepare(
+        self,
+        passes: list["_Pass"],
+        shared: "_Shared",
+        end: int,
+        seen: TissueMap | None,
+        progress: Progress,
+    ) -> None:
+        """The coarsest level of every pass."""
+        band_rows = aligned(self.band_rows, passes[0].stream.factor)
+        self._pool(passes, split_range(0, end, band_rows), seen, progress)
+        shared.clear()
+        for part in passes:
+            part.stream.prepare()
 
     def _run(
         self,
@@ -206,10 +283,7 @@ class Ensemble:
         end = image.shape[0]
         band_rows = aligned(self.band_rows, passes[0].stream.factor)
         seen = TissueMap(passes[0].stream.factor) if tissue else None
-        self._pool(passes, split_range(0, end, band_rows), seen, progress)
-        shared.clear()
-        for part in passes:
-            part.stream.prepare()
+        self._prepare(passes, shared, end, seen, progress)
         wanted = seen.ranges(split_range(0, end, band_rows)) if seen else [Rows(0, end)]
         done = 0
         for stretch in [*wanted, Rows(end, end)]:
@@ -224,10 +298,8 @@ class Ensemble:
                 return
             if separate:
                 results = self._members(passes, stretch, band_rows)
-            elif passes[0].stream.output is Output.LABELS:
-                results = passes[0].stream.run(stretch, shared, band_rows)
             else:
-                results = self._means(passes, stretch, band_rows, output)
+                results = self._results(passes, stretch, shared, band_rows, output)
             rows = 2 if separate else 0 if output is Output.LABELS else 1
             for first, values in results:
                 yield first, values
@@ -253,6 +325,18 @@ class Ensemble:
                 if seen is not None and not reverse:
                     seen.add(rows)
                 progress("read", band.end - band.first)
+
+    def _results(
+        self,
+        passes: list["_Pass"],
+        stretch: Rows,
+        shared: "_Shared",
+        band_rows: int,
+        output: Output,
+    ) -> Iterator[Result]:
+        if passes[0].stream.output is Output.LABELS:
+            return passes[0].stream.run(stretch, shared, band_rows)
+        return self._means(passes, stretch, band_rows, output)
 
     def _means(
         self, passes: list["_Pass"], stretch: Rows, band_rows: int, output: Output
