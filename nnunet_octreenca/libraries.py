@@ -20,7 +20,7 @@ def import_optional(module: str, extra: str) -> Any:
 
     Args:
         module: its dotted name.
-        extra: what installs it, "slides", "video", "dicom" or "onnx".
+        extra: what installs it, "slides", "video", "dicom", "onnx" or "cluster".
 
     Raises:
         EnvironmentMismatchError: it is not installed, or a shared library that it loads is not.

@@ -20,6 +20,7 @@ PACKAGES = (
     "images",
     "labels",
     "prediction",
+    "cluster",
     "preprocessing",
     "datasets",
 )
@@ -34,6 +35,7 @@ def modules():
     for name in (
         "bands",
         "cli.check",
+        "cli.cluster",
         "cli.extend_plans",
         "cli.convert",
         "integration.model",

@@ -21,6 +21,7 @@ ROWS = [
     ["integration"],
     ["baselines"],
     ["prediction", "datasets", "comparison", "export"],
+    ["cluster"],
     ["cli"],
     ["io"],  # the former path of open_image, nothing else
 ]

@@ -26,7 +26,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "licences.md"
-PACKAGE, EXTRAS = "nnunet-octreenca", ("slides", "video", "dicom", "onnx")
+PACKAGE = "nnunet-octreenca"
+EXTRAS = ("slides", "video", "dicom", "onnx", "cluster")
 # Networks to compare with: large, and in no installation that is distributed.
 UNLISTED = ("baselines",)
 COPYLEFT = re.compile(r"\b(A?L?GPL|GNU|MPL|Mozilla|EUPL|CeCILL)", re.I)
@@ -189,7 +190,7 @@ def page(listed: Sequence[Part]) -> str:
         "",
         "nnunet_octreenca itself is [Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0). "
         "This page lists what its installation brings: the direct dependencies and all that they "
-        "require in turn, on Linux with the extras `[slides,video,dicom,onnx]`; not what "
+        "require in turn, on Linux with the extras `[slides,video,dicom,onnx,cluster]`; not what "
         "`[baselines]` adds, segmentation-models-pytorch (MIT), MONAI (Apache-2.0) and what they "
         "require. It repeats the packages' own metadata and is not legal advice. "
         "`python tools/licences.py --write` writes it for the versions installed; `--json` prints "

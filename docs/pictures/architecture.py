@@ -22,6 +22,7 @@ from style import (
 # Rows from the top: what a user calls, down to the core. A folder imports from lower rows.
 LAYERS = [
     [("cli", "arguments, printing")],
+    [("cluster", "the cases of prediction on many machines")],
     [("prediction", ""), ("datasets", ""), ("comparison", ""), ("export", "")],
     [("baselines", "networks to compare with, as nnU-Net trainers")],
     [("integration", "all that touches nnU-Net: trainers, planner, predictor, registration")],
@@ -32,7 +33,7 @@ LAYERS = [
     [("network", "OctreeNCA")],
     [("octree", "levels, windows"), ("ops", "nca_steps, engines")],
 ]
-FACES = [GREY, GREY, GREY, LIGHT_ORANGE, GREY, GREY, GREY, GREY, LIGHT_TEAL, LIGHT_TEAL]
+FACES = [GREY, GREY, GREY, GREY, LIGHT_ORANGE, GREY, GREY, GREY, GREY, LIGHT_TEAL, LIGHT_TEAL]
 LEFT, WIDTH, HEIGHT, GAP, TOP = 2.3, 6.2, 0.5, 0.14, 0.3  # inches
 
 
