@@ -4,10 +4,7 @@ Logits of the whole image are never held: every pass gives the same band, the me
 the labels of the band are what is left. A single pass gives labels at once.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from threading import Lock
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +12,12 @@ from numpy.typing import NDArray
 from nnunet_octreenca.bands import Rows, aligned, split_range
 from nnunet_octreenca.errors import NotFiniteError
 from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.inference.passes import Member, Pass, Shared
 from nnunet_octreenca.inference.stream import (
-    Band,
     OctreeStream,
-    Read,
     Result,
     Values,
     label_dtype,
-    open_stream,
     read_ahead,
 )
 from nnunet_octreenca.inference.tissue import TissueMap
@@ -34,13 +29,6 @@ from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 # Called with the stage, "read" or "segment", and how many more rows are through it.
 Progress = Callable[[str, int], object]
-
-
-class Member(NamedTuple):
-    """A network with the seed of its fire draws."""
-
-    network: OctreeNCA
-    seed: int
 
 
 class Ensemble:
@@ -243,13 +231,13 @@ class Ensemble:
             for part in passes:
                 part.close()
 
-    def _passes(self, image: ImageSource, output: Output) -> tuple[list["_Pass"], "_Shared"]:
+    def _passes(self, image: ImageSource, output: Output) -> tuple[list[Pass], Shared]:
         """Every member on every mirrored copy, and what they read."""
         # A mean is taken of logits, whatever is made of it.
         each = output if self.passes == 1 else Output.LOGITS
-        shared = _Shared(image.read, 1 if each is Output.LABELS else 3 * len(self.mirrorings))
+        shared = Shared(image.read, 1 if each is Output.LABELS else 3 * len(self.mirrorings))
         passes = [
-            _Pass(member, axes, image, shared, self.state, each)
+            Pass(member, axes, image, shared, self.state, each)
             for member in self.members
             for axes in self.mirrorings
         ]
@@ -257,8 +245,8 @@ class Ensemble:
 
     def _prepare(
         self,
-        passes: list["_Pass"],
-        shared: "_Shared",
+        passes: list[Pass],
+        shared: Shared,
         end: int,
         seen: TissueMap | None,
         progress: Progress,
@@ -273,8 +261,8 @@ class Ensemble:
     def _run(
         self,
         image: ImageSource,
-        passes: list["_Pass"],
-        shared: "_Shared",
+        passes: list[Pass],
+        shared: Shared,
         output: Output,
         progress: Progress,
         tissue: bool,
@@ -308,7 +296,7 @@ class Ensemble:
 
     def _pool(
         self,
-        passes: list["_Pass"],
+        passes: list[Pass],
         ranges: list[Rows],
         seen: TissueMap | None,
         progress: Progress,
@@ -328,9 +316,9 @@ class Ensemble:
 
     def _results(
         self,
-        passes: list["_Pass"],
+        passes: list[Pass],
         stretch: Rows,
-        shared: "_Shared",
+        shared: Shared,
         band_rows: int,
         output: Output,
     ) -> Iterator[Result]:
@@ -339,7 +327,7 @@ class Ensemble:
         return self._means(passes, stretch, band_rows, output)
 
     def _means(
-        self, passes: list["_Pass"], stretch: Rows, band_rows: int, output: Output
+        self, passes: list[Pass], stretch: Rows, band_rows: int, output: Output
     ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
             total = self._sum(self._of_members(passes, band, stretch, band_rows))
@@ -350,7 +338,7 @@ class Ensemble:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
 
-    def _members(self, passes: list["_Pass"], stretch: Rows, band_rows: int) -> Iterator[Result]:
+    def _members(self, passes: list[Pass], stretch: Rows, band_rows: int) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
             values = np.stack(list(self._of_members(passes, band, stretch, band_rows)))
             if not np.isfinite(values).all():
@@ -358,7 +346,7 @@ class Ensemble:
             yield band.first, values
 
     def _of_members(
-        self, passes: list["_Pass"], band: Rows, stretch: Rows, band_rows: int
+        self, passes: list[Pass], band: Rows, stretch: Rows, band_rows: int
     ) -> Iterator[Values]:
         """The sum of each member's mirrored copies."""
         for group in _by_member(passes, len(self.mirrorings)):
@@ -386,7 +374,7 @@ class Ensemble:
         return values
 
 
-def _by_member(passes: Sequence["_Pass"], count: int) -> Iterator[Sequence["_Pass"]]:
+def _by_member(passes: Sequence[Pass], count: int) -> Iterator[Sequence[Pass]]:
     """The passes of each member: copies are added up first, then members, in nnU-Net's order."""
     for first in range(0, len(passes), count):
         yield passes[first : first + count]
@@ -394,89 +382,3 @@ def _by_member(passes: Sequence["_Pass"], count: int) -> Iterator[Sequence["_Pas
 
 def _silent(stage: str, rows: int) -> None:
     pass
-
-
-class _Shared:
-    """The last bands read, for passes that ask for the same ones; they read in threads."""
-
-    def __init__(self, read: Read, count: int) -> None:
-        self._read = read
-        self._count = count
-        self._lock = Lock()
-        self._held: OrderedDict[tuple[int, int], Band] = OrderedDict()
-
-    def __call__(self, first: int, end: int) -> Band:
-        key = (first, end)
-        with self._lock:
-            rows = self._held.pop(key, None)
-            if rows is None:
-                rows = self._read(first, end)
-            if self._count > 1:
-                self._held[key] = rows
-                while len(self._held) > self._count:
-                    self._held.popitem(last=False)
-            return rows
-
-    def clear(self) -> None:
-        self._held.clear()
-
-
-class _Pass:
-    """A member on one mirrored copy."""
-
-    def __init__(
-        self,
-        member: Member,
-        axes: tuple[int, ...],
-        image: ImageSource,
-        shared: _Shared,
-        state: str | None,
-        output: Output,
-    ) -> None:
-        self.axes = axes
-        self.stream = open_stream(
-            member.network, image.shape, output, seed=member.seed, state=state
-        )
-        self._end = image.shape[0]
-        self._shared = shared
-        self._results: Generator[Result, None, None] | None = None
-        self._stretch: Rows | None = None
-        self._left: list[Values] = []
-
-    def read(self, first: int, end: int) -> Band:
-        """Rows of the mirrored copy."""
-        if 0 in self.axes:
-            first, end = self._end - end, self._end - first
-        rows = self._shared(first, end)
-        return np.flip(rows, tuple(axis + 1 for axis in self.axes)) if self.axes else rows
-
-    def close(self) -> None:
-        """End what is being read."""
-        if self._results is not None:
-            self._results.close()
-
-    def take(self, band: Rows, stretch: Rows, band_rows: int) -> Values:
-        """The band's logits, (num_classes, rows, *axes), mirrored back; bands come in order."""
-        if 0 in self.axes:
-            # Its rows come from the end: every band is a separate range.
-            mirrored = Rows(self._end - band.end, self._end - band.first)
-            parts = [values for _, values in self.stream.run(mirrored, self.read, band_rows)]
-        else:
-            if self._stretch != stretch:
-                self._stretch, self._left = stretch, []
-                self._results = self.stream.run(stretch, self.read, band_rows)
-            parts = self._next(band.end - band.first)
-        logits = np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
-        return np.flip(logits, tuple(axis + 1 for axis in self.axes)) if self.axes else logits
-
-    def _next(self, count: int) -> list[Values]:
-        assert self._results is not None
-        parts, have = self._left, sum(part.shape[1] for part in self._left)
-        while have < count:
-            _, values = next(self._results)
-            parts.append(values)
-            have += values.shape[1]
-        surplus = have - count
-        last = parts[-1]
-        self._left = [last[:, last.shape[1] - surplus :]] if surplus else []
-        return [*parts[:-1], last[:, : last.shape[1] - surplus]]

@@ -12,8 +12,8 @@ from nnunet_octreenca.images.header import ImageHeader, read_header
 from nnunet_octreenca.images.source import ArraySource
 from nnunet_octreenca.inference.memory_plan import Memory, memory_limit
 from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.prediction.memory import planned
 from nnunet_octreenca.prediction.options import Options
-from nnunet_octreenca.prediction.segmentation import planned
 from nnunet_octreenca.preprocessing.crop import volume_shape
 from nnunet_octreenca.preprocessing.geometry import CaseGeometry, oriented
 from nnunet_octreenca.resources import resident_memory

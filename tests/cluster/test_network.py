@@ -15,6 +15,7 @@ def places():
         yield places
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_cut_off_costs_nothing(
     forker, places, pictures, segment, same_as_one_process, tmp_path
 ):
