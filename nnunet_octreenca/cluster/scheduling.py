@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ _BATCH = 16  # cases of a task that reads headers
 _TRIES = 10  # tasks of a case that come back without an answer, mostly for others' faults
 _POLL = 0.2  # seconds
 _BUSY_FIRST, _BUSY_LONGEST = 2.0, 30.0  # seconds until a case that another process is at
+_RECONNECT = 60.0  # seconds until a scheduler that is not reached has gone
 _RESULT = 60.0  # seconds for a result of some KB to come from its worker
 
 
@@ -89,6 +91,7 @@ class Scheduling:
     _running: dict[str, tuple["Future[Any]", Entry]] = field(default_factory=dict)
     _answers: "SimpleQueue[str]" = field(default_factory=SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=count)
+    _lost: float = inf  # when the scheduler was found gone
 
     def outcomes(
         self, cases: Sequence[Case], tick: Callable[[], object] = lambda: None
@@ -135,8 +138,11 @@ class Scheduling:
             WorkerError: it has given up.
         """
         if self.client.status == "running":
+            self._lost = inf
             return True
-        if self.client.status == "connecting":
+        self._lost = min(self._lost, monotonic())
+        # It may also fail at trying, and stay as it is.
+        if self.client.status == "connecting" and monotonic() - self._lost < _RECONNECT:
             sleep(_POLL)
             return False
         raise WorkerError(

@@ -1,6 +1,7 @@
 """What cannot be used is refused by name, in one sentence, and nothing is lost."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import tifffile
 from helpers.clusters import free_port, kill, no_mounts, running, wait_until
 
 from nnunet_octreenca.cli.main import main
+from nnunet_octreenca.cluster import scheduling
 from nnunet_octreenca.cluster.address import checked_address, connected
 from nnunet_octreenca.cluster.journal import run_path
+from nnunet_octreenca.cluster.scheduling import Scheduling
 from nnunet_octreenca.errors import InputError, LockedError, WorkerError
+from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction.options import Options
 
@@ -184,3 +188,12 @@ def test_ctrl_c_stops_at_the_end_of_a_band(cluster, pictures, segment, tmp_path)
     found = segment(cluster, source, resume=True)
     assert {ended.case for ended in found.records if ended.state == "finished before"} == records
     assert not found.run.failed
+
+
+def test_a_client_that_fails_at_connecting_again_is_not_waited_for(monkeypatch):
+    """As distributed's does where futures are added at that moment."""
+    monkeypatch.setattr(scheduling, "_RECONNECT", 0.3)
+    stuck = SimpleNamespace(status="connecting")
+    schedule = Scheduling(stuck, "run", SimpleNamespace(shares=[1], at_work=lambda keys: True))
+    with pytest.raises(WorkerError, match="the scheduler has gone"):
+        list(schedule.outcomes([Case("a", ())]))
