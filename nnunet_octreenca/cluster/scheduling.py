@@ -10,6 +10,7 @@ import os
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.cluster import tasks
 from nnunet_octreenca.cluster.journal import Ended
+from nnunet_octreenca.cluster.limits import within
 from nnunet_octreenca.cluster.session import ALL_PLACES, GPU, MEMORY, PLACES
 from nnunet_octreenca.cluster.workers import Workers
 from nnunet_octreenca.errors import LockedError, WorkerError
@@ -129,7 +131,12 @@ class Scheduling:
         futures = [future for future, _ in (*self._planning.values(), *self._running.values())]
         self._planning.clear()
         self._running.clear()
-        self.client.cancel(futures, force=True, reason="stopped")
+        with suppress(WorkerError):  # workers hear of it another way too
+            within(
+                _RESULT,
+                lambda: self.client.cancel(futures, force=True, reason="stopped"),
+                "the scheduler",
+            )
 
     def _connected(self) -> bool:
         """Whether the scheduler is there; the client itself tries again for a while.

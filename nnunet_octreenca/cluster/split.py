@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.bands import Rows
+from nnunet_octreenca.cluster.limits import within
+from nnunet_octreenca.errors import WorkerError
 from nnunet_octreenca.files import atomic_write
 from nnunet_octreenca.hashes import stamp
 from nnunet_octreenca.images.cases import Case
@@ -128,7 +130,8 @@ class Split:
             labels = segmentation.assembled(parts)
         finally:
             if client is not None:
-                client.cancel(futures, force=True, reason="the case is finished")
+                with suppress(WorkerError):  # they find the folder gone
+                    within(_CLIENT, lambda: client.cancel(futures, force=True), "the scheduler")
         shutil.rmtree(self._folder, ignore_errors=True)
         return labels
 
