@@ -68,8 +68,7 @@ def cluster(workers: int):
             yield str(file), [process.pid for process in processes]
         finally:
             for process in reversed(processes):
-                process.terminate()
-            for process in processes:
+                process.kill()
                 process.wait(60)
 
 
