@@ -203,6 +203,25 @@ class PyStream {
     prepared_ = true;
   }
 
+  py::array_t<std::uint8_t> save() const {
+    const OneAtATime alone(busy_);
+    if (!prepared_) refuse("pool and prepare first");
+    py::array_t<std::uint8_t> saved(static_cast<py::ssize_t>(stream_->saved_size()));
+    stream_->save(saved.mutable_data());
+    return saved;
+  }
+
+  void restore(const Array<std::uint8_t>& saved) {
+    const OneAtATime alone(busy_);
+    if (prepared_ || pooled_ > 0) refuse("the stream has begun with another image");
+    if (static_cast<std::size_t>(saved.size()) != stream_->saved_size()) {
+      refuse("the coarsest level is that of another image, or of other kernels");
+    }
+    stream_->restore(saved.data());
+    pooled_ = shape_.slices();
+    prepared_ = true;
+  }
+
   std::pair<std::int64_t, std::int64_t> begin(std::int64_t first, std::int64_t end) {
     const OneAtATime alone(busy_);
     if (!prepared_) refuse("pool and prepare first");
@@ -300,6 +319,9 @@ void define_octree(py::module_& m) {
       .def("pool", &PyStream::pool, py::arg("band").noconvert(), py::arg("first"),
            "First pass: the next rows of the image.")
       .def("prepare", &PyStream::prepare, "The coarsest level, once all is pooled.")
+      .def("save", &PyStream::save, "The coarsest level, as bytes for `restore`.")
+      .def("restore", &PyStream::restore, py::arg("saved").noconvert(),
+           "Take the coarsest level of another stream instead of `pool` and `prepare`.")
       .def("begin", &PyStream::begin, py::arg("first"), py::arg("end"),
            "Rows wanted; returns the rows of the image to hand over.")
       .def("ready", &PyStream::ready, py::arg("image_end"),

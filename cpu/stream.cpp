@@ -1,6 +1,7 @@
 #include "stream.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -164,7 +165,7 @@ class Stream final : public OctreeStream {
     const Shape& shape = shapes_[coarsest_];
     const int stride = stride_of(coarsest_);
     const std::int64_t size = shape.slice_cells() * stride;
-    coarse_ = Buffer<S>(shape.slices() * size);
+    coarse_ = Buffer<S>(coarse_size());
     for_each(options_.threads, shape.slices(), [&](std::int64_t slice) {
       S* to = coarse_.get() + slice * size;
       const float* from = coarse_image_.get() + slice * shape.slice_cells() * inputs_;
@@ -177,6 +178,25 @@ class Stream final : public OctreeStream {
     coarse_wrong_ =
         run_steps<float, S>(*weights_[coarsest_], shape, coarse_.get(), levels_[coarsest_].steps,
                             draws(coarsest_), {0, 0, 0}, sample_, nullptr, options_);
+  }
+
+  std::size_t saved_size() const override {
+    return sizeof(NonFinite) + static_cast<std::size_t>(coarse_size()) * sizeof(S);
+  }
+
+  void save(unsigned char* to) const override {
+    std::memcpy(to, &coarse_wrong_, sizeof(NonFinite));
+    if (coarse_size() > 0) {
+      std::memcpy(to + sizeof(NonFinite), coarse_.get(), saved_size() - sizeof(NonFinite));
+    }
+  }
+
+  void restore(const unsigned char* from) override {
+    std::memcpy(&coarse_wrong_, from, sizeof(NonFinite));
+    if (coarse_size() == 0) return;
+    coarse_image_.release();
+    coarse_ = Buffer<S>(coarse_size());
+    std::memcpy(coarse_.get(), from + sizeof(NonFinite), saved_size() - sizeof(NonFinite));
   }
 
   std::vector<NonFinite> non_finite() const override {
@@ -281,6 +301,13 @@ class Stream final : public OctreeStream {
     const Pendings<float> pendings;
     const LevelInput<S> enter;
   };
+
+  // Numbers of the coarsest level's states.
+  std::int64_t coarse_size() const {
+    if (coarsest_ == 0) return 0;
+    const Shape& shape = shapes_[coarsest_];
+    return shape.slices() * shape.slice_cells() * stride_of(coarsest_);
+  }
 
   Seed draws(std::size_t level) const {
     return {seed_, static_cast<std::uint32_t>(level), threshold_};

@@ -5,8 +5,12 @@
 //   1. `pool` with all slices of the image, in order, in bands that begin at multiples of `factor`
 //   2. `prepare`: the coarsest level, whole
 //   3. for every range of slices wanted: `begin`, then `advance` with the slices of `image_range`
+//
+// A stream of the same image and network may take the coarsest level from another's `save` instead
+// of 1 and 2, also in another process.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -25,6 +29,12 @@ class OctreeStream {
 
   virtual void pool(const Image& band, Range slices) = 0;
   virtual void prepare() = 0;
+
+  // The coarsest level once it is prepared, for kernels of the same lanes: its states, and how many
+  // of its cells are not finite.
+  virtual std::size_t saved_size() const = 0;  // bytes
+  virtual void save(unsigned char* to) const = 0;
+  virtual void restore(const unsigned char* from) = 0;
 
   virtual void begin(Range wanted) = 0;
   // What `advance` has to be given: more than is wanted, where that ends within the image.

@@ -20,6 +20,7 @@ PACKAGES = (
     "images",
     "labels",
     "prediction",
+    "cluster",
     "stores",
     "preprocessing",
     "datasets",
@@ -35,6 +36,7 @@ def modules():
     for name in (
         "bands",
         "cli.check",
+        "cli.cluster",
         "cli.extend_plans",
         "cli.convert",
         "integration.model",

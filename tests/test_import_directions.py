@@ -22,6 +22,7 @@ ROWS = [
     ["baselines"],
     ["stores"],
     ["prediction", "datasets", "comparison", "export"],
+    ["cluster"],
     ["cli"],
     ["io"],  # the former path of open_image, nothing else
 ]

@@ -22,6 +22,7 @@ from style import (
 # Rows from the top: what a user calls, down to the core. A folder imports from lower rows.
 LAYERS = [
     [("cli", "arguments, printing")],
+    [("cluster", "the cases of prediction on many machines")],
     [("prediction", ""), ("datasets", ""), ("comparison", ""), ("export", "")],
     [("stores", "images and results behind URLs")],
     [("baselines", "networks to compare with, as nnU-Net trainers")],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.stores.urls import local_path, shown
 
 if TYPE_CHECKING:
     from nnunet_octreenca.prediction.folder import Run
@@ -69,6 +70,14 @@ def serve(arguments: argparse.Namespace, prepare: "Callable[[], Run]") -> int:
             raise InputError(
                 f"{flag} is for runs that end; --watch leaves finished cases, and keeps a record "
                 f"of each in OUT/.octreenca"
+            )
+    if arguments.dask is not None:
+        raise InputError("--watch segments in this process; give it without --dask")
+    for place in (arguments.i, arguments.o):
+        if local_path(place) is None:
+            raise InputError(
+                f"--watch looks at folders, and {shown(place)} is a URL; mount the store, or predict "
+                f"its cases with --continue every now and then"
             )
     arguments.resume = True
     settle = SETTLE if arguments.settle is None else arguments.settle

@@ -8,13 +8,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from nnunet_octreenca.cli import drop_folder
+from nnunet_octreenca.cli import cluster, drop_folder
 from nnunet_octreenca.cli.termination import terminated
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 from nnunet_octreenca.stores.process_list import hide_secrets
 from nnunet_octreenca.stores.urls import is_url
 
 if TYPE_CHECKING:
+    from nnunet_octreenca.cluster.journal import Ended
     from nnunet_octreenca.images.cases import Case
     from nnunet_octreenca.prediction.folder import Run
 
@@ -29,6 +30,7 @@ examples:
   nnunet_octreenca predict -m MODEL_FOLDER -i FOLDER -o OUT --quality 8
   nnunet_octreenca predict -m MODEL_FOLDER -i DROP_FOLDER -o OUT --watch --log events.jsonl
   nnunet_octreenca predict -m MODEL_FOLDER -i s3://BUCKET/slides -o s3://BUCKET/results --continue
+  nnunet_octreenca predict -m MODEL_FOLDER -i ARCHIVE -o OUT --dask tcp://HOST:8786 --continue
 
 formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
   (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
@@ -91,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--report",
         metavar="FILE",
-        help="write a JSON report of the run, with which `verify` repeats it",
+        help="write a JSON report of the run, with which `verify` repeats it; with --dask also a "
+        "table of all cases beside it, FILE with the ending .parquet",
     )
     files.add_argument(
         "--scratch",
@@ -153,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--quiet", action="store_true", help="no progress bar")
     drop_folder.add_arguments(parser)
+    cluster.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -162,6 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
         OctreeNCAError: no case could be started.
     """
     hide_secrets(sys.argv)
+    cluster.checked(arguments)
     if arguments.watch:
         return drop_folder.serve(arguments, partial(_prepared, arguments))
     drop_folder.refuse_flags(arguments)
@@ -189,12 +194,18 @@ def _run(run: "Run", arguments: argparse.Namespace, began: float) -> int:
     report = Path(arguments.report) if arguments.report else None
     if report is not None:  # now, rather than when all is computed, it shows that it can be written
         write_report(report, run, given)
+    records: list[Ended] = []
     try:
-        _predict_all(run, cases, arguments)
+        if arguments.dask is not None:
+            cluster.predict_on_cluster(run, cases, arguments, records)
+        else:
+            _predict_all(run, cases, arguments)
     finally:
         table = run.write_quality()
         run.seconds = perf_counter() - began
-        if report is not None:
+        if report is not None and arguments.dask is not None:
+            cluster.write_reports(report, run, given, records)
+        elif report is not None:
             write_report(report, run, given)
     if table is not None:
         print(f"{table}: the most doubtful cases first")
@@ -253,7 +264,11 @@ def _prepared(arguments: argparse.Namespace) -> "Run":
         raise InputError("-d needs the configuration, e.g. -c 3d_fullres")
     folder = arguments.m or model_folder(arguments.d, arguments.tr, arguments.p, arguments.c)
     model = load_model(
-        folder, folds=arguments.f, checkpoint=arguments.chk, device=usable_device(arguments.device)
+        folder,
+        folds=arguments.f,
+        checkpoint=arguments.chk,
+        # On a cluster the client only describes the model.
+        device="cpu" if arguments.dask else usable_device(arguments.device),
     )
     formats = tuple(arguments.formats) if arguments.formats else None
     remote = remote_of(arguments.i, arguments.o, scratch=arguments.scratch, scratch_limit=limit)

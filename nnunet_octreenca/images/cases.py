@@ -118,8 +118,8 @@ def arriving_case(path: Path, channels: int) -> tuple[Case, list[Path]]:
         InputError: it is no image.
     """
     case = _single(path, channels)
-    stem = _stem(path.name)
-    match = _CHANNEL.fullmatch(stem)
+    stem = case_stem(path.name)
+    match = CHANNEL.fullmatch(stem)
     numbered = match is not None and channels > 1 and int(match[2]) < channels
     if match is not None and numbered and not _hold_all_channels([path], channels):
         ending = path.name[len(stem) :]

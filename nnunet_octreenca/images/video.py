@@ -100,8 +100,7 @@ class VideoSource:
             raise OutputError(
                 f"{folder} is not a folder to decode a video in; give one that exists"
             )
-        frames = stream.frames or float(_seconds(stream) * (stream.average_rate or 0))
-        wanted = frames * stream.width * stream.height * self.channels
+        wanted = _frames(stream) * stream.width * stream.height * self.channels
         free = free_disk(folder)
         if wanted > free:
             needed = f"{wanted / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free"
@@ -297,6 +296,28 @@ def _pixel_aspect(stream: "VideoStream", turned: int) -> Fraction | None:
     if not aspect:
         return None
     return Fraction(1 / aspect if turned % 180 else aspect)
+
+
+def video_shape(path: Path | str) -> tuple[int, int, int]:
+    """(frame, y, x) as a video's header promises them; nothing is decoded.
+
+    Raises:
+        InputError: the file is no video, or damaged at its beginning.
+        EnvironmentMismatchError: PyAV is not installed.
+    """
+    av = import_optional("av", "video")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a video ({error}); is it truncated?") from error
+    with container:
+        stream, _ = _video_stream(Path(path), container)
+        return max(1, round(_frames(stream))), stream.height, stream.width
+
+
+def _frames(stream: "VideoStream") -> float:
+    """How many frames the header promises, or the duration makes likely."""
+    return stream.frames or float(_seconds(stream) * (stream.average_rate or 0))
 
 
 def _seconds(stream: "VideoStream") -> Fraction:

@@ -4,24 +4,20 @@ Logits of the whole image are never held: every pass gives the same band, the me
 the labels of the band are what is left. A single pass gives labels at once.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from threading import Lock
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_octreenca.bands import Rows, aligned, split_range
 from nnunet_octreenca.errors import NotFiniteError
 from nnunet_octreenca.images.source import ImageSource
+from nnunet_octreenca.inference.passes import Member, Pass, Shared
 from nnunet_octreenca.inference.stream import (
-    Band,
     OctreeStream,
-    Read,
     Result,
     Values,
     label_dtype,
-    open_stream,
     read_ahead,
 )
 from nnunet_octreenca.inference.tissue import TissueMap
@@ -33,13 +29,6 @@ from nnunet_octreenca.preprocessing.restore import labels_of_logits
 
 # Called with the stage, "read" or "segment", and how many more rows are through it.
 Progress = Callable[[str, int], object]
-
-
-class Member(NamedTuple):
-    """A network with the seed of its fire draws."""
-
-    network: OctreeNCA
-    seed: int
 
 
 class Ensemble:
@@ -95,6 +84,62 @@ class Ensemble:
     def passes(self) -> int:
         """How often the image is segmented."""
         return len(self.members) * len(self.mirrorings)
+
+    def coarse(
+        self, image: ImageSource, output: Output, *, progress: Progress | None = None
+    ) -> list[NDArray[np.uint8]]:
+        """The coarsest level of every pass, for `rows` of the same ensemble, wherever that runs.
+
+        Args:
+            image: as for `segment`; read once.
+            output: that `rows` will give.
+            progress: as for `segment`.
+
+        Raises:
+            InputError: what the image raises.
+            NotFiniteError: a state became NaN or infinite.
+        """
+        passes, shared = self._passes(image, output)
+        self._prepare(passes, shared, image.shape[0], None, progress or _silent)
+        return [part.stream.save() for part in passes]
+
+    def rows(
+        self,
+        image: ImageSource,
+        wanted: Rows,
+        coarse: Sequence[NDArray[np.uint8]],
+        output: Output,
+        *,
+        progress: Progress | None = None,
+    ) -> Iterator[Result]:
+        """Labels or mean logits of some rows, the same as of the whole image.
+
+        Args:
+            image: as for `segment`; what the rows depend on is read.
+            wanted: rows of the image.
+            coarse: of `coarse`.
+            output: labels or logits.
+            progress: as for `segment`.
+
+        Yields:
+            (first row, labels or logits) as `segment` and `logits` do.
+
+        Raises:
+            InputError: what the image raises.
+            NotFiniteError: the state or the logits became NaN or infinite.
+            ValueError: the coarsest level is of another image or engine.
+        """
+        passes, shared = self._passes(image, output)
+        try:
+            for part, saved in zip(passes, coarse, strict=True):
+                part.stream.restore(saved)
+            band_rows = aligned(self.band_rows, passes[0].stream.factor)
+            for first, values in self._results(passes, wanted, shared, band_rows, output):
+                yield first, values
+                (progress or _silent)("segment", values.shape[0 if output is Output.LABELS else 1])
+        finally:
+            for part in passes:
+                part.close()
 
     def segment(
         self,
@@ -179,25 +224,45 @@ class Ensemble:
         output: Output,
         separate: bool = False,
     ) -> Iterator[Result]:
-        # A mean is taken of logits, whatever is made of it.
-        each = output if self.passes == 1 else Output.LOGITS
-        shared = _Shared(image.read, 1 if each is Output.LABELS else 3 * len(self.mirrorings))
-        passes = [
-            _Pass(member, axes, image, shared, self.state, each)
-            for member in self.members
-            for axes in self.mirrorings
-        ]
+        passes, shared = self._passes(image, output)
         try:
             yield from self._run(image, passes, shared, output, progress, tissue, separate)
         finally:
             for part in passes:
                 part.close()
 
+    def _passes(self, image: ImageSource, output: Output) -> tuple[list[Pass], Shared]:
+        """Every member on every mirrored copy, and what they read."""
+        # A mean is taken of logits, whatever is made of it.
+        each = output if self.passes == 1 else Output.LOGITS
+        shared = Shared(image.read, 1 if each is Output.LABELS else 3 * len(self.mirrorings))
+        passes = [
+            Pass(member, axes, image, shared, self.state, each)
+            for member in self.members
+            for axes in self.mirrorings
+        ]
+        return passes, shared
+
+    def _prepare(
+        self,
+        passes: list[Pass],
+        shared: Shared,
+        end: int,
+        seen: TissueMap | None,
+        progress: Progress,
+    ) -> None:
+        """The coarsest level of every pass."""
+        band_rows = aligned(self.band_rows, passes[0].stream.factor)
+        self._pool(passes, split_range(0, end, band_rows), seen, progress)
+        shared.clear()
+        for part in passes:
+            part.stream.prepare()
+
     def _run(
         self,
         image: ImageSource,
-        passes: list["_Pass"],
-        shared: "_Shared",
+        passes: list[Pass],
+        shared: Shared,
         output: Output,
         progress: Progress,
         tissue: bool,
@@ -206,10 +271,7 @@ class Ensemble:
         end = image.shape[0]
         band_rows = aligned(self.band_rows, passes[0].stream.factor)
         seen = TissueMap(passes[0].stream.factor) if tissue else None
-        self._pool(passes, split_range(0, end, band_rows), seen, progress)
-        shared.clear()
-        for part in passes:
-            part.stream.prepare()
+        self._prepare(passes, shared, end, seen, progress)
         wanted = seen.ranges(split_range(0, end, band_rows)) if seen else [Rows(0, end)]
         done = 0
         for stretch in [*wanted, Rows(end, end)]:
@@ -224,10 +286,8 @@ class Ensemble:
                 return
             if separate:
                 results = self._members(passes, stretch, band_rows)
-            elif passes[0].stream.output is Output.LABELS:
-                results = passes[0].stream.run(stretch, shared, band_rows)
             else:
-                results = self._means(passes, stretch, band_rows, output)
+                results = self._results(passes, stretch, shared, band_rows, output)
             rows = 2 if separate else 0 if output is Output.LABELS else 1
             for first, values in results:
                 yield first, values
@@ -236,7 +296,7 @@ class Ensemble:
 
     def _pool(
         self,
-        passes: list["_Pass"],
+        passes: list[Pass],
         ranges: list[Rows],
         seen: TissueMap | None,
         progress: Progress,
@@ -254,8 +314,20 @@ class Ensemble:
                     seen.add(rows)
                 progress("read", band.end - band.first)
 
+    def _results(
+        self,
+        passes: list[Pass],
+        stretch: Rows,
+        shared: Shared,
+        band_rows: int,
+        output: Output,
+    ) -> Iterator[Result]:
+        if passes[0].stream.output is Output.LABELS:
+            return passes[0].stream.run(stretch, shared, band_rows)
+        return self._means(passes, stretch, band_rows, output)
+
     def _means(
-        self, passes: list["_Pass"], stretch: Rows, band_rows: int, output: Output
+        self, passes: list[Pass], stretch: Rows, band_rows: int, output: Output
     ) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
             total = self._sum(self._of_members(passes, band, stretch, band_rows))
@@ -266,7 +338,7 @@ class Ensemble:
                 total = labels_of_logits(total, None, label_dtype(len(total)))
             yield band.first, total
 
-    def _members(self, passes: list["_Pass"], stretch: Rows, band_rows: int) -> Iterator[Result]:
+    def _members(self, passes: list[Pass], stretch: Rows, band_rows: int) -> Iterator[Result]:
         for band in split_range(*stretch, band_rows):
             values = np.stack(list(self._of_members(passes, band, stretch, band_rows)))
             if not np.isfinite(values).all():
@@ -274,7 +346,7 @@ class Ensemble:
             yield band.first, values
 
     def _of_members(
-        self, passes: list["_Pass"], band: Rows, stretch: Rows, band_rows: int
+        self, passes: list[Pass], band: Rows, stretch: Rows, band_rows: int
     ) -> Iterator[Values]:
         """The sum of each member's mirrored copies."""
         for group in _by_member(passes, len(self.mirrorings)):
@@ -302,7 +374,7 @@ class Ensemble:
         return values
 
 
-def _by_member(passes: Sequence["_Pass"], count: int) -> Iterator[Sequence["_Pass"]]:
+def _by_member(passes: Sequence[Pass], count: int) -> Iterator[Sequence[Pass]]:
     """The passes of each member: copies are added up first, then members, in nnU-Net's order."""
     for first in range(0, len(passes), count):
         yield passes[first : first + count]
@@ -310,89 +382,3 @@ def _by_member(passes: Sequence["_Pass"], count: int) -> Iterator[Sequence["_Pas
 
 def _silent(stage: str, rows: int) -> None:
     pass
-
-
-class _Shared:
-    """The last bands read, for passes that ask for the same ones; they read in threads."""
-
-    def __init__(self, read: Read, count: int) -> None:
-        self._read = read
-        self._count = count
-        self._lock = Lock()
-        self._held: OrderedDict[tuple[int, int], Band] = OrderedDict()
-
-    def __call__(self, first: int, end: int) -> Band:
-        key = (first, end)
-        with self._lock:
-            rows = self._held.pop(key, None)
-            if rows is None:
-                rows = self._read(first, end)
-            if self._count > 1:
-                self._held[key] = rows
-                while len(self._held) > self._count:
-                    self._held.popitem(last=False)
-            return rows
-
-    def clear(self) -> None:
-        self._held.clear()
-
-
-class _Pass:
-    """A member on one mirrored copy."""
-
-    def __init__(
-        self,
-        member: Member,
-        axes: tuple[int, ...],
-        image: ImageSource,
-        shared: _Shared,
-        state: str | None,
-        output: Output,
-    ) -> None:
-        self.axes = axes
-        self.stream = open_stream(
-            member.network, image.shape, output, seed=member.seed, state=state
-        )
-        self._end = image.shape[0]
-        self._shared = shared
-        self._results: Generator[Result, None, None] | None = None
-        self._stretch: Rows | None = None
-        self._left: list[Values] = []
-
-    def read(self, first: int, end: int) -> Band:
-        """Rows of the mirrored copy."""
-        if 0 in self.axes:
-            first, end = self._end - end, self._end - first
-        rows = self._shared(first, end)
-        return np.flip(rows, tuple(axis + 1 for axis in self.axes)) if self.axes else rows
-
-    def close(self) -> None:
-        """End what is being read."""
-        if self._results is not None:
-            self._results.close()
-
-    def take(self, band: Rows, stretch: Rows, band_rows: int) -> Values:
-        """The band's logits, (num_classes, rows, *axes), mirrored back; bands come in order."""
-        if 0 in self.axes:
-            # Its rows come from the end: every band is a separate range.
-            mirrored = Rows(self._end - band.end, self._end - band.first)
-            parts = [values for _, values in self.stream.run(mirrored, self.read, band_rows)]
-        else:
-            if self._stretch != stretch:
-                self._stretch, self._left = stretch, []
-                self._results = self.stream.run(stretch, self.read, band_rows)
-            parts = self._next(band.end - band.first)
-        logits = np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
-        return np.flip(logits, tuple(axis + 1 for axis in self.axes)) if self.axes else logits
-
-    def _next(self, count: int) -> list[Values]:
-        assert self._results is not None
-        parts, have = self._left, sum(part.shape[1] for part in self._left)
-        while have < count:
-            _, values = next(self._results)
-            parts.append(values)
-            have += values.shape[1]
-        surplus = have - count
-        last = parts[-1]
-        self._left = [last[:, last.shape[1] - surplus :]] if surplus else []
-        return [*parts[:-1], last[:, : last.shape[1] - surplus]]

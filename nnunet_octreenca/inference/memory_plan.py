@@ -25,11 +25,12 @@ _BAND_CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class Memory:
-    """What may be used, in bytes, and who says so."""
+    """What may be used, in bytes, who says so, and what to do where it is too little."""
 
     host: int
     device: int
     source: str
+    advice: str = "Close other programs, or give more with --memory"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def plan_memory(
             return plan
         smallest = plan
     assert smallest is not None
-    advice = "Close other programs, or give more with --memory"
+    advice = limit.advice
     if engine.low_precision and not half:
         less = needed(smallest.band_rows, True)
         least = held + less.host + smallest.band_rows * beside_row

@@ -192,6 +192,20 @@ class OctreeStream(ABC):
         """
 
     @abstractmethod
+    def save(self) -> NDArray[np.uint8]:
+        """The coarsest level once it is prepared, as bytes for `restore`."""
+
+    @abstractmethod
+    def restore(self, saved: NDArray[np.uint8]) -> None:
+        """Take the coarsest level of a stream of the same image, network and options.
+
+        It stands for `pool` and `prepare`; the other stream may be another process'.
+
+        Raises:
+            ValueError: it is another image's, or of an engine that lays out states otherwise.
+        """
+
+    @abstractmethod
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
         """Results of the wanted rows, in order, without gaps, as they are done.
 
@@ -226,6 +240,12 @@ class WavefrontStream(OctreeStream):
     def prepare(self) -> None:
         self._engine.prepare()
         self._check()
+
+    def save(self) -> NDArray[np.uint8]:
+        return self._engine.save()
+
+    def restore(self, saved: NDArray[np.uint8]) -> None:
+        self._engine.restore(saved)
 
     def _check(self) -> None:
         non_finite = NonFiniteCells(len(self.network.steps))
@@ -297,6 +317,18 @@ class WindowStream(OctreeStream):
             non_finite=self._non_finite,
         )
         self._non_finite.check(self.network.steps, half=self.half)
+
+    def save(self) -> NDArray[np.uint8]:
+        if self._coarse is None:
+            return np.empty(0, np.uint8)
+        return self._coarse.cpu().contiguous().view(torch.uint8).numpy().reshape(-1)
+
+    def restore(self, saved: NDArray[np.uint8]) -> None:
+        if len(self._shapes) == 1:
+            return
+        dtype = torch.float16 if self.half else torch.float32
+        values = torch.from_numpy(saved).view(dtype)
+        self._coarse = values.reshape(1, *self._shapes[-1], -1).to(self._device)
 
     def run(self, wanted: Rows, read: Read, band_rows: int) -> Generator[Result, None, None]:
         plan = [(band, self._plan(band)) for band in split_range(*wanted, band_rows)]

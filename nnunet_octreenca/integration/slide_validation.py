@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from nnunet_octreenca.files import JsonObject, atomic_write
 from nnunet_octreenca.images.pyramid import SlideRegions
 from nnunet_octreenca.images.source import NO_INFO
-from nnunet_octreenca.inference.ensemble import Ensemble, Member
+from nnunet_octreenca.inference.ensemble import Ensemble
 from nnunet_octreenca.inference.memory_plan import memory_limit, plan_memory
+from nnunet_octreenca.inference.passes import Member
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.network import OctreeNCA

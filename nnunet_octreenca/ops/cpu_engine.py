@@ -276,6 +276,12 @@ class BandStream(Protocol):
     def prepare(self) -> None:
         """Compute the coarsest level, once all is pooled."""
 
+    def save(self) -> NDArray[np.uint8]:
+        """The coarsest level, once it is prepared, as bytes for `restore`."""
+
+    def restore(self, saved: NDArray[np.uint8]) -> None:
+        """Take the coarsest level of another stream instead of `pool` and `prepare`."""
+
     def begin(self, first: int, end: int) -> tuple[int, int]:
         """Rows wanted; returns the range of rows of the image to hand over."""
 

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.calibration_record import Calibration
 from nnunet_octreenca.deferred_files import is_deferred, is_whole, refresh
 from nnunet_octreenca.errors import InputError, OutputError
@@ -39,6 +40,9 @@ from nnunet_octreenca.prediction.segmentation import Segmentation
 from nnunet_octreenca.prediction.watched_image import WatchedImage, rows_at_a_time
 from nnunet_octreenca.resources import free_disk
 from nnunet_octreenca.result_record import QUALITY, ResultRecord, overlay_path
+
+Spread = Callable[[Segmentation, Progress | None], Pixels]
+"""From an image that is ready to be segmented to its labels."""
 
 # Pixels of a 2-D image from which it counts as a slide: it gets a pyramid, not a PNG.
 _SLIDE_PIXELS = 50_000_000
@@ -123,6 +127,7 @@ def segment_case(
     require_lock: Callable[[], object],
     hash_inputs: bool = False,
     calibration: Calibration | None = None,
+    spread: Spread | None = None,
     tell: Callable[[str], object] = print,
     progress: Progress | None = None,
 ) -> CaseResult:
@@ -137,6 +142,7 @@ def segment_case(
         require_lock: raises where another run has taken the case, as after a long sleep.
         hash_inputs: read the files once more for their SHA-256.
         calibration: of the model, with `options.quality`.
+        spread: computes the labels instead of `Segmentation.run`, where other processes help.
         tell: takes the line about memory.
         progress: told of every band (inference.ensemble); first with ("total", rows).
 
@@ -184,7 +190,9 @@ def segment_case(
         stages.begin("segment")
         temperatures = None if calibration is None else calibration.temperatures
         doubt = None
-        if files is None:
+        if files is None and spread is not None and segmentation.splits:
+            labels = spread(segmentation, progress)
+        elif files is None:
             labels = segmentation.run(progress)
         else:
             doubt = segmentation.run_with_doubt(progress, temperatures)

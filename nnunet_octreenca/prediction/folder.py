@@ -19,7 +19,7 @@ from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction import identity
 from nnunet_octreenca.prediction.calibrated import usable_calibration
-from nnunet_octreenca.prediction.case import CaseResult, segment_case
+from nnunet_octreenca.prediction.case import CaseResult, Spread, segment_case
 from nnunet_octreenca.prediction.earlier import (
     Destination,
     Identity,
@@ -107,6 +107,7 @@ class Run:
         last_round: a case that another run is at is a failure; otherwise it is tried again.
         tell_once: takes a line about the model, before the first case.
         remote: what reaches images and results that are given as URLs; None where none is.
+        spread: computes a case's labels, where other processes help.
     """
 
     model: Model
@@ -123,6 +124,7 @@ class Run:
     last_round: bool = True
     tell_once: Callable[[str], object] = print
     remote: Remote | None = None
+    spread: Spread | None = None
     _busy: list[Case] = field(default_factory=list)
 
     @cached_property
@@ -291,22 +293,37 @@ class Run:
         self, case: Case, tell: Callable[[str], object], progress: Progress | None
     ) -> Outcome:
         with self.hold(case) as lock:
-            if self.destination.resume:
-                record = finished_record(case, self.destination, self.identity)
-                if record is not None and self._has_quality(record):
-                    return Outcome(before=record)
-            done = segment_case(
-                case,
-                self.model,
-                self.destination,
-                self.options,
-                identity=self.identity,
-                require_lock=lock.require_held,
-                hash_inputs=self.hash_inputs,
-                calibration=self.calibration,
-                tell=tell,
-                progress=progress,
-            )
+            return self.segment_held(case, lock, tell, progress)
+
+    def segment_held(
+        self,
+        case: Case,
+        lock: FolderLock,
+        tell: Callable[[str], object],
+        progress: Progress | None,
+    ) -> Outcome:
+        """What becomes of a case whose lock this process holds.
+
+        Raises:
+            Exception: whatever the case fails with.
+        """
+        if self.destination.resume:
+            record = finished_record(case, self.destination, self.identity)
+            if record is not None and self._has_quality(record):
+                return Outcome(before=record)
+        done = segment_case(
+            case,
+            self.model,
+            self.destination,
+            self.options,
+            identity=self.identity,
+            require_lock=lock.require_held,
+            hash_inputs=self.hash_inputs,
+            calibration=self.calibration,
+            spread=self.spread,
+            tell=tell,
+            progress=progress,
+        )
         return Outcome(done=done, peak_bytes=peak_memory())
 
     def _has_quality(self, record: CaseRecord) -> bool:
@@ -322,9 +339,13 @@ class Run:
         Raises:
             LockedError: another run is at it.
         """
-        self.__dict__.pop("_leftovers", None)  # listed before that process began
+        self.forget_leftovers()
         with self.hold(case):
             pass
+
+    def forget_leftovers(self) -> None:
+        """List what is half written again: a process has died since the last look."""
+        self.__dict__.pop("_leftovers", None)
 
     @contextmanager
     def hold(self, case: Case) -> Iterator[FolderLock]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.inference.ensemble import Member
+from nnunet_octreenca.inference.passes import Member
 from nnunet_octreenca.integration.model import Model, load_model
 
 

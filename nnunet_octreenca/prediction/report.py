@@ -69,13 +69,20 @@ def report(run: Run, arguments: Mapping[str, object]) -> JsonObject:
     }
 
 
-def write_report(path: Path, run: Run, arguments: Mapping[str, object]) -> None:
+def write_report(
+    path: Path, run: Run, arguments: Mapping[str, object], more: Mapping[str, object] | None = None
+) -> None:
     """Write the JSON file, whole or not at all.
+
+    Args:
+        path: of the file.
+        run, arguments: as for `report`.
+        more: entries beside, or instead of, those of `report`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    content = report(run, arguments)
+    content = {**report(run, arguments), **(more or {})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)

@@ -1,29 +1,36 @@
 """From an open image to its labels in memory: preprocessed, planned, segmented, restored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nnunet_octreenca.arrays import Pixels
+from nnunet_octreenca.bands import Rows, aligned, spans, split_range
 from nnunet_octreenca.errors import InputError, OutOfMemoryError
 from nnunet_octreenca.images.cases import Case, list_cases
 from nnunet_octreenca.images.open_image import open_channels
 from nnunet_octreenca.images.source import NO_INFO, ArraySource, ImageSource
 from nnunet_octreenca.inference.ensemble import Ensemble, Progress
-from nnunet_octreenca.inference.memory_plan import GIB, memory_limit, plan_memory
-from nnunet_octreenca.inference.resilience import Overlap, disturbed, resilience_bytes
+from nnunet_octreenca.inference.memory_plan import memory_limit
+from nnunet_octreenca.inference.resilience import Overlap, disturbed
 from nnunet_octreenca.inference.whole_image import mirrorings
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.planning import Output
 from nnunet_octreenca.prediction.doubt import Doubt, DoubtRestorer
+from nnunet_octreenca.prediction.memory import planned
 from nnunet_octreenca.prediction.options import Options, loaded
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
-from nnunet_octreenca.resources import resident_memory
+from nnunet_octreenca.preprocessing.restore import labels_of_logits
+from nnunet_octreenca.preprocessing.statistics import ImageStatistics
+
+# A part of an image is this many times as high as the margin that is computed on each side of it.
+_MARGINS = 8
 
 
 class Segmentation:
@@ -33,6 +40,7 @@ class Segmentation:
         image: as its file has it; it stays the caller's to close.
         model: the networks.
         options: how.
+        statistics: of the image, where another process has read it for them.
 
     Attributes:
         prepared: the image as the networks see it.
@@ -44,14 +52,25 @@ class Segmentation:
         OutOfMemoryError: it does not fit even in the smallest bands.
     """
 
-    def __init__(self, image: ImageSource, model: Model, options: Options) -> None:
+    def __init__(
+        self,
+        image: ImageSource,
+        model: Model,
+        options: Options,
+        statistics: ImageStatistics | None = None,
+    ) -> None:
         self._model, self._options = model, options
         with named(image):
-            self._prepare(image, model, options)
+            self._prepare(image, model, options, statistics)
 
-    def _prepare(self, image: ImageSource, model: Model, options: Options) -> None:
+    def _prepare(
+        self, image: ImageSource, model: Model, options: Options, statistics: ImageStatistics | None
+    ) -> None:
         self.prepared = PreprocessedCase(
-            readable(image, model), model.preprocessing, band=rows_at_a_time(image)
+            readable(image, model),
+            model.preprocessing,
+            band=rows_at_a_time(image),
+            statistics=statistics,
         )
         self._members = options.members_of(model)
         self._mirror_axes = options.mirror_axes_of(model)
@@ -59,62 +78,10 @@ class Segmentation:
         # Logits only where they are needed: to be resampled, or for regions.
         regions = model.preprocessing.regions_class_order is not None
         self._needs_logits = self.prepared.layout.resamples or regions
-        self.plan = plan_memory(
-            model.networks[0],
-            self.prepared.layout.padded,
-            memory_limit(options.memory, model.device),
-            passes=self.passes,
-            output=Output.LOGITS if self._needs_logits else Output.LABELS,
-            half=options.float16,
-            beside=self._beside(image),
-            beside_row=self._beside_row(),
-            band_rows=options.band_rows,
+        limit = memory_limit(options.memory, model.device)
+        self.plan, self._no_resilience = planned(
+            self.prepared.layout, image.shape, model, options, limit
         )
-        self._no_resilience = ""
-        if options.quality is not None:
-            self._plan_resilience(resident_memory() + self._beside(image))
-
-    def _beside(self, image: ImageSource) -> int:
-        """Bytes that are held for the result, besides what the networks take."""
-        cells, options = prod(image.shape), self._options
-        # The labels, 1 byte a cell, and what writing a pyramid of them takes.
-        held = cells * 4 // 3
-        if options.quality is not None:
-            heads = self._model.networks[0].num_classes
-            held += 4 * cells * (1 + heads * options.probabilities)
-        return held
-
-    def _beside_row(self) -> int:
-        """Bytes for each row of a band, while seeds are compared."""
-        quality = self._options.quality
-        if quality is None:
-            return 0
-        # Logits of all members; of the seeds logits, probabilities, and copies on the way.
-        values = 2 * len(self._members) + 6 * quality
-        cells = prod(self.prepared.layout.padded[1:])
-        return 4 * cells * self._model.networks[0].num_classes * values
-
-    def _plan_resilience(self, held: int) -> None:
-        """Count the states that are held whole, or say why they cannot be.
-
-        Args:
-            held: bytes of the process then, without them.
-        """
-        shape, plan = self.prepared.layout.padded, self.plan
-        needed = resilience_bytes(self._model.networks[0], shape)
-        if self._model.device.type == "cuda":
-            self.plan = replace(plan, device=max(plan.device, needed))
-            have = plan.limit.device
-        else:
-            needed, have = held + needed, plan.limit.host
-            self.plan = replace(plan, host=max(plan.host, needed))
-        if needed > have:
-            self.plan = plan
-            self._no_resilience = (
-                f"resilience is not measured: with the states of {' x '.join(map(str, shape))} "
-                f"cells as a whole the peak would be {needed / GIB:.1f} GiB, and "
-                f"{have / GIB:.1f} GiB may be used"
-            )
 
     def run(self, progress: Progress | None = None) -> Pixels:
         """The labels in the image's own grid: (y, x) or (z, y, x), uint8 or int16.
@@ -138,6 +105,80 @@ class Segmentation:
                     part.add_labels(labels)
         labels_of_all: Pixels = restorer.finish()
         return labels_of_all
+
+    @property
+    def splits(self) -> bool:
+        """Whether `rows` gives parts of what `run` gives as a whole."""
+        options = self._options
+        plain = options.quality is None and not options.tissue
+        own_grid = self.prepared.parts == 1 and not self.prepared.layout.resamples
+        # A mask is as large as the image, and every process would have to be given it.
+        return plain and own_grid and self.prepared.statistics.mask is None
+
+    def bands(self, count: int) -> list[Rows]:
+        """About so many parts of the rows, fewer where their margins would be much of them."""
+        network, rows = self._model.networks[0], self.prepared.image(0).shape[0]
+        spans_of = spans(network.factors)
+        margin = sum(a * b for a, b in zip(network.steps[:-1], spans_of, strict=False))
+        height = max(-(-rows // count), _MARGINS * margin)
+        return split_range(0, rows, aligned(height + spans_of[-1] - 1, spans_of[-1]))
+
+    def coarse(self, progress: Progress | None = None) -> list[NDArray[np.uint8]]:
+        """The coarsest level of every pass, for `rows` in this or another process.
+
+        Args:
+            progress: as for `run`.
+
+        Raises:
+            InputError: the file is damaged, or a state is not finite.
+        """
+        ensemble = self._ensemble(progress)
+        return ensemble.coarse(self.prepared.image(0), self._output, progress=progress)
+
+    def rows(
+        self, wanted: Rows, coarse: Sequence[NDArray[np.uint8]], progress: Progress | None = None
+    ) -> Pixels:
+        """Labels of some rows of what the networks see, the same as in the whole.
+
+        Args:
+            wanted: rows (2-D) or planes (3-D).
+            coarse: of `coarse`, of the same image, model and options.
+            progress: as for `Ensemble.segment`.
+
+        Returns:
+            (rows, *axes), as `assembled` takes them.
+
+        Raises:
+            InputError: the file is damaged, or the logits are not finite.
+            ValueError: `coarse` is of another engine.
+        """
+        preprocessing = self._model.preprocessing
+        results = self._ensemble(None).rows(
+            self.prepared.image(0), wanted, coarse, self._output, progress=progress
+        )
+        parts = [values for _, values in results]
+        if self._output is Output.LABELS:
+            return np.concatenate(parts)
+        dtype = np.dtype(np.uint8 if preprocessing.largest_label <= 255 else np.int16)
+        order = preprocessing.regions_class_order
+        return np.concatenate([labels_of_logits(part, order, dtype) for part in parts])
+
+    def assembled(self, parts: Iterable[Pixels]) -> Pixels:
+        """The labels in the image's own grid, of all rows in order.
+
+        Args:
+            parts: of `rows`.
+        """
+        restorer = self.prepared.restorer()
+        part = restorer.part(0)
+        for labels in parts:
+            part.add_labels(labels)
+        whole: Pixels = restorer.finish()
+        return whole
+
+    @property
+    def _output(self) -> Output:
+        return Output.LOGITS if self._needs_logits else Output.LABELS
 
     def _ensemble(self, progress: Progress | None) -> Ensemble:
         if progress is not None:

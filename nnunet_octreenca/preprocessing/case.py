@@ -14,7 +14,11 @@ from nnunet_octreenca.preprocessing.normalization import Normalizer, normalized_
 from nnunet_octreenca.preprocessing.plan import PreprocessingPlan
 from nnunet_octreenca.preprocessing.resample import Resampler
 from nnunet_octreenca.preprocessing.restore import Restorer
-from nnunet_octreenca.preprocessing.statistics import RequiredStatistics, collect_statistics
+from nnunet_octreenca.preprocessing.statistics import (
+    ImageStatistics,
+    RequiredStatistics,
+    collect_statistics,
+)
 
 
 def required_statistics(
@@ -75,6 +79,7 @@ class PreprocessedCase:
         source: the image in the file's axes; it stays the caller's to close.
         preprocessing: of the model.
         band: rows (2-D) or planes (3-D) that are read at a time for the statistics.
+        statistics: of the same image, where they are known; None to read it for them.
 
     Attributes:
         layout: where everything lies.
@@ -87,12 +92,21 @@ class PreprocessedCase:
         PlansError: plans that lack a value or that cannot be followed in bands.
     """
 
-    def __init__(self, source: ImageSource, preprocessing: PreprocessingPlan, *, band: int) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        preprocessing: PreprocessingPlan,
+        *,
+        band: int,
+        statistics: ImageStatistics | None = None,
+    ) -> None:
         _check(preprocessing)
         self._source = oriented(source, preprocessing.transpose_forward)
         self.dimension = len(source.shape)
         needs = required_statistics(self._source, preprocessing)
-        self.statistics = collect_statistics(self._source, needs, band=band)
+        if statistics is None:
+            statistics = collect_statistics(self._source, needs, band=band)
+        self.statistics = statistics
         self.layout = CaseGeometry.of(self._source, preprocessing, self.statistics.box)
         self.parts = self.layout.parts
         self._normalizers = normalizers(preprocessing, self.statistics)

@@ -22,7 +22,7 @@ NNUNET = {
     if entry.name.startswith("nnUNetv2_")
 }
 # What else a page may ask to type.
-TOOLS = {"apptainer", "apt-get", "cd", "docker", "export", "ls", "mkdir", "mkdocs", "mypy", "pip",
+TOOLS = {"apptainer", "apt-get", "cd", "dask", "docker", "export", "ls", "mkdir", "mkdocs", "mypy", "pip",
          "pytest", "ruff", ".", "python3", "sbatch", "sudo", "torchrun"}  # fmt: skip
 
 

@@ -225,7 +225,7 @@ def test_finite_logits_whose_sum_is_not(monkeypatch):
     ensemble = Ensemble([network, network])
     taken = np.full((2, 16, 16), 3e38, np.float32)
     monkeypatch.setattr(
-        "nnunet_octreenca.inference.ensemble._Pass.take", lambda *arguments: taken.copy()
+        "nnunet_octreenca.inference.passes.Pass.take", lambda *arguments: taken.copy()
     )
     with np.errstate(over="ignore"), pytest.raises(NotFiniteError, match="logits are not finite"):
         list(ensemble.segment(source))

@@ -1,0 +1,180 @@
+"""From what `--dask` was given to a client of a scheduler."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.libraries import import_optional
+from nnunet_octreenca.resources import processors, total_memory
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CONNECT = 20.0
+"""Seconds in which a scheduler must answer."""
+_FORMS = "give tcp://HOST:8786, a scheduler file, local:4 or slurm:32"
+
+
+def starts_workers(address: str) -> bool:
+    """Whether scheduler and workers begin, and end, with the command.
+
+    >>> starts_workers("local:4"), starts_workers("tcp://head:8786")
+    (True, False)
+    """
+    return address.startswith(("local:", "slurm:"))
+
+
+def checked_address(address: str, config: Path | None) -> str:
+    """An address that `connected` can try.
+
+    Args:
+        address: of `--dask`.
+        config: of `--dask-config`.
+
+    Raises:
+        InputError: it is of no known form, or its file is not there.
+        EnvironmentMismatchError: a library of the extra [cluster] is not installed.
+    """
+    import_optional("distributed", "cluster")
+    kind, _, rest = address.partition(":")
+    if kind in ("local", "slurm"):
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", rest):
+            raise InputError(f"--dask {address} needs a number of workers, such as {kind}:4")
+        if kind == "slurm":
+            import_optional("dask_jobqueue", "cluster")
+        if (kind == "slurm") != (config is not None):
+            raise InputError(
+                "--dask slurm:32 and --dask-config FILE belong together: the file says what a job "
+                "asks of SLURM (queue, cores, memory, walltime, ...)"
+            )
+        return address
+    if config is not None:
+        raise InputError(f"--dask-config is for slurm:32, not for {address}")
+    if re.fullmatch(r"(tcp|tls|ws|wss|ucx|ucxx)://\S+:[0-9]+", address):
+        return address
+    if Path(address).is_file():
+        return address
+    raise InputError(f"--dask {address} is no address and no scheduler file; {_FORMS}")
+
+
+@contextmanager
+def connected(address: str, config: Path | None) -> "Iterator[Client]":
+    """A client of the scheduler, which ends with it if the command has started it.
+
+    Args:
+        address: that `checked_address` returned.
+        config: of `--dask-config`.
+
+    Raises:
+        InputError: nobody answers there, or the scheduler file or the configuration is damaged.
+        EnvironmentMismatchError: SLURM's commands are not there.
+    """
+    from distributed import Client
+
+    kind, _, rest = address.partition(":")
+    with ExitStack() as stack:
+        if kind == "local":
+            target: Any = stack.enter_context(_local(int(rest)))
+        elif kind == "slurm":
+            assert config is not None
+            target = stack.enter_context(_slurm(int(rest), config))
+        else:
+            target = None
+        arguments = {"scheduler_file": address} if Path(address).is_file() else {}
+        try:
+            client = Client(
+                target or (None if arguments else address), timeout=CONNECT, **arguments
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"no dask scheduler answers at {address} ({_first(error)}); start one with `dask "
+                f"scheduler`, or {_FORMS}"
+            ) from error
+        try:
+            yield client
+        finally:
+            client.close(timeout=CONNECT)
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[Any]:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=total_memory() // workers,
+        dashboard_address=None,
+    ) as cluster:
+        yield cluster
+
+
+def local_threads(address: str) -> int | None:
+    """Threads of a task that share a machine fairly; None where workers have their own machines.
+
+    >>> local_threads("tcp://head:8786") is None
+    True
+    """
+    if not address.startswith("local:"):
+        return None
+    return max(1, processors() // int(address.partition(":")[2]))
+
+
+@contextmanager
+def _slurm(workers: int, config: Path) -> Iterator[Any]:
+    jobqueue = import_optional("dask_jobqueue", "cluster")
+    arguments = _slurm_arguments(config, _known_arguments(jobqueue))
+    try:
+        cluster = jobqueue.SLURMCluster(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{config} does not describe a job ({_first(error)}); it holds the arguments of "
+            f"dask_jobqueue.SLURMCluster, such as `cores: 16`, `memory: 64GB`, `queue: normal`"
+        ) from error
+    with cluster:
+        try:
+            cluster.scale(workers)
+        except (OSError, RuntimeError) as error:
+            raise EnvironmentMismatchError(
+                f"jobs cannot be submitted ({_first(error)}); run this where `sbatch` works"
+            ) from error
+        yield cluster
+
+
+def _known_arguments(jobqueue: Any) -> set[str]:
+    """What `SLURMCluster` takes, itself or for a job; it would fail half-made on anything else."""
+    takers = (
+        jobqueue.SLURMCluster,
+        jobqueue.core.JobQueueCluster,
+        jobqueue.core.Job,
+        jobqueue.slurm.SLURMJob,
+    )
+    return {name for taker in takers for name in signature(taker.__init__).parameters}
+
+
+def _slurm_arguments(config: Path, known: set[str]) -> dict[str, Any]:
+    yaml = import_optional("yaml", "cluster")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{config} cannot be read ({_first(error)}); write YAML or JSON"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise InputError(f"{config} holds no names with values; write `cores: 16` and so on")
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise InputError(
+            f"{config} has {', '.join(unknown)}, which dask_jobqueue.SLURMCluster does not take; "
+            f"take it out, or correct its name"
+        )
+    return content
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,290 @@
+"""A run on one worker: its model, its checks, and what the worker announces it has."""
+
+import asyncio
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Event, Lock
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+from distributed import WorkerPlugin
+
+from nnunet_octreenca.cluster.attempts import read_attempts
+from nnunet_octreenca.cluster.journal import Ended, Journal
+from nnunet_octreenca.cluster.settings import Settings, compared_versions
+from nnunet_octreenca.cluster.split import BandTask, Split, compute_band
+from nnunet_octreenca.cluster.worker_run import WorkerRun
+from nnunet_octreenca.errors import (
+    EnvironmentMismatchError,
+    InputError,
+    OctreeNCAError,
+    OutputError,
+)
+from nnunet_octreenca.images.cases import Case
+from nnunet_octreenca.integration.model import Model
+from nnunet_octreenca.prediction.earlier import Identity
+from nnunet_octreenca.prediction.folder import Failure
+from nnunet_octreenca.prediction.forecast import Forecast, forecast
+from nnunet_octreenca.prediction.identity import differences, environment
+from nnunet_octreenca.prediction.identity import settings as identity_settings
+from nnunet_octreenca.prediction.identity import versions as identity_versions
+from nnunet_octreenca.resources import processors, resident_memory, total_memory
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+MEMORY, GPU, PLACES = "MEMORY", "GPU", "PLACES"
+"""Names of what workers announce and tasks ask for: bytes, 1 of a GPU, and places."""
+
+ALL_PLACES = 1000
+"""Of a worker: a task takes one, or all of them to have the worker to itself."""
+
+# Of a worker's limit: dask pauses a worker at 0.8 and its nanny ends it at 0.95.
+_PLANNED, _USED = 0.8, 0.9
+_MOST_LINES = 20  # about one case
+
+
+class Stopped(KeyboardInterrupt):
+    """The worker was asked to stop; cases clean up as they do for Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the client learns of a worker.
+
+    Attributes:
+        host: of it.
+        problem: why it gets no task; empty where it does.
+        budget: bytes that its tasks may take together.
+        busy: tasks of the run that it is at.
+    """
+
+    host: str
+    problem: str
+    budget: int
+    busy: int
+
+
+def plugin_name(run: str) -> str:
+    """Of the session of a run, on every worker."""
+    return f"octreenca-{run}"
+
+
+class Session(WorkerPlugin):
+    """Set up once on every worker, those included that join later.
+
+    A worker that fails a check announces nothing and so gets no task: it says why, and the others
+    go on.
+
+    Args:
+        settings: of the run.
+    """
+
+    idempotent = True  # a client that comes back finds it
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = plugin_name(settings.run)
+
+    async def setup(self, worker: "Worker") -> None:
+        """Check the worker, load the model, announce memory and GPU."""
+        self._worker, self._stop, self._lock = worker, Event(), Lock()
+        self._busy, self.problem, self.budget = 0, "", 0
+        try:
+            await asyncio.to_thread(self._prepare)
+        except Exception as error:  # whatever is wrong with one worker costs that worker only
+            said = str(error).strip() or type(error).__name__
+            self.problem = f"worker {worker.address} on {platform.node()} gets no case: {said}"
+            worker.log_event(self.name, self.problem)
+            return
+        gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
+        await worker.set_resources(**{MEMORY: self.budget, PLACES: ALL_PLACES, **gpus})
+
+    def teardown(self, worker: "Worker") -> None:
+        """The run is over, or the worker is."""
+        self._stop.set()
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.settings.device == "cuda"
+
+    def about(self) -> About:
+        """What the client asks."""
+        return About(platform.node(), self.problem, self.budget, self._busy)
+
+    def stop(self) -> None:
+        """End the cases at hand at the end of a band."""
+        self._stop.set()
+
+    def _prepare(self) -> None:
+        settings = self.settings
+        torch.set_num_threads(
+            settings.threads or max(1, processors() // self._worker.state.nthreads)
+        )
+        if self._on_gpu and not torch.cuda.is_available():
+            raise EnvironmentMismatchError("it has no GPU, and the run asks for -device cuda")
+        self._require_folders()
+        with tempfile.TemporaryDirectory(prefix="octreenca_model_") as folder:
+            self._model = settings.model.load(Path(folder), settings.device)
+            self._base = self._worker_run(self._model)
+            self._require_same()
+        limit = self._worker.memory_manager.memory_limit or total_memory()
+        limit = min(limit, total_memory(), settings.options.memory or limit)
+        self.budget = int(_PLANNED * limit) - resident_memory()
+        self._limit = int(_USED * limit)
+        if self.budget <= 0:
+            raise EnvironmentMismatchError(
+                f"its {limit / 1e6:.0f} MB of memory are taken before the first case; give "
+                f"workers more (--memory-limit)"
+            )
+
+    def _worker_run(self, model: Model) -> WorkerRun:
+        settings = self.settings
+        run = WorkerRun(
+            model,
+            settings.destination,
+            replace(settings.options, memory=None),
+            began=datetime.fromisoformat(settings.began),
+            hash_inputs=settings.hash_inputs,
+            last_round=False,
+            tell_once=lambda line: None,  # the client says it
+            name=settings.run,
+        )
+        # Once, while the model's files are there.
+        versions = identity_versions(model)
+        now = identity_settings(model, settings.options)
+        run.__dict__["identity"] = Identity(settings.identity.model, now, versions)
+        run.calibration  # noqa: B018 - read now, for the same reason
+        return run
+
+    def _require_folders(self) -> None:
+        source, folder = self.settings.source, self.settings.destination.folder
+        if not source.exists():
+            raise InputError(f"{source} is not there; give -i on a disk that all workers share")
+        probe = folder / f".octreenca_probe_{uuid4().hex}"
+        try:
+            # The client made it; a folder made here would be another machine's own.
+            if not folder.is_dir():
+                raise FileNotFoundError(f"there is no {folder}")
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"{folder} cannot be written to ({error}); give -o on a disk that all workers share"
+            ) from error
+
+    def _require_same(self) -> None:
+        """Refuse a worker that would not give the client's labels."""
+        settings, identity = self.settings, self._base.identity
+        versions = compared_versions(identity.versions)
+        versions = {name: versions[name] for name in settings.versions}
+        changed = differences(dict(settings.versions), versions)
+        changed += differences(dict(settings.environment), environment())
+        changed += differences(settings.identity.settings, identity.settings)
+        if changed:
+            raise EnvironmentMismatchError(
+                f"it is not the client's installation ({'; '.join(dict.fromkeys(changed))}: first "
+                f"the client's, then its own); install the same versions on both"
+            )
+
+    def plan(self, case: Case, shares: list[int]) -> Forecast | Failure | None:
+        """The memory that a case takes; None where only reading it will tell what is wrong."""
+        try:
+            return forecast(case, self._model, self.settings.options, shares)
+        except OctreeNCAError as error:
+            failure = Failure.of(case, error)
+            return failure if failure.error == "OutOfMemoryError" else None
+        except Exception:  # of a library, on a damaged file: the case itself will say it
+            return None
+
+    def wanted(self, expected: Forecast | None) -> dict[str, int]:
+        """What a task asks of a worker."""
+        memory = expected.bytes if expected else 1
+        return {MEMORY: memory, PLACES: 1, **({GPU: 1} if self._on_gpu else {})}
+
+    def band(self, task: BandTask, expected: Forecast | None) -> None:
+        """Some rows of a case that another worker has; they are left in its folder."""
+        with suppress(Stopped), suppress(FileNotFoundError):  # the case may be finished
+            compute_band(task, self._model, self._options(expected), self._progress)
+
+    def segment(
+        self,
+        case: Case,
+        expected: Forecast | None,
+        alone: bool,
+        helpers: int = 0,
+        submit: Callable[..., object] | None = None,
+    ) -> Ended:
+        """One case, from its files to the files of its result.
+
+        Args:
+            case: its files.
+            expected: what is reserved for it.
+            alone: nothing else runs on this worker meanwhile.
+            helpers: workers that take bands of it; 0 for a case that is not split.
+            submit: gives them a band.
+        """
+        settings = self.settings
+        folder, journal = (
+            settings.destination.folder,
+            Journal(settings.destination.folder, settings.run),
+        )
+        about = replace(
+            Ended(case.name),
+            host=platform.node(),
+            process=os.getpid(),
+            worker=self._worker.address,
+            began=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            reserved=expected.bytes if expected else 0,
+            versions=dict(self._base.identity.versions),
+        )
+        known = journal.read(case.name)
+        if known is not None:  # a worker that was cut off had finished it
+            return known
+        if self._stop.is_set() or journal.stops():
+            return replace(about, stopped=True)
+        before = read_attempts(folder, case)
+        if before and not alone:
+            return replace(about, suspect=True)
+        with self._lock:
+            self._busy += 1
+        told: list[str] = []
+        began = perf_counter()
+        try:
+            run = self._base.again(case, before, self._options(expected))
+            if helpers:
+                run.spread = Split(case, journal.folder, helpers, submit)
+            outcome = run.attempt(case, tell=told.append, progress=self._progress)[0]
+        except Stopped:
+            return replace(about, stopped=True)
+        finally:
+            with self._lock:
+                self._busy -= 1
+        ended = replace(
+            about,
+            outcome=outcome,
+            told=tuple(told[:_MOST_LINES]),
+            seconds=round(perf_counter() - began, 3),
+        )
+        if ended.state:
+            with suppress(OSError):  # a full disk: the client hears it anyway
+                journal.write(ended)
+        return ended
+
+    def _options(self, expected: Forecast | None) -> Any:
+        options = replace(self.settings.options, memory=self._limit)
+        if options.band_rows is None and expected is not None:
+            options = replace(options, band_rows=expected.band_rows)
+        return options
+
+    def _progress(self, stage: str, rows: int) -> None:
+        if self._stop.is_set():
+            raise Stopped

@@ -1,0 +1,66 @@
+"""What the workers of a run have, asked of the scheduler now and then."""
+
+from collections.abc import Set as AbstractSet
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from nnunet_octreenca.cluster.limits import within
+from nnunet_octreenca.cluster.session import MEMORY
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_ANSWER = 60.0  # seconds for a scheduler that is busy
+_INTERVAL = 3.0  # seconds between two questions, and some more on large clusters
+_PER_WORKER = 0.01
+
+
+class Workers:
+    """The workers that announce memory, refreshed every few seconds.
+
+    Args:
+        client: of their scheduler.
+
+    Attributes:
+        shares: bytes that a case may take, of every worker a thread's share and the whole.
+        count: how many they are.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._asked = 0.0
+        self._processing: set[str] = set()
+        self.shares: list[int] = []
+        self.count = 0
+
+    def refresh(self) -> None:
+        """Ask now.
+
+        Raises:
+            WorkerError: the scheduler does not answer.
+        """
+        found = within(_ANSWER, self._ask, "the scheduler")
+        budgets = [
+            (int(about["resources"][MEMORY]), int(about["nthreads"]))
+            for about in found.values()
+            if about["resources"].get(MEMORY)
+        ]
+        self.count = len(budgets)
+        parts = {memory // threads for memory, threads in budgets}
+        self.shares = sorted(parts | {memory for memory, _ in budgets})
+        self._asked = monotonic()
+
+    def keep_fresh(self) -> None:
+        """Ask, unless that was done a moment ago."""
+        if monotonic() - self._asked > _INTERVAL + _PER_WORKER * self.count:
+            self.refresh()
+
+    def at_work(self, keys: AbstractSet[str]) -> bool:
+        """Whether some worker had one of the tasks when last asked."""
+        return not self._processing.isdisjoint(keys)
+
+    def _ask(self) -> dict[str, Any]:
+        workers: dict[str, Any] = self._client.scheduler_info()["workers"]
+        processing = self._client.processing()
+        self._processing = {str(key) for keys in processing.values() for key in keys}
+        return workers

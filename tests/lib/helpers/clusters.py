@@ -1,0 +1,191 @@
+"""Small clusters of real processes for tests."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+LIMIT = 300.0  # seconds after which something hangs, however busy the machine
+MEMORY = 4 << 30
+
+
+class Forker:
+    """Processes forked from one that has imported everything."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log.open("w")
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forked.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self._pids: list[int] = []
+        assert self._line() == "ready"
+
+    def fork(self, kind: str, **arguments: object) -> int:
+        """Begin a process; returns its id."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps({"kind": kind, **arguments}) + "\n")
+        self._server.stdin.flush()
+        self._pids.append(int(self._line()))
+        return self._pids[-1]
+
+    def _line(self) -> str:
+        timer = threading.Timer(2 * LIMIT, self._server.kill)
+        timer.start()
+        try:
+            assert self._server.stdout is not None
+            return self._server.stdout.readline().strip()
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        for pid in self._pids:
+            kill(pid)
+        self._server.kill()
+        self._server.communicate()
+        self._log.close()
+
+
+class Cluster:
+    """A scheduler with workers, of which some come and go."""
+
+    def __init__(self, forker: Forker, *, host: str = "127.0.0.1", worker_ttl: str = "60s") -> None:
+        self._forker, self._host, self._ttl = forker, host, worker_ttl
+        self.port = free_port(host)
+        self.address = f"tcp://{host}:{self.port}"
+        self.workers: list[int] = []
+        self.start_scheduler()
+
+    def start_scheduler(self) -> None:
+        self.scheduler = self._forker.fork(
+            "scheduler", port=self.port, host=self._host, worker_ttl=self._ttl
+        )
+        wait_until(lambda: listens(self._host, self.port))
+
+    def add(self, *, memory: int = MEMORY, **arguments: object) -> int:
+        """A worker more; returns its process."""
+        name = f"w{len(self.workers)}"
+        pid = self._forker.fork(
+            "worker", address=self.address, name=name, memory=memory, **arguments
+        )
+        self.workers.append(pid)
+        return pid
+
+    def client(self, *arguments: object, output: Path) -> int:
+        """`nnunet_octreenca predict` in a process of its own."""
+        return self._forker.fork(
+            "client", arguments=["predict", *map(str, arguments)], output=str(output)
+        )
+
+    def close(self) -> None:
+        for pid in (*self.workers, self.scheduler):
+            kill(pid)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until the process is gone."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not running(pid))
+
+
+def running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_until(true: Callable[[], object], limit: float = LIMIT) -> None:
+    end = time.monotonic() + limit
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
+
+
+def listens(host: str, port: int) -> bool:
+    with socket.socket() as tried:
+        tried.settimeout(1)
+        return tried.connect_ex((host, port)) == 0
+
+
+HOST = "10.213.97.1"
+_BRIDGE = "octbr0"
+
+
+@contextmanager
+def namespaces(count: int) -> Iterator[list[dict[str, str]]]:
+    """Network namespaces on one bridge, whose own address is `HOST`.
+
+    Yields:
+        `namespace` and `host` of each, as `Cluster.add` takes them.
+    """
+    places = []
+    try:
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("addr", "add", f"{HOST}/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        for number in range(count):
+            name, address = f"oct{number}", f"10.213.97.{10 + number}"
+            _ip("netns", "add", name)
+            places.append({"namespace": name, "host": address})
+            _ip("link", "add", f"{name}h", "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("link", "set", f"{name}h", "master", _BRIDGE, "up")
+            _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+        yield places
+    finally:
+        for place in places:
+            _ip("netns", "delete", place["namespace"], check=False)
+        _ip("link", "delete", _BRIDGE, check=False)
+
+
+def cut(place: dict[str, str], off: bool = True) -> None:
+    """Take a namespace off the network, or give it back."""
+    _ip("link", "set", f"{place['namespace']}h", "down" if off else "up")
+
+
+def no_namespaces() -> str:
+    """Why there are none; empty where there are."""
+    if shutil.which("ip") is None:
+        return "iproute2 is not installed"
+    name = f"octtry{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode:
+        return f"network namespaces are not allowed here ({made.stderr.strip()})"
+    subprocess.run(["ip", "netns", "delete", name], check=False)
+    return ""
+
+
+def no_mounts() -> str:
+    """Why a process cannot have mounts of its own; empty where it can."""
+    if shutil.which("unshare") is None or shutil.which("mount") is None:
+        return "unshare and mount are not installed"
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run(
+            ["unshare", "-m", "mount", "--bind", folder, folder], capture_output=True, text=True
+        )
+    return f"mounts are not allowed here ({tried.stderr.strip()})" if tried.returncode else ""
+
+
+def _ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=not check)
