@@ -47,9 +47,23 @@ class Node:
         return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes its pipes, and waits
+            pass
+
+
+def write_case(folder: Path, size: int) -> tuple[Any, Any]:
+    """The planner's network for a picture and noise (1, 3, size, size), as node reads them."""
+    import torch
+    from cpu_engine import make_network
+
+    from nnunet_octreenca.export.packing import packed_network
+
+    network = make_network((size, size), 3).eval()
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    (folder / "network").write_bytes(packed_network(network))
+    (folder / "image").write_bytes(image.numpy().tobytes())
+    (folder / "case.json").write_text(json.dumps({"shape": [1, size, size], "channels": 3}))
+    return network, image
 
 
 def native(network: Any, image: Any, kernels: str) -> dict[str, Any]:
@@ -71,22 +85,16 @@ def native(network: Any, image: Any, kernels: str) -> dict[str, Any]:
 def measure(size: int, rounds: int) -> dict[str, Any]:
     """All modules against all kernels that this machine has."""
     import torch
-    from cpu_engine import make_network
 
-    from nnunet_octreenca.export.packing import packed_network
     from nnunet_octreenca.ops.native import cpu_module
 
     torch.set_num_threads(1)
-    network = make_network((size, size), 3).eval()
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     module = cpu_module()
     assert module is not None, "the C++ module is not there"
     sets = [name for name in ("avx2", "plain") if name in module.kernels()]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "network").write_bytes(packed_network(network))
-        (folder / "image").write_bytes(image.numpy().tobytes())
-        (folder / "case.json").write_text(json.dumps({"shape": [1, size, size], "channels": 3}))
+        network, image = write_case(folder, size)
         nodes = {name: Node(name, folder) for name in MODULES}
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*nodes, *sets)}
         with torch.inference_mode():

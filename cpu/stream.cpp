@@ -23,7 +23,9 @@ Shape with_slices(Shape shape, std::int64_t slices) {
   return shape;
 }
 
-// Slices of the image between what has come in and what the finest level has used.
+// Slices of the image between what has come in and what the finest level has used. Their memory comes
+// in blocks and stays where it is: a single one would be copied as it grows, and leave holes that
+// WebAssembly never returns.
 class ImageRing {
  public:
   ImageRing(const Shape& shape, int channels) : shape_(shape), channels_(channels) {}
@@ -40,7 +42,8 @@ class ImageRing {
   // Forgets what lies before `keep` and takes a band.
   void push(const Image& band, Range slices, std::int64_t keep, int threads) {
     held_.first = std::max(held_.first, keep);
-    if (slices.end - held_.first > slots_) grow(slices.end - held_.first);
+    const auto slots = static_cast<std::size_t>(slices.end - held_.first);
+    if (slots > slots_.size()) grow(slots);
     const std::int64_t lines = shape_.slice_height();
     for_each(threads, slices.size() * lines, [&](std::int64_t index) {
       const std::int64_t slice = index / lines, line = index % lines;
@@ -53,23 +56,47 @@ class ImageRing {
   }
 
  private:
-  std::int64_t slice_size() const { return shape_.slice_cells() * channels_; }
-  float* at(std::int64_t slice) const { return memory_.get() + slice % slots_ * slice_size(); }
+  // A little less than 1 MiB: WebAssembly's allocator rounds up to powers of two.
+  static constexpr std::int64_t kBlock = ((1 << 20) - 256) / sizeof(float);
 
-  void grow(std::int64_t slots) {
-    Buffer<float> memory(slots * slice_size());
+  std::int64_t slice_size() const { return shape_.slice_cells() * channels_; }
+  std::size_t slot(std::int64_t slice) const {
+    return static_cast<std::size_t>(slice) % slots_.size();
+  }
+  float* at(std::int64_t slice) const { return slots_[slot(slice)]; }
+
+  void grow(std::size_t count) {
+    std::vector<float*> slots(count, nullptr);
     for (std::int64_t slice = held_.first; slice < held_.end; ++slice) {
-      std::copy_n(at(slice), slice_size(), memory.get() + slice % slots * slice_size());
+      std::swap(slots[static_cast<std::size_t>(slice) % count], slots_[slot(slice)]);
     }
-    memory_ = std::move(memory);
-    slots_ = slots;
+    for (float* left : slots_) {
+      if (left != nullptr) spare_.push_back(left);
+    }
+    for (float*& one : slots) {
+      if (one == nullptr) one = spare();
+    }
+    slots_ = std::move(slots);
+  }
+
+  float* spare() {
+    if (spare_.empty()) {
+      const std::int64_t slices = std::max<std::int64_t>(kBlock / slice_size(), 1);
+      blocks_.emplace_back(slices * slice_size());
+      for (std::int64_t i = 0; i < slices; ++i) {
+        spare_.push_back(blocks_.back().get() + i * slice_size());
+      }
+    }
+    float* const slice = spare_.back();
+    spare_.pop_back();
+    return slice;
   }
 
   const Shape shape_;
   const int channels_;
   Range held_{0, 0};
-  std::int64_t slots_ = 0;
-  Buffer<float> memory_;
+  std::vector<Buffer<float>> blocks_;
+  std::vector<float*> slots_, spare_;
 };
 
 // How far a level gets.

@@ -34,6 +34,7 @@ LINK = (
     "-mexec-model=reactor",
     "-Wl,--strip-all",
     "-Wl,--gc-sections",
+    "-Wl,-z,stack-size=1048576",  # of every worker; the compiler's default is 16 MiB
 )
 # Only the kernels differ: nothing else may round otherwise than the native engine does.
 MODULES = {"simd128": (), "relaxed": ("-mrelaxed-simd",)}

@@ -26,6 +26,16 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "licences.md"
+MODELS = ROOT / "nnunet_octreenca" / "zoo" / "index.json"
+# What the wheel contains beside the models, and SPDX identifiers.
+CONTENTS = (
+    ("nnunet_octreenca", "Apache-2.0"),
+    ("[NiiVue](https://github.com/niivue/niivue) 0.69.0, in reports", "BSD-2-Clause"),
+    ("[pybind11](https://github.com/pybind/pybind11), in the native modules", "BSD-3-Clause"),
+    ("LLVM's libc++, in the engine for web pages", "Apache-2.0 WITH LLVM-exception"),
+    ("[wasi-libc](https://github.com/WebAssembly/wasi-libc), in the engine for web pages", "MIT"),
+    ("cloudlibc, in wasi-libc", "BSD-2-Clause"),
+)
 PACKAGE, EXTRAS = "nnunet-octreenca", ("slides", "video", "dicom", "onnx")
 # Networks to compare with: large, and in no installation that is distributed.
 UNLISTED = ("baselines",)
@@ -178,6 +188,17 @@ def _table(listed: Sequence[Part]) -> list[str]:
             *(_row(part) for part in listed)]  # fmt: skip
 
 
+def contents() -> list[str]:
+    """What the wheel contains, as a table."""
+    models = json.loads(MODELS.read_text(encoding="utf-8"))["models"]
+    rows = [*CONTENTS, *((f"model `zoo:{name}`", one["licence"]) for name, one in models.items())]
+    return [
+        "| part | licence |",
+        "|---|---|",
+        *(f"| {part} | {licence} |" for part, licence in rows),
+    ]
+
+
 def page(listed: Sequence[Part]) -> str:
     """The page of the documentation."""
     copyleft = [p for p in listed if COPYLEFT.search(p.licence) or p.bundled]
@@ -195,15 +216,16 @@ def page(listed: Sequence[Part]) -> str:
         "`python tools/licences.py --write` writes it for the versions installed; `--json` prints "
         "the list for other tools. Each release also carries a CycloneDX list (`sbom.cdx.json`).",
         "",
-        "Nothing below is part of this project's own wheel, whose native code includes "
-        "[pybind11](https://github.com/pybind/pybind11) (BSD-3-Clause), and which contains "
-        "[NiiVue](https://github.com/niivue/niivue) 0.69.0 (BSD-2-Clause) for reports and, in the "
-        "engine for web pages, parts of LLVM's libc++ (Apache-2.0 with the LLVM exception) and of "
-        "[wasi-libc](https://github.com/WebAssembly/wasi-libc) (MIT): `pip` "
-        "installs each package from its publisher. Obligations of the LGPL and GPL arise for "
-        "whoever redistributes them, for example inside a container image. The wheel's trained "
-        "models have licences of their own, those of their data: `nnunet_octreenca zoo` lists "
-        "them.",
+        "## Inside the wheel",
+        "",
+        "The wheel's metadata name all of these licences, and its folder of licences holds their "
+        "notices and the models' cards, with the terms and citations of their data.",
+        "",
+        *contents(),
+        "",
+        "Nothing below is part of the wheel: `pip` installs each package from its publisher. "
+        "Obligations of the LGPL and GPL arise for whoever redistributes them, for example inside "
+        "a container image.",
         "",
         "## Copyleft parts",
         "",

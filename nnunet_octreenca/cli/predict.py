@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from nnunet_octreenca.cli import drop_folder
 from nnunet_octreenca.cli.termination import terminated
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 
@@ -24,6 +25,7 @@ examples:
   nnunet_octreenca predict -m MODEL_FOLDER -i operation.mp4 -o OUT --formats frames coco.json mp4
   nnunet_octreenca predict -m MODEL_FOLDER -i slide.svs -o OUT --formats ome.tif geojson --memory 4G
   nnunet_octreenca predict -m MODEL_FOLDER -i FOLDER -o OUT --quality 8
+  nnunet_octreenca predict -m MODEL_FOLDER -i DROP_FOLDER -o OUT --watch --log events.jsonl
 
 formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
   (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
@@ -32,7 +34,7 @@ formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames c
 
 exit codes: 0 all cases done, 1 an error or no case done, 2 wrong arguments, 3 some cases failed
   (the summary and the report say which and why), 130 interrupted, 143 terminated; in any case no
-  result is half written
+  result is half written. --watch: 0 when it was stopped by SIGTERM or Ctrl-C
 """
 SOME_FAILED = 3
 _NO_ARGUMENTS = ("run", "command")
@@ -132,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="segment in a child process, so that a library's crash costs one case only",
     )
     how.add_argument("--quiet", action="store_true", help="no progress bar")
+    drop_folder.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -140,6 +143,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OctreeNCAError: no case could be started.
     """
+    if arguments.watch:
+        return drop_folder.serve(arguments, partial(_prepared, arguments))
+    drop_folder.refuse_flags(arguments)
     with terminated():
         return _run(arguments)
 

@@ -11,6 +11,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.images.frames import FRAME_ENDINGS, frame_files, natural_order
 from nnunet_octreenca.images.open_image import ENDINGS, READABLE, is_zarr, kind_of
 from nnunet_octreenca.images.slide_reader import open_reader
+from nnunet_octreenca.images.volume_checks import named_files
 from nnunet_octreenca.result_record import is_own_folder, recorded_results
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net's CASE_0000
@@ -95,6 +96,38 @@ def list_cases(
     if tell is not None:
         tell(f"{path}: {what}{listing.left_out()}")
     return cases
+
+
+def arriving_case(path: Path, channels: int) -> tuple[Case, list[Path]]:
+    """The case that a file belongs to while others of it may still be missing.
+
+    Args:
+        path: the file.
+        channels: that the model takes.
+
+    Returns:
+        The case, and the channels and voxels of it that are not there.
+
+    Raises:
+        InputError: it is no image.
+    """
+    case = _single(path, channels)
+    stem = _stem(path.name)
+    match = _CHANNEL.fullmatch(stem)
+    numbered = match is not None and channels > 1 and int(match[2]) < channels
+    if match is not None and numbered and not _hold_all_channels([path], channels):
+        ending = path.name[len(stem) :]
+        names = [f"{match[1]}_{number:04d}{ending}" for number in range(channels)]
+        case = Case(match[1], tuple(map(path.with_name, names)))
+    needed = [file for part in case.files for file in (part, *_needed_beside(part))]
+    return case, [file for file in needed if not file.exists()]
+
+
+def _needed_beside(path: Path) -> list[Path]:
+    """Files and folders without which an image cannot be read."""
+    if path.suffix.lower() == ".mrxs":
+        return [path.with_suffix("")]
+    return named_files(path) if path.is_file() else []
 
 
 class _Listing:

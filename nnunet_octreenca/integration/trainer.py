@@ -50,7 +50,7 @@ from nnunet_octreenca.training import (
     learning_rate,
 )
 from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
-from nnunet_octreenca.training.processes import different_engines, global_rank
+from nnunet_octreenca.training.processes import different_engines, global_rank, local_device
 
 error_reporting.install()
 nnunet_version()
@@ -99,8 +99,8 @@ class OctreeNCATrainer(nnUNetTrainer):
             plans_name=manager.plans_name,
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.is_ddp and device.type == "cpu":  # nnU-Net takes CUDA for granted here
-            self.device = device
+        if self.is_ddp:  # nnU-Net takes for granted that there is one machine, with GPUs
+            self.device = local_device(device)
         if self.device.type == "cpu" and torch.get_num_threads() > processors():
             torch.set_num_threads(processors())  # nnU-Net takes all that the machine has
         self.initial_lr = self.settings.initial_lr
@@ -168,14 +168,15 @@ class OctreeNCATrainer(nnUNetTrainer):
             )
 
     def initialize(self) -> None:
-        """nnU-Net's, but for distributed training on CPUs, which it does not know."""
-        if self.is_ddp and self.device.type == "cpu" and not self.was_initialized:
+        """nnU-Net's, but for training on CPUs or on several machines, which it does not know."""
+        if self.is_ddp and not self.was_initialized:
             self.is_ddp = False
             try:
                 super().initialize()
             finally:
                 self.is_ddp = True
-            self.network = nn.parallel.DistributedDataParallel(self.network)
+            devices = None if self.device.type == "cpu" else [self.device.index]
+            self.network = nn.parallel.DistributedDataParallel(self.network, device_ids=devices)
         else:
             super().initialize()
         self.average = WeightAverage(self.bare_network, self.settings.ema_decay)
@@ -185,7 +186,7 @@ class OctreeNCATrainer(nnUNetTrainer):
                 self.print_to_log_file(f"WARNING: {problem}")
 
     def _set_batch_size_and_oversample(self) -> None:
-        # nnU-Net's shares a batch among the processes; `initialize` hides them on CPUs.
+        # nnU-Net's shares a batch among the processes; `initialize` hides them.
         hidden = self.is_ddp
         self.is_ddp = dist.is_available() and dist.is_initialized()
         try:

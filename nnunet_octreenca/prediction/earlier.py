@@ -82,14 +82,19 @@ def finished_record(case: Case, destination: Destination, identity: Identity) ->
     record = read_case_record(record_path(folder, case.name))
     if record is None or record.state != FINISHED:
         return None
-    _require_same(record, identity, folder)
+    require_same(record, identity, folder)
     formats = destination.formats or default_formats(record.kind, case.files[0])
     outputs = expected_outputs(folder, case.name, formats)
     done = set(formats) <= set(record.formats) and all(path.exists() for path in outputs.values())
     return record if done and record.stamp == stamp(all_files(case.files)) else None
 
 
-def _require_same(record: CaseRecord, identity: Identity, folder: Path) -> None:
+def require_same(record: CaseRecord, identity: Identity, folder: Path) -> None:
+    """Refuse a model or options other than those that a case was finished with.
+
+    Raises:
+        OutputError: they are others.
+    """
     known = {name: value for name, value in identity.settings.items() if name in record.settings}
     changed = differences({name: record.settings[name] for name in known}, known)
     if record.model != identity.model:
@@ -154,7 +159,7 @@ class Earlier:
         record = read_case_record(record_path(folder, case.name))
         same, wanted = False, tuple(formats)
         if record is not None and destination.resume and record.state == FINISHED:
-            _require_same(record, identity, folder)
+            require_same(record, identity, folder)
             same = record.stamp == stamp_now
         both = wanted
         if record is not None and destination.resume:

@@ -248,6 +248,11 @@ class Run:
             self._busy.append(case)
             tell(f"{case.name}: another run is at it; tried again at the end")
 
+    def forget(self) -> None:
+        """Drop what was counted, which a run without end must not gather."""
+        for counted in (self.done, self.failed, self.left_out, self.before, self._busy):
+            counted.clear()
+
     def _segment(
         self, case: Case, tell: Callable[[str], object], progress: Progress | None
     ) -> Outcome:

@@ -1,5 +1,7 @@
 """Training in several processes: which one this is, and whether all compute alike."""
 
+import os
+
 import torch
 from torch import distributed as dist
 
@@ -14,6 +16,20 @@ def several() -> bool:
 def global_rank() -> int:
     """Number of this process among those of all machines, from 0."""
     return dist.get_rank() if several() else 0
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process among those of its machine.
+
+    torchrun says which process of its machine this is; without it there is one machine, as in
+    `nnUNetv2_train -num_gpus`.
+
+    >>> local_device(torch.device("cpu"))
+    device(type='cpu')
+    """
+    if device.type == "cpu":
+        return device
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", global_rank())))
 
 
 def different_engines(engine: Engine, device: torch.device) -> str | None:

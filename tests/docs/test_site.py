@@ -1,5 +1,6 @@
 """The site builds without a warning, links included, and needs no network."""
 
+import json
 import os
 import re
 import subprocess
@@ -41,6 +42,16 @@ def test_pages(site):
     assert {"design.html", "changelog.html", "contributing.html"} <= names
     assert not list(site.rglob("*.py"))
     assert (site / "pictures/octree.svg").is_file()
+
+
+@pytest.mark.slow
+def test_the_live_page_is_a_model_of_the_zoo_with_a_made_image(site):
+    assert '<iframe src="live/model.html"' in html(site, "live.html")
+    page = html(site, "live/model.html")
+    assert "connect-src &#39;none&#39;" in page
+    model = json.loads(re.search(r'id="model">(.*?)</script>', page)[1])
+    assert model["example"]["name"].startswith("made.")
+    assert len(page) < 1_000_000
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import build_web
 import numpy as np
 import pytest
 import torch
+import web_engine
 from helpers.oracle import native_kernels
 from torch import nn
 
@@ -133,6 +134,15 @@ def test_the_bits_of_native_kernels(cases, module, kernels, flags, monkeypatch):
         steps = sum(first.steps) if first.fire_rate else 0
         assert found[name]["frames"] == steps + len(first.steps)
     assert len(np.unique(np.frombuffer((folder / "paper.labels").read_bytes(), np.uint8))) == 3
+
+
+def test_memory_of_a_picture(tmp_path):
+    """Six levels: the image is held in float32 as far as coarse levels lag, the rest is small."""
+    web_engine.write_case(tmp_path, 1024)
+    node = web_engine.Node("simd128", tmp_path)
+    found = node.run()
+    node.close()
+    assert found["megabytes"] < 32
 
 
 @pytest.mark.slow

@@ -200,6 +200,22 @@ def test_damaged_files_get_a_sentence_and_the_page_lives_on(pictures, tmp_path):
     assert pictures.segment(good).startswith("good.png: 50 x 40")
 
 
+def test_what_failed_leaves_nothing_to_save(pictures, tmp_path):
+    """The image before is gone from the screen, and its labels cannot pass for the new one's."""
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    picture((40, 50)).save(good)
+    bad.write_bytes(good.read_bytes()[:200])
+    buttons = ("save-labels", "save-overlay", "watch")
+    assert pictures.segment(good).startswith("good.png: ")
+    assert pictures.browser.run("document.getElementById('shown').innerText") == "good.png"
+    assert all(map(pictures.offers, buttons))
+    assert pictures.segment(bad).startswith("bad.png cannot be segmented: ")
+    assert not any(map(pictures.offers, buttons))
+    for button in buttons:
+        pictures.click(button)
+    assert pictures.browser.run(STATUS).startswith("bad.png cannot be segmented: ")
+
+
 def heard(server) -> bytes | None:
     """What somebody who connected said; None if nobody did."""
     try:
@@ -331,3 +347,40 @@ def test_nothing_is_wider_than_the_screen(pictures, width, tmp_path):
         assert wide <= width
         paper = pictures.browser.run("getComputedStyle(document.body).backgroundColor")
         assert (paper == "rgb(22, 25, 29)") == (media == "dark")
+
+
+def test_fingers_on_a_telephone(pictures, tmp_path):
+    """One scrolls the page past a whole image, two zoom, one then moves it; nothing is too wide."""
+    picture((90, 60)).save(tmp_path / "b.png")
+    pictures.segment(tmp_path / "b.png")
+    browser = pictures.browser
+    browser.resize(390, 700, sharp=3)
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
+    canvas = "document.querySelector('#views canvas')"
+    state = f"[{canvas}.toDataURL(), scrollY]"
+    try:
+        x, y = browser.run(
+            f"(() => {{ {canvas}.scrollIntoView({{block: 'center'}});"
+            f"const r = {canvas}.getBoundingClientRect();"
+            "return [r.left + r.width / 2, r.top + r.height / 2]; })()"
+        )
+        whole, place = browser.run(state)
+        browser.touch(((x, y), (x, y + 90)))
+        browser.wait(f"scrollY < {place}")
+        browser.run(f"scrollTo(0, {place})")
+        browser.touch(((x - 20, y), (x - 100, y)), ((x + 20, y), (x + 100, y)))
+        zoomed, here = browser.run(state)
+        assert (zoomed != whole, here) == (True, place)
+        browser.touch(((x, y), (x + 60, y + 40)))
+        moved, here = browser.run(state)
+        assert (moved != zoomed, here) == (True, place)
+        assert browser.run("visualViewport.scale") == 1
+        assert browser.run("document.documentElement.scrollWidth") == 390
+        small = browser.run(
+            "[...document.querySelectorAll('button, input')].filter(e => e.offsetParent &&"
+            "e.id !== 'files' && e.getBoundingClientRect().height < 24).map(e => e.id)"
+        )
+        assert small == []
+    finally:
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
+        browser.call("Emulation.clearDeviceMetricsOverride")

@@ -113,6 +113,7 @@ def test_hippocampus(tmp_path):
     try:
         for scan in scans:
             said = page.segment(scan)
+            assert said.startswith(f"{scan.name}: "), said
             stem = scan.name.removesuffix(".nii.gz")
             saved = nibabel.load(page.download("save-labels", f"{stem}_labels.nii.gz"))
             wanted = segment_file(scan, page.model)

@@ -89,6 +89,24 @@ def test_page_lists_every_direct_dependency():
         assert canonicalize_name(Requirement(line).name) in listed
 
 
+def test_the_wheels_licence_is_that_of_all_its_contents():
+    """A model whose data have a licence of their own must be in the metadata and on the page."""
+    tomllib = pytest.importorskip("tomllib")
+    spdx = pytest.importorskip("packaging.licenses")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    models = json.loads(licences.MODELS.read_text(encoding="utf-8"))["models"]
+    inside = {licence for _, licence in licences.CONTENTS}
+    inside |= {one["licence"] for one in models.values()}
+    assert project["license"] == " AND ".join(sorted(inside))
+    assert spdx.canonicalize_license_expression(project["license"]) == project["license"]
+    for pattern in project["license-files"]:
+        assert list(ROOT.glob(pattern)), pattern
+    assert {path.parent.name for path in ROOT.glob("nnunet_octreenca/zoo/*/card.md")} == set(models)
+    page = licences.PAGE.read_text(encoding="utf-8")
+    for line in licences.contents():
+        assert line in page, "run tools/licences.py --write"
+
+
 def test_page_names_the_copyleft_parts():
     copyleft = licences.PAGE.read_text(encoding="utf-8").partition("## NVIDIA")[0]
     for name in ("connected-components-3d", "openslide-bin", "openslide-python", "av"):

@@ -35,6 +35,16 @@ def test_the_rank_is_the_global_one(gathered):
     assert processes.global_rank() == 5
 
 
+def test_the_device_is_one_of_this_machine(gathered, monkeypatch):
+    """Process 5 of all is process 1 of its machine, which has no sixth GPU."""
+    cuda = torch.device("cuda")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert processes.local_device(cuda).index == 5, "nnU-Net's own start, on one machine"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes.local_device(cuda) == torch.device("cuda", 1)
+    assert processes.local_device(CPU) == CPU
+
+
 @pytest.mark.parametrize("own", ["cpu", "torch"])
 def test_engines_of_all_processes(gathered, own):
     number = [engine.name for engine in processes.ENGINES].index(own)

@@ -29,8 +29,8 @@ const say = (text, problem = false) => {
 function setBusy(state) {
   busy = state;
   $('running').hidden = !state;
-  for (const id of ['files', 'example', 'watch', 'save-labels', 'save-overlay'])
-    $(id).disabled = state;
+  for (const id of ['files', 'example']) $(id).disabled = state;
+  for (const id of ['watch', 'save-labels', 'save-overlay']) $(id).disabled = state || !current;
   for (const button of document.querySelectorAll('#table button')) button.disabled = state;
   document.body.dataset.state = state ? 'busy' : 'ready';
 }
@@ -70,6 +70,7 @@ async function segmented(image) {
 }
 
 async function segmentCase(one) {
+  forget();
   say(`Reading ${one.name} …`);
   const { image } = await pool.ask({ command: 'read', files: one.files });
   say(`Segmenting ${one.name} …`);
@@ -102,11 +103,12 @@ async function segmentFiles(files) {
   for (const one of cases) {
     try {
       const done = await segmentCase(one);
+      showCase(done);
       // Pixels of one case at a time are kept; the others' are read again when they are shown.
       results.push({ ...done, image: null, data: null });
-      showCase(done);
       say(summary(done));
     } catch (error) {
+      forget();
       if (error instanceof Cancelled) throw error;
       results.push({ ...one, problem: error.message });
       say(error.message, true);
@@ -125,6 +127,7 @@ async function segmentFiles(files) {
 }
 
 async function showAgain(one) {
+  forget();
   say(`Reading ${one.name} …`);
   const { image } = await pool.ask({ command: 'read', files: one.files });
   showCase({ ...one, ...display(image), image });
@@ -133,16 +136,23 @@ async function showAgain(one) {
 
 // ------------------------------------------------------------------ showing
 
-function showCase(one) {
+/** Nothing is on the screen, and there is nothing to save: what is next may fail. */
+function forget() {
   for (const view of current?.views ?? []) view.observer.disconnect();
+  current = null;
+  $('views').replaceChildren();
+  $('result').hidden = true;
+}
+
+function showCase(one) {
   const flat = one.shape[0] === 1;
   const painter = new Painter(
     { data: one.data, shape: one.shape, channels: one.image.channels, window: windowOf(one.data) },
     !flat,
   );
   const spacing = one.spacing ?? [1, 1, 1];
-  $('views').replaceChildren();
   $('views').classList.toggle('planes', !flat);
+  $('shown').textContent = one.name;
   $('result').hidden = false;
   current = { ...one, painter, views: [], indices: [] };
   for (const axis of flat ? [0] : [0, 1, 2]) addView(axis, spacing, flat);

@@ -114,6 +114,8 @@ export class PlaneView {
   draw() {
     const { canvas } = this,
       sharp = window.devicePixelRatio || 1;
+    // One finger scrolls the page until there is something to move.
+    canvas.style.touchAction = this.scale > 1 ? 'none' : 'pan-y';
     const width = Math.round(canvas.clientWidth * sharp),
       height = Math.round(canvas.clientHeight * sharp);
     if (!width || !height) return;

@@ -39,12 +39,21 @@ async function decoded(bytes, channels) {
   throw new Refusal('it is no PNG, JPEG, TIFF or NIfTI file');
 }
 
+async function contentOf(file) {
+  try {
+    return new Uint8Array(await file.arrayBuffer());
+  } catch (error) {
+    if (isMemory(error)) throw error;
+    throw new Refusal(`the browser cannot read it (${error.message}); choose it again`);
+  }
+}
+
 /** An image of one file, or of one file a channel. */
 async function read({ files }) {
   const images = [];
   for (const file of files) {
     try {
-      images.push(await decoded(new Uint8Array(await file.arrayBuffer()), model.schemes.length));
+      images.push(await decoded(await contentOf(file), model.schemes.length));
     } catch (error) {
       throw named(error, file.name);
     }

@@ -125,12 +125,25 @@ class Browser:
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         self._session = session
 
-    def resize(self, width: int, height: int) -> None:
-        """The size of the window's inside, in CSS pixels; narrow ones are telephones."""
+    def resize(self, width: int, height: int, sharp: int = 1) -> None:
+        """The size of the window's inside, in CSS pixels; narrow ones are telephones.
+
+        `sharp`: the screen's pixels for one of CSS.
+        """
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+            width=width, height=height, deviceScaleFactor=sharp, mobile=width < 600,
         )  # fmt: skip
+
+    def touch(self, *fingers: tuple[tuple[float, float], tuple[float, float]]) -> None:
+        """Fingers on the screen, each from a place to a place, in CSS pixels of the window."""
+        for kind, share in (("touchStart", 0), *(("touchMove", i / 5) for i in range(1, 6))):
+            points = [
+                {"id": number, "x": a[0] + share * (b[0] - a[0]), "y": a[1] + share * (b[1] - a[1])}
+                for number, (a, b) in enumerate(fingers)
+            ]
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def key(self, name: str) -> None:
         """Press and release a key, such as Enter or ArrowLeft."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[3]
-LANGUAGES = {"bash", "python", "json", "text", "javascript", "cpp"}
+LANGUAGES = {"bash", "python", "json", "text", "javascript", "cpp", "ini"}
 # CI runs these two from a fresh clone; the tests only hold them fixed.
 README_COMMANDS = (
     "python3 -m venv .venv && . .venv/bin/activate && pip install . && nnunet_octreenca demo",

@@ -31,7 +31,11 @@ class Page:
         self.settled()
 
     def settled(self) -> str:
-        self.browser.wait("document.body.dataset.state === 'ready'")
+        try:
+            self.browser.wait("document.body.dataset.state === 'ready'")
+        except AssertionError as error:
+            said = self.browser.run(STATUS)
+            raise AssertionError(f"the page does not end its work; it says {said!r}") from error
         return self.browser.run(STATUS)
 
     def segment(self, *files: Path) -> str:
@@ -46,16 +50,22 @@ class Page:
     def click(self, name: str) -> None:
         self.browser.run(f"document.getElementById('{name}').click()")
 
+    def offers(self, button: str) -> bool:
+        """Whether a person could press it."""
+        found = f"document.getElementById('{button}')"
+        return self.browser.run(f"{found}.offsetParent !== null && !{found}.disabled")
+
     def download(self, button: str, name: str) -> Path:
         path = self.saved / name
         path.unlink(missing_ok=True)
+        before = self.browser.run(STATUS)
+        assert self.offers(button), f"there is no {name} to save; the page says {before!r}"
         self.click(button)
         end = time.monotonic() + 60
         while not path.is_file():
-            found = [file.name for file in self.saved.iterdir()]
-            assert time.monotonic() < end, (
-                f"{name} was not saved, but {found}; the page says {self.browser.run(STATUS)!r}"
-            )
+            found, said = [file.name for file in self.saved.iterdir()], self.browser.run(STATUS)
+            assert said == before, f"{name} was not saved; the page says {said!r}"
+            assert time.monotonic() < end, f"{name} was not saved, but {found}"
             time.sleep(0.05)
         return path
 
