@@ -34,7 +34,7 @@ LAYERS = [
     [("network", "OctreeNCA")],
     [("octree", "levels, windows"), ("ops", "nca_steps, engines")],
 ]
-FACES = [GREY, GREY, GREY, GREY, LIGHT_ORANGE, GREY, GREY, GREY, GREY, LIGHT_TEAL, LIGHT_TEAL]
+FACES = [GREY, GREY, GREY, GREY, GREY, LIGHT_ORANGE, GREY, GREY, GREY, GREY, LIGHT_TEAL, LIGHT_TEAL]
 LEFT, WIDTH, HEIGHT, GAP, TOP = 2.3, 6.2, 0.5, 0.14, 0.3  # inches
 
 

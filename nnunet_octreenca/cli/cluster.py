@@ -68,7 +68,7 @@ def checked(arguments: argparse.Namespace) -> None:
     for place in (arguments.i, arguments.o):
         if local_path(place) is None:
             raise InputError(
-                f"--dask segments files that its workers see in folders, and {shown(place)} is a URL; "
+                f"--dask segments files that workers see in folders, and {shown(place)} is a URL; "
                 f"mount the store, or predict without --dask"
             )
     if arguments.isolate:

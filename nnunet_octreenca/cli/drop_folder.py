@@ -76,8 +76,8 @@ def serve(arguments: argparse.Namespace, prepare: "Callable[[], Run]") -> int:
     for place in (arguments.i, arguments.o):
         if local_path(place) is None:
             raise InputError(
-                f"--watch looks at folders, and {shown(place)} is a URL; mount the store, or predict "
-                f"its cases with --continue every now and then"
+                f"--watch looks at folders, and {shown(place)} is a URL; mount the store, or "
+                f"predict its cases with --continue every now and then"
             )
     arguments.resume = True
     settle = SETTLE if arguments.settle is None else arguments.settle

@@ -22,8 +22,8 @@ NNUNET = {
     if entry.name.startswith("nnUNetv2_")
 }
 # What else a page may ask to type.
-TOOLS = {"apptainer", "apt-get", "cd", "dask", "docker", "export", "ls", "mkdir", "mkdocs", "mypy", "pip",
-         "pytest", "ruff", ".", "python3", "sbatch", "sudo", "torchrun"}  # fmt: skip
+TOOLS = {"apptainer", "apt-get", "cd", "dask", "docker", "export", "ls", "mkdir", "mkdocs", "mypy",
+         "pip", "pytest", "ruff", ".", "python3", "sbatch", "sudo", "torchrun"}  # fmt: skip
 
 
 def named(block: Block) -> str:
