@@ -182,13 +182,13 @@ class Scheduling:
 
     def _plan(self, entries: list[Entry]) -> None:
         key = f"octreenca-plan-{self.run}-{os.getpid()}-{next(self._numbers)}"
-        future = self.client.submit(
+        future = tasks.submitted(
+            self.client,
             tasks.plan,
             self.run,
             [entry.case for entry in entries],
             self.workers.shares,
             key=key,
-            pure=False,
             priority=10,
             resources={MEMORY: 1, PLACES: 1},
         )
@@ -202,7 +202,8 @@ class Scheduling:
         key = f"octreenca-{self.run}-{entry.case.name}-{entry.tries}"
         memory = entry.expected.bytes if entry.expected else 1
         places = ALL_PLACES if entry.alone else 1
-        future = self.client.submit(
+        future = tasks.submitted(
+            self.client,
             tasks.segment,
             self.run,
             entry.case,
@@ -210,7 +211,6 @@ class Scheduling:
             entry.alone,
             self._helpers(entry),
             key=key,
-            pure=False,
             resources={MEMORY: memory, PLACES: places, **({GPU: 1} if self.on_gpu else {})},
         )
         entry.tries += 1

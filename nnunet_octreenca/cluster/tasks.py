@@ -1,9 +1,11 @@
 """What the client asks of workers; each finds its run's session on the worker it comes to."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import pickle
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import cloudpickle
 from distributed import get_worker
 
 from nnunet_octreenca.cluster.journal import Ended
@@ -18,6 +20,28 @@ if TYPE_CHECKING:
     from distributed import Client, Future, Worker
 
 
+class _Call:
+    """Pickled, a call that is made where it is unpickled; what comes out is its result."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.function, self.arguments
+
+
+def submitted(
+    client: "Client", function: Callable[..., Any], *arguments: Any, **options: Any
+) -> "Future[Any]":
+    """`client.submit` for tasks that the scheduler passes on as bytes.
+
+    Tasks of other kinds are unpickled by the scheduler, on its event loop; with ours it would
+    import PyTorch there, be silent for seconds and keep a gigabyte.
+    """
+    task = cloudpickle.dumps(_Call(function, arguments))
+    return client.submit(pickle.loads, task, pure=False, **options)
+
+
 def plan(run: str, cases: Sequence[Case], shares: list[int]) -> list[Forecast | Failure | None]:
     """The memory that each case takes, as `Session.plan`."""
     session = _session(get_worker(), run)
@@ -30,13 +54,13 @@ def segment(
     """One case, as `Session.segment`; with helpers, they are given bands of it."""
 
     def submit(client: "Client", task: BandTask) -> "Future[None]":
-        return client.submit(
+        return submitted(
+            client,
             band,
             run,
             task,
             expected,
             key=f"octreenca-band-{run}-{case.name}-{task.rows.first}-{uuid4().hex[:8]}",
-            pure=False,
             priority=5,
             resources=wanted,
         )
