@@ -71,8 +71,18 @@ RECIPES: dict[str, dict[str, Any]] = {
     "softmax": {"trial": {"softmax": True}},
     "loss on the finest level": {"octreenca": {"loss_on_levels": 0.0}},
     "equal loss on all levels": {"octreenca": {"loss_on_levels": 1.0}},
-    "channels 16, 24, 32, 48": {"arch_kwargs": {"channels": [16, 24, 32, 48], "hidden": None}},
-    "channels 16, 32, 48, 64": {"arch_kwargs": {"channels": [16, 32, 48, 64], "hidden": None}},
+    # The plans' hidden units are of 16 channels; without them a level has four to a channel.
+    **{
+        "channels " + ", ".join(map(str, channels)): {
+            "arch_kwargs": {"channels": channels, "hidden": None}
+        }
+        for channels in (
+            [16, 16, 32, 48],
+            [16, 24, 32, 48],
+            [16, 32, 48, 64],
+            [16, 16, 16, 32, 48, 48],
+        )
+    },
     "random steps": {"trial": {"random_steps": 3}},
     "predict at rate 1": {"trial": {"predict_fire_rate": 1.0}},
     "random start": {"trial": {"start_std": 0.01}},

@@ -12,7 +12,7 @@ from nnunet_octreenca.datasets.phantoms import make_phantoms
 from nnunet_octreenca.export.html import page_text
 from nnunet_octreenca.integration.zoo import zoo_model
 
-MODEL = "phantoms"
+MODEL = "vessels"
 PAGE = "live/model.html"
 
 

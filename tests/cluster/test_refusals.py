@@ -111,6 +111,7 @@ def test_a_worker_that_cannot_write_is_named_and_left_out(cluster, pictures, seg
 def test_memory_that_no_worker_has(cluster, segment, tmp_path):
     cluster.add(memory=100 << 20)
     cluster.add(memory=2 << 30)
+    cluster.wait()  # alone, the first one is reason enough to give up
     source = tmp_path / "in"
     source.mkdir()
     tifffile.imwrite(source / "small.tif", np.ones((40, 44, 3), np.uint8), photometric="rgb")

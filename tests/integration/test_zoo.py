@@ -262,7 +262,11 @@ def test_hrf_is_halved_and_chase_is_not(tmp_path):
         Image.fromarray(picture).save(tmp_path / f"hrf_av/images/{name}.png")
         Image.fromarray(truth).save(tmp_path / f"hrf_av/labels/{name}_AVmanual.png")
     raw = tmp_path / "raw"
-    assert vessels(tmp_path, raw) == [*(f"Image_{n:02d}L" for n in (7, 8, 9, 10)), "hrf_03_h"]
+    assert vessels(tmp_path, raw) == [
+        *(f"Image_{n:02d}L" for n in (7, 8, 9, 10)),
+        "hrf_01_h",
+        "hrf_03_h",
+    ]
     label = np.asarray(Image.open(raw / "labelsTr/hrf_01_h.png"))
     expected = np.zeros((4, 3))
     expected[0, 0] = expected[2, 2] = 1

@@ -156,7 +156,8 @@ def test_levels_that_differ_in_channels(tmp_path):
     frames = Frames(watched, 320)
     assert all(frames.draw(n).shape == (*frames.shape, 3) for n in range(len(watched.views)))
     write_octree_figure(watched, tmp_path / "octree.png")
-    assert Image.open(tmp_path / "octree.png").format == "PNG"
+    with Image.open(tmp_path / "octree.png") as picture:
+        assert picture.format == "PNG"
 
 
 def test_what_the_figure_says(folder):

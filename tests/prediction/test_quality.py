@@ -158,9 +158,9 @@ def test_resilience_counts_what_comes_back(folder, monkeypatch):
 
 
 def test_no_resilience_where_states_do_not_fit(folder, tmp_path, monkeypatch):
-    from nnunet_octreenca.prediction import segmentation
+    from nnunet_octreenca.prediction import memory
 
-    monkeypatch.setattr(segmentation, "resilience_bytes", lambda network, shape: 1 << 60)
+    monkeypatch.setattr(memory, "resilience_bytes", lambda network, shape: 1 << 60)
     lines = []
     image = folder / "images" / "a.png"
     run = predict(image, tmp_path, folder / "rgb", quality=2, mirror=False, tell=lines.append)

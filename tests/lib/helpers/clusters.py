@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from distributed import Client
 
 LIMIT = 300.0  # seconds after which something hangs, however busy the machine
 MEMORY = 4 << 30
@@ -85,6 +86,11 @@ class Cluster:
         )
         self.workers.append(pid)
         return pid
+
+    def wait(self) -> None:
+        """Until all workers have come."""
+        with Client(self.address) as client:
+            client.wait_for_workers(len(self.workers), timeout=LIMIT)
 
     def client(self, *arguments: object, output: Path) -> int:
         """`nnunet_octreenca predict` in a process of its own."""
