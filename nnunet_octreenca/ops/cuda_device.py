@@ -51,6 +51,9 @@ class Device(Protocol):
     architecture: int  # what is compiled for; 90 for compute capability 9.0
     clock: Clock | None
 
+    def __hash__(self) -> int:
+        """Programs are kept by device."""
+
     def load(
         self, configuration: Configuration, backward: bool, schedule: Schedule | None = None
     ) -> LoadedProgram:
