@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_octreenca.comparison.scores import checked_metrics, checked_tolerance, score
     from nnunet_octreenca.comparison.summary import summarise
     from nnunet_octreenca.comparison.tables import GIVEN
-    from nnunet_octreenca.comparison.viewer import volume_viewer
+    from nnunet_octreenca.comparison.volume_viewer import volume_viewer
 
     folder = Path(arguments.o)
     given = None if _trains(arguments) else _given(arguments)

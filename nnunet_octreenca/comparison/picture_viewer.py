@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nnunet_octreenca.comparison.overlays import OUTCOMES, RIGHT, LoadedCase
-from nnunet_octreenca.comparison.viewer import TRUTH, VIEWER_DATA, thinning
+from nnunet_octreenca.comparison.overlays import OUTCOMES, LoadedCase
+from nnunet_octreenca.comparison.viewer_page import layers, template_values
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import JsonObject
 
 OPENSEADRAGON = Path(__file__).parent / "openseadragon" / "openseadragon.min.js"
-_SCRIPT = Path(__file__).parent / "page" / "pictures.js"
 _MOST_PIXELS = 16_000_000
 _QUALITY = 90  # of JPEG
 
@@ -33,39 +31,30 @@ def picture_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
     first = next(iter(cases.values()))
     if first.truth.ndim != 2:
         raise InputError("--viewer shows pictures, and these are none; leave it out")
-    steps = {name: thinning(case, _MOST_PIXELS) for name, case in cases.items()}
-    pictures = [
-        {
-            "case": name,
-            "corner": list(case.corner[::-1]),
-            "step": steps[name],
-            "image": _jpeg(case.image, steps[name]),
-            "overlays": {
-                TRUTH: _overlay((case.truth > 0) * np.uint8(RIGHT), steps[name]),
-                **{m: _overlay(o, steps[name]) for m, o in case.outcomes.items()},
-            },
-        }
-        for name, case in cases.items()
-    ]
+    pictures = layers(
+        cases,
+        _MOST_PIXELS,
+        lambda case, step: _jpeg(case.image, step),
+        lambda outcomes, case, step: _overlay(outcomes, step),
+    )
     note = (
         "Scroll or press + and - to zoom, drag or use the arrow keys to move, press 0 for the "
         "whole picture. Colours as above."
     )
-    coarser = max(steps.values())
+    coarser = max(picture["step"] for picture in pictures)
     if coarser > 1:
         note += f" Large pictures are thinned: up to one pixel in {coarser} along each axis."
     library = OPENSEADRAGON.read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
-    return {
-        "kind": "pictures",
-        "title": "Pictures",
-        "note": note,
-        "cases": list(cases),
-        "methods": [*first.outcomes, TRUTH],
-        VIEWER_DATA: json.dumps({"cases": pictures}).replace("<", "\\u003c"),
-        "library": f"/* OpenSeadragon 6.1.1, BSD-3-Clause, (c) 2009 CodePlex Foundation, "
+    return template_values(
+        "pictures",
+        "Pictures",
+        note,
+        cases,
+        {"cases": pictures},
+        f"/* OpenSeadragon 6.1.1, BSD-3-Clause, (c) 2009 CodePlex Foundation, "
         f"2010-2025 OpenSeadragon contributors */\n{library}",
-        "script": _SCRIPT.read_text(encoding="utf-8"),
-    }
+        "pictures.js",
+    )
 
 
 def _jpeg(image: NDArray[np.uint8], step: int) -> str:

@@ -94,7 +94,7 @@ def write_report(
         records_note: where the records are from.
         more_tables: shown with the records.
         title: of the page.
-        viewer: makes the page's viewer of the chosen cases, `viewer.volume_viewer` or
+        viewer: makes the page's viewer of the chosen cases, `volume_viewer.volume_viewer` or
             `picture_viewer.picture_viewer`.
 
     Returns:

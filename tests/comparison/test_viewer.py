@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from helpers.predicted_folders import make_folders
 
-from nnunet_octreenca.comparison import viewer
+from nnunet_octreenca.comparison import volume_viewer as viewer
 from nnunet_octreenca.comparison.inputs import find_inputs
 from nnunet_octreenca.comparison.overlays import load_case
-from nnunet_octreenca.comparison.viewer import NIIVUE, volume_viewer
+from nnunet_octreenca.comparison.volume_viewer import NIIVUE, volume_viewer
 from nnunet_octreenca.errors import InputError
 
 

@@ -2,24 +2,19 @@
 
 import base64
 import gzip
-import json
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.comparison.overlays import OUTCOMES, RIGHT, LoadedCase
+from nnunet_octreenca.comparison.overlays import OUTCOMES, LoadedCase
+from nnunet_octreenca.comparison.viewer_page import layers, template_values
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import JsonObject
 
 NIIVUE = Path(__file__).parent / "niivue" / "niivue.umd.js"
-_SCRIPT = Path(__file__).parent / "page" / "viewer.js"
 _MOST_VOXELS = 4_000_000
-TRUTH = "truth"
-VIEWER_DATA = "data"
-"""The template's name for JSON in which no "<" ends its script."""
 
 
 def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
@@ -35,20 +30,9 @@ def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
     if first.truth.ndim != 3 or first.video:
         raise InputError("--viewer shows volumes, and these are none; leave it out")
     library = NIIVUE.read_text(encoding="utf-8")
-    steps = {name: thinning(case, _MOST_VOXELS) for name, case in cases.items()}
-    volumes = [
-        {
-            "case": name,
-            "corner": list(case.corner[::-1]),
-            "step": steps[name],
-            "image": nifti(case.image[0], case, steps[name]),
-            "overlays": {
-                TRUTH: nifti((case.truth > 0) * np.uint8(RIGHT), case, steps[name]),
-                **{m: nifti(o, case, steps[name]) for m, o in case.outcomes.items()},
-            },
-        }
-        for name, case in cases.items()
-    ]
+    volumes = layers(
+        cases, _MOST_VOXELS, lambda case, step: nifti(case.image[0], case, step), nifti
+    )
     colours = [(0, 0, 0), *(colour for _, colour in OUTCOMES.values())]
     table = {
         **{band: [c[n] for c in colours] for n, band in enumerate("RGB")},
@@ -56,32 +40,21 @@ def volume_viewer(cases: Mapping[str, LoadedCase]) -> JsonObject:
         "I": list(range(len(colours))),
         "labels": ["", *(name for name, _ in OUTCOMES.values())],
     }
-    coarser = [name for name, step in steps.items() if step > 1]
     note = (
         "Click or scroll to move, or use the arrow keys, Page Up and Page Down. Colours as above."
     )
-    if coarser:
-        note += f" Large volumes are thinned: one voxel in {max(steps.values())} along each axis."
-    # "<" would end the script that holds the text.
-    text = json.dumps({"colours": table, "cases": volumes}).replace("<", "\\u003c")
-    return {
-        "kind": "volumes",
-        "title": "Volumes",
-        "note": note,
-        "cases": list(cases),
-        "methods": [*first.outcomes, TRUTH],
-        VIEWER_DATA: text,
-        "library": f"/* NiiVue 0.69.0, BSD-2-Clause, (c) 2021 Niivue */\n{library}",
-        "script": _SCRIPT.read_text(encoding="utf-8"),
-    }
-
-
-def thinning(case: LoadedCase, most: int) -> int:
-    """Every how many pixels or voxels along an axis one is kept, so that the page stays small."""
-    step = 1
-    while prod(-(-n // step) for n in case.truth.shape) > most:
-        step += 1
-    return step
+    coarser = max(volume["step"] for volume in volumes)
+    if coarser > 1:
+        note += f" Large volumes are thinned: one voxel in {coarser} along each axis."
+    return template_values(
+        "volumes",
+        "Volumes",
+        note,
+        cases,
+        {"colours": table, "cases": volumes},
+        f"/* NiiVue 0.69.0, BSD-2-Clause, (c) 2021 Niivue */\n{library}",
+        "viewer.js",
+    )
 
 
 def nifti(voxels: NDArray[np.uint8], case: LoadedCase, step: int) -> str:
