@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.stores.urls import local_path, shown
+from nnunet_octreenca.stores.urls import require_local
 
 if TYPE_CHECKING:
     from nnunet_octreenca.cluster.journal import Ended
@@ -65,12 +65,11 @@ def checked(arguments: argparse.Namespace) -> None:
     checked_address(arguments.dask, config)
     if arguments.split_above is not None:
         arguments.split_above = parse_count(arguments.split_above)
-    for place in (arguments.i, arguments.o):
-        if local_path(place) is None:
-            raise InputError(
-                f"--dask segments files that workers see in folders, and {shown(place)} is a URL; "
-                f"mount the store, or predict without --dask"
-            )
+    require_local(
+        (arguments.i, arguments.o),
+        "--dask segments files that workers see in folders",
+        "mount the store, or predict without --dask",
+    )
     if arguments.isolate:
         raise InputError("--isolate is for one process; workers of --dask are isolated already")
     if arguments.attach and starts_workers(arguments.dask):

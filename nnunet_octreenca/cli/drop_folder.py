@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.stores.urls import local_path, shown
+from nnunet_octreenca.stores.urls import require_local
 
 if TYPE_CHECKING:
     from nnunet_octreenca.prediction.folder import Run
@@ -73,12 +73,11 @@ def serve(arguments: argparse.Namespace, prepare: "Callable[[], Run]") -> int:
             )
     if arguments.dask is not None:
         raise InputError("--watch segments in this process; give it without --dask")
-    for place in (arguments.i, arguments.o):
-        if local_path(place) is None:
-            raise InputError(
-                f"--watch looks at folders, and {shown(place)} is a URL; mount the store, or "
-                f"predict its cases with --continue every now and then"
-            )
+    require_local(
+        (arguments.i, arguments.o),
+        "--watch looks at folders",
+        "mount the store, or predict its cases with --continue every now and then",
+    )
     arguments.resume = True
     settle = SETTLE if arguments.settle is None else arguments.settle
     close_after = CLOSE_AFTER if arguments.close_after is None else arguments.close_after

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -43,6 +44,22 @@ def local_path(text: Path | str) -> Path | None:
     if parts.netloc not in ("", "localhost"):
         raise InputError(f"{redact(text)} names a machine; write file:///PATH with three slashes")
     return Path(unquote(parts.path))
+
+
+def require_local(places: Iterable[str], reason: str, instead: str) -> None:
+    """Refuse URLs where only folders will do.
+
+    Args:
+        places: paths or URLs.
+        reason: why only folders will do, the beginning of the sentence.
+        instead: what to do, its end.
+
+    Raises:
+        InputError: one is a URL of another machine.
+    """
+    for place in places:
+        if local_path(place) is None:
+            raise InputError(f"{reason}, and {shown(place)} is a URL; {instead}")
 
 
 def shown(url: str) -> str:
