@@ -99,9 +99,9 @@ def test_a_client_that_was_killed_comes_back(
     first = cluster.client(*dask, output=tmp_path / "first.txt")
     wait_until(lambda: list(run_path(out).parent.glob("*/*.json")))
     kill(first)
-    other = tmp_path / "other.txt"
-    wait_until(lambda: not running(cluster.client(*dask, output=other)) or True)
-    wait_until(lambda: other.exists() and "--attach" in other.read_text())
+    other = cluster.client(*dask, output=tmp_path / "other.txt")
+    wait_until(lambda: not running(other))
+    assert "--attach" in (tmp_path / "other.txt").read_text()
     report = tmp_path / "run.json"
     second = cluster.client(*dask, "--attach", "--report", report, output=tmp_path / "second.txt")
     wait_until(lambda: not running(second))
