@@ -244,6 +244,7 @@ def _video(path: Path, number: int) -> None:
         options = {"level": "3", "slicecrc": "1"} if codec == "ffv1" else {}
         stream = file.add_stream(codec, rate=Fraction(25), options=options)
         stream.height, stream.width, stream.pix_fmt = ROWS, COLUMNS, pixels
+        stream.codec_context.thread_count = 1  # x264's bytes depend on when its threads run
         for frame in range(PLANES):
             pixels = np.roll(picture(number), 3 * frame, 1)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))

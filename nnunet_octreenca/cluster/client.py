@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _STOPPING = 300.0  # seconds in which the bands at hand should end
+# Seconds without a new worker after which those that cannot be used are all there are: a job
+# system starts workers one after the other.
+_ALL_HERE = 20.0
 _LOCK = "client.lock"
 
 
@@ -185,13 +188,14 @@ class ClusterRun:
 
         Raises:
             WorkerError: none can be used, and the limit of `waiting` is over.
-            InputError: every worker has a reason why not.
+            InputError: every worker has a reason why not, and no other one comes.
         """
         session = Session(settings)
         self.client.subscribe_topic(session.name, lambda event: self._problem(str(event[1])))
         with suppress(Exception):  # of one worker; those that have none of it are named below
             within(CALL, lambda: self.client.register_plugin(session), "a worker")
-        workers, patience = Workers(self.client), Patience()
+        workers, patience, others = Workers(self.client), Patience(), Patience(limit=_ALL_HERE)
+        known = 0
         while True:
             abouts = self._abouts(settings.run)
             for about in abouts:
@@ -200,7 +204,10 @@ class ClusterRun:
             workers.refresh()
             if workers.count:
                 return workers
-            if abouts and all(about.problem for about in abouts):
+            if len(abouts) != known or not all(about.problem for about in abouts):
+                known = len(abouts)
+                others.restart()
+            if abouts and others.over():
                 raise InputError(f"no worker can be used; {abouts[0].problem}")
             if patience.over():
                 raise WorkerError(

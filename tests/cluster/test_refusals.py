@@ -9,7 +9,7 @@ import tifffile
 from helpers.clusters import free_port, kill, no_mounts, running, wait_until
 
 from nnunet_octreenca.cli.main import main
-from nnunet_octreenca.cluster import scheduling
+from nnunet_octreenca.cluster import client, scheduling
 from nnunet_octreenca.cluster.address import checked_address, connected
 from nnunet_octreenca.cluster.journal import run_path
 from nnunet_octreenca.cluster.scheduling import Scheduling
@@ -19,6 +19,12 @@ from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction.options import Options
 
 NAMES = ("a", "b")
+
+
+@pytest.fixture
+def late_workers(monkeypatch):
+    """Workers come long after the first ones, as they do from a job system."""
+    monkeypatch.setattr(client, "_ALL_HERE", 200.0)
 
 
 def states(found):
@@ -79,6 +85,7 @@ def test_a_job_description_that_is_none(tmp_path):
         pass
 
 
+@pytest.mark.usefixtures("late_workers")
 def test_a_worker_of_another_version_is_named_and_left_out(cluster, pictures, segment):
     cluster.add(version="0.0.1")
     cluster.add()
@@ -97,9 +104,11 @@ def test_no_worker_that_can_be_used(cluster, pictures, segment, tmp_path):
 
 
 @pytest.mark.skipif(bool(no_mounts()), reason=no_mounts())
+@pytest.mark.usefixtures("late_workers")
 def test_a_worker_that_cannot_write_is_named_and_left_out(cluster, pictures, segment, tmp_path):
     (tmp_path / "out").mkdir()
     cluster.add(read_only=str(tmp_path / "out"))
+    cluster.wait()  # the one that can comes later
     cluster.add()
     found = segment(cluster, pictures(*NAMES))
     assert states(found) == dict.fromkeys(NAMES, "done")
@@ -108,10 +117,10 @@ def test_a_worker_that_cannot_write_is_named_and_left_out(cluster, pictures, seg
     assert "Read-only file system" in line
 
 
+@pytest.mark.usefixtures("late_workers")
 def test_memory_that_no_worker_has(cluster, segment, tmp_path):
     cluster.add(memory=100 << 20)
     cluster.add(memory=2 << 30)
-    cluster.wait()  # alone, the first one is reason enough to give up
     source = tmp_path / "in"
     source.mkdir()
     tifffile.imwrite(source / "small.tif", np.ones((40, 44, 3), np.uint8), photometric="rgb")

@@ -1,7 +1,5 @@
 """The exported page of a 3-D model in a real browser: NIfTI in, NIfTI out."""
 
-import os
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -101,12 +99,9 @@ def test_volumes_that_do_not_fit_the_model_are_refused(volumes, tmp_path):
     assert volumes.segment(*volume(tmp_path, "good")).startswith("good.nii.gz: ")
 
 
-def test_hippocampus(tmp_path):
+def test_hippocampus(data_folder, tmp_path):
     """Real volumes, a trained-like network of the planner's size: no voxel differs."""
-    data = Path(os.environ.get("OCTREENCA_DATA", "../shared/data")) / "hippocampus"
-    scans = sorted(data.rglob("*.nii.gz"))[:2]
-    if not scans:
-        pytest.skip("no hippocampus volumes in $OCTREENCA_DATA")
+    scans = sorted(data_folder("hippocampus").rglob("*.nii.gz"))[:2]
     torch.manual_seed(0)
     model = model_folder(tmp_path / "model", patch=(40, 56, 40), channels=1, ending=".nii.gz")
     page = Page(tmp_path, model)

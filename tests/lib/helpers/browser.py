@@ -118,10 +118,13 @@ class Browser:
         return answer["result"].get("value")
 
     def choose(self, selector: str, *paths: Path) -> None:
-        """Give files to a file chooser, as a user does."""
+        """Give files to a file chooser, as a user does.
+
+        Chromium reads no file whose path leads through a parent (`../scan.nii.gz`).
+        """
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve()) for path in paths])
 
     def save_into(self, folder: Path) -> None:
         """Where downloads go from now on."""
