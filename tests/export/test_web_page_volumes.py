@@ -1,6 +1,5 @@
 """The exported page of a 3-D model in a real browser: NIfTI in, NIfTI out."""
 
-
 import nibabel
 import numpy as np
 import pytest

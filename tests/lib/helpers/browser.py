@@ -124,7 +124,9 @@ class Browser:
         """
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve()) for path in paths])
+        self.call(
+            "DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve()) for path in paths]
+        )
 
     def save_into(self, folder: Path) -> None:
         """Where downloads go from now on."""
