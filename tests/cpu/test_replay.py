@@ -113,29 +113,29 @@ def write_octree(writer, shape, n_in, classes, background, steps, channels=16, h
     writer.array(expected)
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    """A file of small cases that reach every branch of the kernels."""
-    path = tmp_path_factory.mktemp("cases") / "cases"
-    steps = [
-        ((23, 31), 16, 3, 64, 1, 10, 0.5),
-        ((70, 9), 16, 1, 64, 2, 3, 0.3),
-        ((12, 13), 20, 2, 80, 1, 3, 1.0),
-        ((9, 8), 13, 2, 37, 1, 3, 0.5),
-        ((5, 6), 3, 1, 2, 3, 4, 0.5),
-        ((1, 7), 16, 1, 64, 1, 2, 0.5),
-        ((1, 1), 16, 1, 64, 1, 3, 1.0),
-        ((9, 10, 11), 16, 1, 64, 2, 4, 0.5),
-        ((6, 1, 7), 11, 2, 19, 1, 3, 0.5),
-        ((2, 2, 2), 16, 1, 64, 3, 5, 0.5),
-    ]
-    octrees = [
-        ((150, 21), 3, 3, True, [3, 3, 4]),
-        ((13, 10), 1, 4, False, [4, 5], 20, 24),
-        ((40, 7, 9), 1, 3, True, [3, 4]),
-        ((150, 21), 3, 3, True, [3, 3, 4, 2], [11, 24, 24, 17], None),
-        ((20, 7, 9), 1, 3, True, [3, 4], [24, 16], [40, 9]),
-    ]
+# Small cases that reach every branch of the kernels.
+STEPS = (
+    ((70, 9), 16, 1, 64, 2, 3, 0.3),
+    ((12, 13), 20, 2, 80, 1, 3, 1.0),
+    ((9, 8), 13, 2, 37, 1, 3, 0.5),
+    ((5, 6), 3, 1, 2, 3, 4, 0.5),
+    ((1, 7), 16, 1, 64, 1, 2, 0.5),
+    ((1, 1), 16, 1, 64, 1, 3, 1.0),
+    ((6, 1, 7), 11, 2, 19, 1, 3, 0.5),
+    ((2, 2, 2), 16, 1, 64, 3, 5, 0.5),
+    ((23, 31), 16, 3, 64, 1, 10, 0.5),
+    ((9, 10, 11), 16, 1, 64, 2, 4, 0.5),
+)
+OCTREES = (
+    ((20, 7, 9), 1, 3, True, [3, 4], [24, 16], [40, 9]),
+    ((13, 10), 1, 4, False, [4, 5], 20, 24),
+    ((40, 7, 9), 1, 3, True, [3, 4]),
+    ((150, 21), 3, 3, True, [3, 3, 4]),
+    ((150, 21), 3, 3, True, [3, 3, 4, 2], [11, 24, 24, 17], None),
+)
+
+
+def write_cases(path, steps, octrees):
     writer = Writer(path)
     writer.numbers(len(steps) + len(octrees))
     for case in steps:
@@ -144,6 +144,17 @@ def cases(tmp_path_factory):
         write_octree(writer, *case)
     writer.file.close()
     return path
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return write_cases(tmp_path_factory.mktemp("cases") / "all", STEPS, OCTREES)
+
+
+@pytest.fixture(scope="module")
+def few_cases(tmp_path_factory):
+    """What an emulator computes in some seconds."""
+    return write_cases(tmp_path_factory.mktemp("cases") / "few", STEPS[:8], OCTREES[:2])
 
 
 def needs(*programs):
@@ -162,9 +173,8 @@ def replay(*command):
 @needs("g++")
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="no flags for it")
-@pytest.mark.parametrize(
-    "sanitizer", ["address,undefined", pytest.param("thread", marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly  # two minutes of a compiler
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_sanitizers_see_nothing(sanitizer, cases, tmp_path):
     flags = ("-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all")
     program = build_replay(tmp_path, flags=flags)
@@ -174,18 +184,20 @@ def test_sanitizers_see_nothing(sanitizer, cases, tmp_path):
 
 @needs("aarch64-linux-gnu-g++", "qemu-aarch64")
 @pytest.mark.slow
-def test_neon_under_emulation(cases, tmp_path):
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_neon_under_emulation(every, cases, few_cases, tmp_path):
     """Debian packages g++-aarch64-linux-gnu and qemu-user."""
     program = build_replay(
-        tmp_path, compiler="aarch64-linux-gnu-g++", machine="aarch64", flags=("-O2", "-static")
+        tmp_path, compiler="aarch64-linux-gnu-g++", machine="aarch64", flags=("-O1", "-static")
     )
-    output = replay("qemu-aarch64", program, cases)
+    output = replay("qemu-aarch64", program, cases if every else few_cases)
     assert re.search(r"with neon plain wide: 0 wrong", output), output
 
 
 @needs("g++")
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="no flags for it")
+@pytest.mark.nightly
 def test_a_wrong_result_would_be_seen(cases, tmp_path):
     """The comparison itself: one changed number in the file must fail."""
     program = build_replay(tmp_path, flags=("-O1",))

@@ -134,7 +134,11 @@ def test_both_passes_equal_the_oracle_for_all_sizes(case, devices):
 
 # Only the products differ from those of newer GPUs, and the tiles: theirs are smaller.
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [CASES[i] for i in (0, 9, 25)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [CASES[0], *(pytest.param(CASES[i], marks=pytest.mark.nightly) for i in (9, 25))],
+    ids=str,
+)
 def test_both_passes_equal_the_oracle_on_older_gpus(case, devices):
     compare(devices[TURING], *case)
 
@@ -173,6 +177,7 @@ def run_forward(device, state, weights, precision, steps, fused, **options):
     ],
 )
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_steps_a_launch_change_no_bit(spatial, precision, devices):
     """A halo of two cells is enough, at the level's borders too."""
     state, weights = make(spatial, 16, 3, 64, 2)
@@ -214,6 +219,7 @@ def test_float16_is_as_near_as_its_digits_allow(spatial, devices):
 @pytest.mark.parametrize(
     "architecture", [TENSOR_CORES, pytest.param(TURING, marks=pytest.mark.slow)]
 )
+@pytest.mark.nightly
 def test_without_lists_every_bit_is_the_same(spatial, channels, hidden, architecture, devices):
     """Crops of two samples; blocks that overlap, that lie across the level's end and beyond it."""
     device = devices[architecture]
@@ -281,6 +287,7 @@ def test_fire_draws_are_the_same_bits(spatial, rate, devices):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_more_samples_than_a_launch_takes(devices):
     state, weights = make((5, 6), 16, 1, 64, 19)
     origin = list(range(38))
@@ -310,6 +317,7 @@ def test_the_number_of_blocks_changes_no_bit_of_a_state(devices, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_order_of_the_threads_changes_no_bit(tmp_path):
     """Run from the last thread to the first: a barrier that is missing shows.
 

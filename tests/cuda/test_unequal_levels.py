@@ -169,6 +169,7 @@ def test_the_fast_mode_is_as_near_as_its_digits_allow(case, network_on_host, mon
     [([16, 24, 40], 2), pytest.param([20, 20, 9], 1, marks=pytest.mark.slow), (16, 0)],
     ids=str,
 )
+@pytest.mark.nightly
 def test_only_levels_that_differ_are_mapped(channels, maps, network_on_host):
     """In one launch each; every level runs kernels of its own sizes."""
     network, image = make_network((9, 8), channels=channels)

@@ -152,6 +152,7 @@ def test_disable_tta_and_two_folds_change_the_probabilities(predict, fold0):
         assert not np.array_equal(mirrored, np.load(both / path.name)["probabilities"])
 
 
+@pytest.mark.nightly
 def test_parts_make_the_whole_and_continue_leaves_what_is_there(predict, fold0):
     out = predict("-f", 0, "-num_parts", 2, "-part_id", 0)
     assert len(labels(out)) == 2
@@ -165,6 +166,7 @@ def test_parts_make_the_whole_and_continue_leaves_what_is_there(predict, fold0):
         assert path == missing or path.stat().st_mtime_ns == time
 
 
+@pytest.mark.nightly
 def test_fold_all(trained, predict):
     trained.train("3d_fullres", "all")
     assert len(labels(predict("-f", "all"))) == 3
@@ -207,6 +209,7 @@ def test_pretrained_weights(trained):
     assert "Loading pretrained weights" in output
 
 
+@pytest.mark.nightly
 def test_best_configuration_and_ensemble_with_stock(trained, images, tmp_path):
     """Across trainers through nnU-Net's Python function, as its documentation says."""
     minutes = {**trained.environment, "nnUNet_octreenca_minutes": "0.05"}

@@ -50,7 +50,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("batch_dice", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_two_processes(nnunet, tmp_path, batch_dice):
     """Each draws its own samples and fires its own cells; all they share is equal."""
 

@@ -18,7 +18,10 @@ REGIONS = {"background": 0, "whole": [1, 2], "second": 2}
 
 @pytest.mark.parametrize(
     ("number", "described", "order"),
-    [(904, PLAIN, None), (905, REGIONS, [1, 2])],
+    [
+        pytest.param(904, PLAIN, None, marks=pytest.mark.nightly),
+        (905, REGIONS, [1, 2]),
+    ],
     ids=["ignore", "regions and ignore"],
 )
 def test_labels_end_to_end(nnunet, tmp_path, number, described, order):

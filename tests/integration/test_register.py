@@ -66,6 +66,7 @@ def unregistered(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unregistered")
+@pytest.mark.nightly
 def test_stock_trainers_never_notice():
     """Not before, not after register, not after --undo is anything of ours even imported."""
     untouched = {

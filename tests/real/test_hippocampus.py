@@ -39,6 +39,7 @@ def hippocampus(new_nnunet, data_folder, tmp_path_factory):
     return nnunet
 
 
+@pytest.mark.nightly
 def test_all_commands(hippocampus, tmp_path):
     """plan_and_preprocess to apply_postprocessing, in the order a researcher types them."""
     nnunet = hippocampus
