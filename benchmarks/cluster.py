@@ -1,7 +1,7 @@
 """Prediction on dask workers: throughput, overhead per case, and the scheduler's memory.
 
     python benchmarks/cluster.py --json                        all three
-    python benchmarks/cluster.py --only memory --tasks 100000
+    python benchmarks/cluster.py --only memory --json          one, beside the others' figures
 
 Throughput: cases of the same size on 1, 2, ... worker processes of one thread each. Overhead: the
 same cases on one worker against a plain loop in one process, as wall time and as processor time of
@@ -135,7 +135,9 @@ def _processor_time(pids: Sequence[int]) -> float:
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
 
 
-def throughput(model: Model, work: Path, workers: Sequence[int], count: int, side: int) -> Any:
+def throughput(
+    model: Model, work: Path, workers: Sequence[int], count: int, side: int
+) -> dict[str, Any]:
     """Cases a second against workers, from the first case's end to the last's."""
     source, rows = pictures(work / "throughput", count, side), []
     for number in workers:
@@ -144,7 +146,7 @@ def throughput(model: Model, work: Path, workers: Sequence[int], count: int, sid
         rate = round(1 / found["seconds_a_case"], 3)
         rows.append({"workers": number, "cases_per_second": rate, **rounded(found)})
         print(rows[-1], flush=True)
-    return rows
+    return {"side": side, "rows": rows}
 
 
 def overhead(model: Model, work: Path, count: int, side: int, repeats: int) -> dict[str, Any]:
@@ -160,6 +162,7 @@ def overhead(model: Model, work: Path, count: int, side: int, repeats: int) -> d
     plain, task = np.median(loops, axis=0), np.median(tasks, axis=0)
     return rounded(
         {
+            "side": side,
             "cases": count,
             "repeats": repeats,
             "plain_seconds_a_case": float(plain[0]),
@@ -209,6 +212,7 @@ def memory(tasks: int, window: int) -> dict[str, Any]:
             client.run(_announce)
             process = psutil.Process(pids[0])
             before = process.memory_info().rss
+            used = [_processor_time([pid]) for pid in (*pids, os.getpid())]
             schedule = Scheduling(client, "memory", _NoWorkers(), window=window)
             began = time.perf_counter()
             done = 0
@@ -218,6 +222,10 @@ def memory(tasks: int, window: int) -> dict[str, Any]:
                     samples.append(process.memory_info().rss)
                     peak = max(peak, samples[-1])
             seconds = time.perf_counter() - began
+            used = [
+                (_processor_time([pid]) - then) / done
+                for pid, then in zip((*pids, os.getpid()), used, strict=True)
+            ]
     finally:
         scheduling.tasks.segment, scheduling.tasks.plan = stock
     return {
@@ -228,6 +236,10 @@ def memory(tasks: int, window: int) -> dict[str, Any]:
         "scheduler_bytes_at_half": samples[len(samples) // 2],
         "scheduler_bytes_at_end": samples[-1],
         "tasks_per_second": round(done / seconds, 1),
+        "processor_seconds_a_task": {
+            name: round(each, 5)
+            for name, each in zip(("scheduler", "worker", "client"), used, strict=True)
+        },
     }
 
 
@@ -256,25 +268,34 @@ def main() -> None:
     given = parser.parse_args()
     chosen = given.only or ("throughput", "overhead", "memory")
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"processors": os.cpu_count(), "load_before": os.getloadavg()[0]}
+    found: dict[str, Any] = {}
+
+    def keep(name: str, measure: Callable[[], dict[str, Any]]) -> None:
+        before = _load()
+        figures = measure()
+        load = {"processors": os.cpu_count(), "load_before": before, "load_after": _load()}
+        found[name] = {**load, **figures}
+        print(json.dumps({name: found[name]}, indent=4), flush=True)
+
     if "memory" in chosen:
-        found["memory"] = memory(given.tasks, given.window)
-        print(found["memory"], flush=True)
+        keep("memory", lambda: memory(given.tasks, given.window))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if {"throughput", "overhead"} & {*chosen}:
             model = load_model(model_folder(work / "model"))
-            found["side"] = side_of(model, given.seconds, work)
+            side = side_of(model, given.seconds, work)
         if "overhead" in chosen:
-            found["overhead"] = overhead(model, work, given.cases, found["side"], given.repeats)
-            print(found["overhead"], flush=True)
+            keep("overhead", lambda: overhead(model, work, given.cases, side, given.repeats))
         if "throughput" in chosen:
-            found["throughput"] = throughput(model, work, given.workers, given.cases, found["side"])
-    found["load_after"] = os.getloadavg()[0]
-    print(json.dumps(found, indent=4))
+            keep("throughput", lambda: throughput(model, work, given.workers, given.cases, side))
     if given.json:
         path = Path(__file__).parents[1] / "docs" / "results" / "cluster.json"
-        path.write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
+        others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps({**others, **found}, indent=4) + "\n", encoding="utf-8")
+
+
+def _load() -> float:
+    return round(os.getloadavg()[0], 2)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,10 @@ def kill(pid: int) -> None:
 
 
 def running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it may go between two looks
+        return False
 
 
 def wait_until(true: Callable[[], object], limit: float = LIMIT) -> None:
