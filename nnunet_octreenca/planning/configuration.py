@@ -71,8 +71,9 @@ def octreenca_configuration(
     logits = num_classes - (not has_regions)
 
     def cells(context: Context) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        levels = len(context.factors) + 1
-        return sizes.of(levels, recipe.channels(input_channels, logits, levels))
+        shapes = level_shapes(context.shape, context.factors)
+        planned = recipe.channels(input_channels, logits, shapes, level_steps(shapes))
+        return sizes.of(len(shapes), planned)
 
     def fits(context: Context) -> bool:
         channels, hidden = cells(context)

@@ -1,12 +1,13 @@
 """Recipes: what the plans say of training where the user does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping
+from nnunet_octreenca.octree import Shape
 from nnunet_octreenca.planning.context import Crops, crops_for_memory, crops_for_speed
-from nnunet_octreenca.planning.rules import equal_channels
+from nnunet_octreenca.planning.rules import equal_channels, widening_channels
 
 
 class Recipe(NamedTuple):
@@ -15,7 +16,7 @@ class Recipe(NamedTuple):
     Attributes:
         batch_size: samples per training step.
         crops: which crops of the finest levels are tried, the best first.
-        channels: (image channels, logits, levels) -> C of every level, finest first.
+        channels: (image channels, logits, shapes and steps of all levels) -> C of every level.
         settings: keys of the `octreenca` block that differ from the defaults.
         standardizes: whether the network standardizes intensities that nnU-Net leaves raw.
         reuses_contexts: whether several steps use a context that takes long to load.
@@ -23,7 +24,7 @@ class Recipe(NamedTuple):
 
     batch_size: int
     crops: Crops
-    channels: Callable[[int, int, int], list[int]]
+    channels: Callable[[int, int, Sequence[Shape], Sequence[int]], list[int]]
     settings: JsonMapping
     standardizes: bool
     reuses_contexts: bool
@@ -33,7 +34,7 @@ RECIPES = {
     "default": Recipe(
         batch_size=1,
         crops=crops_for_speed,
-        channels=equal_channels,
+        channels=widening_channels,
         settings={"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5},
         standardizes=True,
         reuses_contexts=True,

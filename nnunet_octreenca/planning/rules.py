@@ -1,6 +1,7 @@
 """The planner's rules as pure functions: levels, steps, channels (DESIGN section 2)."""
 
 from collections.abc import Sequence
+from math import prod
 
 from nnunet_octreenca.octree import Shape
 
@@ -13,6 +14,8 @@ MIN_CHANNELS = 16
 HIDDEN_CHANNELS = 8  # besides image and logits
 CHANNEL_MULTIPLE = 4
 HIDDEN_UNITS_PER_CHANNEL = 4
+WIDTH, WIDEST = 16, 48  # channels of coarser levels come in multiples of a kernel's block
+SHARE_OF_WORK = 15  # 1/16 of the finest level's, with room for axes that are rounded up
 
 
 def level_factors(shape: Sequence[int]) -> list[Shape]:
@@ -66,13 +69,43 @@ def cell_channels(input_channels: int, logits: int) -> int:
     return -(-wanted // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
 
 
-def equal_channels(input_channels: int, logits: int, levels: int) -> list[int]:
+def equal_channels(
+    input_channels: int, logits: int, shapes: Sequence[Shape], steps: Sequence[int]
+) -> list[int]:
     """C of every level, finest first: `cell_channels` on all (the paper).
 
-    >>> equal_channels(1, 2, 3)
+    >>> equal_channels(1, 2, [(40, 56, 40), (20, 28, 20), (10, 14, 10)], [10, 10, 14])
     [16, 16, 16]
     """
-    return [cell_channels(input_channels, logits)] * levels
+    return [cell_channels(input_channels, logits)] * len(shapes)
+
+
+def widening_channels(
+    input_channels: int, logits: int, shapes: Sequence[Shape], steps: Sequence[int]
+) -> list[int]:
+    """C of every level, finest first: more where cells are few and channels nearly free.
+
+    The finest level has `cell_channels`. A coarser one has the most, up to 48 in multiples of 16,
+    with which its work (cells x steps x C^2) is at most 1/15 of the finest level's.
+
+    Args:
+        input_channels: n_in.
+        logits: of every cell.
+        shapes: cells of every level, finest first.
+        steps: of every level, finest first.
+
+    >>> widening_channels(
+    ...     1, 2, [(40, 56, 40), (20, 28, 20), (10, 14, 10), (5, 7, 5)], [10, 10, 10, 7]
+    ... )
+    [16, 16, 32, 48]
+    """
+    finest = cell_channels(input_channels, logits)
+    work = [prod(shape) * count for shape, count in zip(shapes, steps, strict=True)]
+    most = work[0] * finest**2 / SHARE_OF_WORK
+    wider = range(WIDEST, finest, -WIDTH)
+    return [finest] + [
+        next((width for width in wider if own * width**2 <= most), finest) for own in work[1:]
+    ]
 
 
 def of_levels(given: int | Sequence[int], levels: int) -> tuple[int, ...]:

@@ -345,7 +345,7 @@ def test_channels_of_every_level_are_given_to_the_plans():
     for settings, wanted in (
         ({"channels": 20}, (20, 80)),
         ({"channels": [20] * 4, "hidden": 30}, (20, 30)),
-        ({"hidden": 30}, (16, 30)),
+        ({"hidden": 30}, ([16, 16, 16, 32], 30)),
     ):
         kwargs = extend_plans(PLANS, **DATA, settings=settings)["configurations"]["2d"][
             "architecture"
@@ -358,7 +358,7 @@ def test_a_list_is_for_the_configurations_of_as_many_levels():
     plans = deepcopy(PLANS)
     plans["configurations"]["2d"]["median_image_size_in_voxels"] = [320.0, 320.0]
     extended = extend_plans(plans, **DATA, settings={"channels": [16, 24, 32, 48]})
-    assert build(extended, "2d", 1, 3).level_channels == (16,) * 5
+    assert build(extended, "2d", 1, 3).level_channels == (16, 16, 16, 32, 32)
     assert build(extended, "3d_fullres", 1, 3).level_channels == (16, 24, 32, 48)
 
 

@@ -1,9 +1,12 @@
 """The planner's rules against the paper's Table 1."""
 
+from math import prod
+
 import pytest
 
 from nnunet_octreenca.octree import level_shapes, total_factors
 from nnunet_octreenca.planning import cell_channels, level_factors, level_steps, round_up
+from nnunet_octreenca.planning.rules import widening_channels
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,31 @@ def test_channels(input_channels, logits, channels):
 )
 def test_round_up(shape, multiple, rounded):
     assert round_up(shape, multiple) == rounded
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((40, 56, 40), [16, 16, 32, 48]),
+        ((24, 320, 320), [16, 16, 32, 48, 48]),
+        ((960, 999), [16, 16, 16, 32, 48, 48]),
+        ((320, 320), [16, 16, 16, 32, 32]),  # 20 steps on the coarsest level
+        ((2048, 2048), [16, 16, 16, 32, 48, 48, 48]),
+    ],
+)
+def test_coarse_levels_are_as_wide_as_is_nearly_free(shape, channels):
+    shapes = level_shapes(shape, level_factors(shape))
+    steps = level_steps(shapes)
+    assert widening_channels(1, 2, shapes, steps) == channels
+    work = [
+        prod(cells) * count * width**2
+        for cells, count, width in zip(shapes, steps, channels, strict=True)
+    ]
+    equal = [own * 16**2 / width**2 for own, width in zip(work, channels, strict=True)]
+    assert sum(work) < 1.1 * sum(equal)  # an image takes hardly longer
+
+
+def test_levels_are_never_narrower_than_the_finest():
+    shapes = [(64, 64), (32, 32), (16, 16), (8, 8)]
+    assert widening_channels(1, 40, shapes, [10] * 4) == [52] * 4
+    assert widening_channels(3, 9, shapes, [10] * 4) == [20, 20, 20, 32]
