@@ -49,6 +49,7 @@ class Budget(NamedTuple):
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"extend": ["--preset", "paper"]},
+    "wide": {"extend": ["--preset", "wide"]},
     "nnunet": {"stock": True},
     "batch 3": {"batch_size": 3},
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
@@ -71,15 +72,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "softmax": {"trial": {"softmax": True}},
     "loss on the finest level": {"octreenca": {"loss_on_levels": 0.0}},
     "equal loss on all levels": {"octreenca": {"loss_on_levels": 1.0}},
-    "16 channels on every level": {"extend": ["--set", "channels=16"]},
-    # The plans' hidden units are of other channels; without them a level has four to a channel.
+    # The plans' hidden units are of 16 channels; without them a level has four to a channel.
     **{
         "channels " + ", ".join(map(str, channels)): {
             "arch_kwargs": {"channels": channels, "hidden": None}
         }
         for channels in (
+            [16, 16, 32, 48],
             [16, 24, 32, 48],
             [16, 32, 48, 64],
+            [16, 16, 16, 32, 48, 48],
         )
     },
     "random steps": {"trial": {"random_steps": 3}},

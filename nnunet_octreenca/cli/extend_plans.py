@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preset",
-        help="paper: train as published, on whole contexts; radiology, pathology or surgery: one "
-        "of the paper's three configurations",
+        help="wide: more channels on coarse levels, where they are nearly free; paper: train as "
+        "published, on whole contexts; radiology, pathology or surgery: one of the paper's three "
+        "configurations",
     )
     parser.add_argument(
         "--set",

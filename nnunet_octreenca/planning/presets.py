@@ -26,8 +26,7 @@ def load_preset(name: str) -> JsonObject:
     """
     path = _folder() / f"{name}.json"
     if name not in preset_names():
-        raise PlansError(
-            f"there is no preset {name!r}; choose from {', '.join(['paper', *preset_names()])}"
-        )
+        known = ", ".join(["wide", "paper", *preset_names()])
+        raise PlansError(f"there is no preset {name!r}; choose from {known}")
     preset: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     return preset

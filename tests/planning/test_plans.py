@@ -345,7 +345,7 @@ def test_channels_of_every_level_are_given_to_the_plans():
     for settings, wanted in (
         ({"channels": 20}, (20, 80)),
         ({"channels": [20] * 4, "hidden": 30}, (20, 30)),
-        ({"hidden": 30}, ([16, 16, 16, 32], 30)),
+        ({"hidden": 30}, (16, 30)),
     ):
         kwargs = extend_plans(PLANS, **DATA, settings=settings)["configurations"]["2d"][
             "architecture"
@@ -353,12 +353,23 @@ def test_channels_of_every_level_are_given_to_the_plans():
         assert (kwargs["channels"], kwargs["hidden"]) == wanted
 
 
+def test_the_wide_recipe_has_more_channels_on_coarse_levels():
+    extended = extend_plans(PLANS, **DATA, recipe=RECIPES["wide"])
+    network = build(extended, "3d_fullres", 1, 3)
+    assert network.level_channels == (16, 16, 32, 48)
+    assert network.level_hidden == (64, 64, 128, 192)
+    assert build(extended, "2d", 1, 3).level_channels == (16, 16, 16, 32)
+    assert build(extend_plans(PLANS, **DATA), "3d_fullres", 1, 3).level_channels == (16,) * 4
+    given = extend_plans(PLANS, **DATA, recipe=RECIPES["wide"], settings={"channels": 20})
+    assert build(given, "3d_fullres", 1, 3).level_channels == (20,) * 4
+
+
 def test_a_list_is_for_the_configurations_of_as_many_levels():
     """A 2-D configuration of large images has more levels than a 3-D one of small volumes."""
     plans = deepcopy(PLANS)
     plans["configurations"]["2d"]["median_image_size_in_voxels"] = [320.0, 320.0]
     extended = extend_plans(plans, **DATA, settings={"channels": [16, 24, 32, 48]})
-    assert build(extended, "2d", 1, 3).level_channels == (16, 16, 16, 32, 32)
+    assert build(extended, "2d", 1, 3).level_channels == (16,) * 5
     assert build(extended, "3d_fullres", 1, 3).level_channels == (16, 24, 32, 48)
 
 
