@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.cluster.limits import within
 from nnunet_octreenca.cluster.session import MEMORY
+from nnunet_octreenca.errors import WorkerError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,6 +30,7 @@ class Workers:
     def __init__(self, client: "Client") -> None:
         self._client = client
         self._asked = 0.0
+        self._scheduler: str | None = None
         self._processing: set[str] = set()
         self.shares: list[int] = []
         self.count = 0
@@ -37,7 +39,7 @@ class Workers:
         """Ask now.
 
         Raises:
-            WorkerError: the scheduler does not answer.
+            WorkerError: the scheduler does not answer, or is another one than before.
         """
         found = within(_ANSWER, self._ask, "the scheduler")
         budgets = [
@@ -60,7 +62,17 @@ class Workers:
         return not self._processing.isdisjoint(keys)
 
     def _ask(self) -> dict[str, Any]:
-        workers: dict[str, Any] = self._client.scheduler_info()["workers"]
+        try:  # some releases tell of five workers unless asked
+            found = self._client.scheduler_info(n_workers=-1)
+        except TypeError:  # and earlier ones always of all
+            found = self._client.scheduler_info()
+        if self._scheduler not in (None, found["id"]):
+            raise WorkerError(
+                "the scheduler was started again and knows nothing of this run; cases that are "
+                "finished stay so: run this again with --attach"
+            )
+        self._scheduler = found["id"]
+        workers: dict[str, Any] = found["workers"]
         processing = self._client.processing()
         self._processing = {str(key) for keys in processing.values() for key in keys}
         return workers

@@ -179,6 +179,29 @@ def test_the_scheduler_goes_and_another_one_takes_over(
     assert not run_path(tmp_path / "out").exists()
 
 
+def test_a_scheduler_that_is_started_again_at_once_knows_nothing(
+    cluster, pictures, segment, same_as_one_process
+):
+    """The client finds it at the same address, with no task, before it gives the old one up."""
+    cluster.add()
+    source = pictures("slow_c", *NAMES)
+    first = cluster.scheduler
+
+    def tick(found, client):
+        if found.records and cluster.scheduler == first:
+            kill(first)
+            cluster.start_scheduler()
+
+    with pytest.raises(WorkerError, match=r"was started again and knows nothing .* --attach"):
+        segment(cluster, source, tick=tick)
+    kill(cluster.workers[0])
+    cluster.add()
+    found = segment(cluster, source, attach=True)
+    assert sorted(states(found)) == ["a", "b", "slow_c"]
+    assert not found.run.failed
+    assert same_as_one_process(source) == 3
+
+
 def test_ctrl_c_stops_at_the_end_of_a_band(cluster, pictures, segment, tmp_path):
     cluster.add()
     source = pictures("slow_a", "slow_b", "slow_c")
