@@ -460,6 +460,7 @@ def test_the_papers_figures_stand_only_beside_its_data():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_methods_from_end_to_end(nnunet, tmp_path):
     """Trainings by the clock in processes of their own, one of them killed and continued."""
     import signal

@@ -172,6 +172,7 @@ def test_fold_all(trained, predict):
     assert len(labels(predict("-f", "all"))) == 3
 
 
+@pytest.mark.nightly
 def test_cascade_and_2d(trained, predict):
     """3d_lowres, its next stage, and 2d; the cascade takes the first stage's predictions."""
     # Fold "all" validates every case, so that the second stage has all it trains on.

@@ -11,6 +11,7 @@ DATASET = "Dataset005_Chase"
 PLANS = "nnUNetOctreeNCAPlans"
 
 
+@pytest.mark.nightly
 def test_rgb_png_end_to_end(new_nnunet, data_folder, tmp_path):
     """Cropped training, then each photograph whole: labels of its own size."""
     from PIL import Image
