@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonObject
+from nnunet_octreenca.planning.recipe import RECIPES
 
 
 def _folder() -> Path:
@@ -26,7 +27,8 @@ def load_preset(name: str) -> JsonObject:
     """
     path = _folder() / f"{name}.json"
     if name not in preset_names():
-        known = ", ".join(["wide", "paper", *preset_names()])
+        recipes = [name for name in RECIPES if name != "default"]
+        known = ", ".join([*recipes, *preset_names()])
         raise PlansError(f"there is no preset {name!r}; choose from {known}")
     preset: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     return preset

@@ -64,7 +64,7 @@ def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, ca
     begun = time.perf_counter()
     every = len(architectures) == len(ARCHITECTURES)
     networks = dict.fromkeys(architectures, NETWORKS[: 2 if every else 1])
-    networks[90] = (*NETWORKS, *ODD_NETWORKS[: None if every else 2])
+    networks[90] = (*NETWORKS, *ODD_NETWORKS[: None if every else 3])
     if every:
         networks[75] = networks[90]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -80,7 +80,7 @@ def test_every_kernel_compiles_and_the_fast_ones_spill_nothing(architectures, ca
             f"{seconds:.0f} s, the slowest in {slowest:.1f} s (budget {BUDGET:.0f} s)"
         )
     wanted = sum(len(list(programs(n, networks[n]))) for n in architectures)
-    assert len(compiled) == wanted > 25
+    assert len(compiled) == wanted > 30
     assert slowest < BUDGET
 
     for row in rows:
