@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -122,6 +123,20 @@ def changed(plans: dict[str, Any], configuration: str, change: dict[str, Any], s
             chosen["octreenca"].update(crop_shape=shape and list(shape), crop_levels=levels)
 
 
+def commit() -> str | None:
+    """Of this checkout, with "-dirty" where files differ: runs of one build can be compared."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git
+        return None
+    return described.stdout.strip() or None
+
+
 def main() -> None:
     """Train, validate, add a line to rows.jsonl."""
     spec = json.loads(sys.argv[1])
@@ -165,6 +180,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "change": change,
+        "commit": commit(),
     }
     with (work / "rows.jsonl").open("a") as rows:
         rows.write(json.dumps(row) + "\n")

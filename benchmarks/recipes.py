@@ -3,6 +3,7 @@
     python benchmarks/recipes.py --recipes default paper --datasets hippocampus --minutes 15
     python benchmarks/recipes.py --recipes default paper --seeds 0 1 2 --iterations 3000
     python benchmarks/recipes.py --table --work FOLDER        # of what is finished there
+    python benchmarks/recipes.py --table docs/results/recipes.jsonl --recipes default wide
     python benchmarks/recipes.py --list
 
 Every run trains fold 0 of a data set (recipe_data.py) with nnU-Net's loader and augmentation,
@@ -14,7 +15,8 @@ disturb less; one thread), `--iterations` are training steps.
 
 Runs are resumed: what is finished in --work is not repeated, and a training that was killed goes
 on from its last checkpoint. Each finished run is a line of rows.jsonl. The table shows the mean
-over the seeds, their range, and the difference to the first recipe, seed by seed.
+over the seeds, their range, and the difference to the first recipe, seed by seed; `--recipes` and
+`--datasets` choose what stands in it, and which recipe is the first.
 """
 
 import argparse
@@ -106,9 +108,8 @@ def recipe_named(name: str) -> dict[str, Any]:
     return joined
 
 
-def rows_of(work: Path) -> list[dict[str, Any]]:
-    """The finished runs."""
-    path = work / "rows.jsonl"
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The finished runs of a file with one JSON object a line."""
     if not path.exists():
         return []
     rows = []
@@ -123,6 +124,24 @@ def rows_of(work: Path) -> list[dict[str, Any]]:
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells runs apart."""
     return row["dataset"], row["recipe"], row["seed"], row["budget"]
+
+
+def chosen_rows(
+    rows: list[dict[str, Any]], recipes: list[str] | None, datasets: list[str] | None
+) -> list[dict[str, Any]]:
+    """Rows of these recipes, in their order, and of these data sets; all where None.
+
+    Raises:
+        ValueError: no row is of one of the recipes.
+    """
+    rows = [row for row in rows if not datasets or row["dataset"] in datasets]
+    if not recipes:
+        return rows
+    missing = [recipe for recipe in recipes if recipe not in {row["recipe"] for row in rows}]
+    if missing:
+        raise ValueError(f"no run of the recipe {missing[0]!r} is finished")
+    kept = [row for row in rows if row["recipe"] in recipes]
+    return sorted(kept, key=lambda row: recipes.index(row["recipe"]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -159,8 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipes", nargs="+", default=["default"], metavar="RECIPE")
-    parser.add_argument("--datasets", nargs="+", default=["hippocampus"], choices=DATA_SETS)
+    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="default if left out")
+    parser.add_argument("--datasets", nargs="+", choices=DATA_SETS, help="hippocampus if left out")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float)
@@ -169,7 +188,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the training; all processors if left out")
     parser.add_argument("--data", help="folder that holds the data sets' folders")
     parser.add_argument("--work", type=Path, default=Path("recipes_work"), help="kept; resumed")
-    parser.add_argument("--table", action="store_true", help="only print what is finished")
+    parser.add_argument(
+        "--table",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="FILE",
+        help="only print what is finished in --work, or the runs of FILE",
+    )
     parser.add_argument("--list", action="store_true", help="only print the recipes")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, no table")
     given = parser.parse_args()
@@ -177,16 +203,28 @@ def main() -> None:
         for name, recipe in RECIPES.items():
             print(f"{name:20} {json.dumps(recipe)}")
         return
-    unknown = [part for name in given.recipes for part in name.split(" + ") if part not in RECIPES]
-    if unknown:
-        parser.error(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RECIPES)}")
-    if not given.table:
+    finished = given.work / "rows.jsonl"
+    if given.table:
+        path = finished if given.table is True else given.table
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
+        try:
+            rows = chosen_rows(rows_of(path), given.recipes, given.datasets)
+        except ValueError as error:
+            parser.error(str(error))
+    else:
+        given.recipes = given.recipes or ["default"]
+        given.datasets = given.datasets or ["hippocampus"]
+        named = [part for name in given.recipes for part in name.split(" + ")]
+        unknown = [part for part in named if part not in RECIPES]
+        if unknown:
+            parser.error(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RECIPES)}")
         units = ("minutes", "processor_minutes", "iterations")
-        chosen = [Budget(unit, getattr(given, unit)) for unit in units if getattr(given, unit)]
-        if not chosen:
+        budgets = [Budget(unit, getattr(given, unit)) for unit in units if getattr(given, unit)]
+        if not budgets:
             parser.error("give --minutes, --processor_minutes or --iterations, above 0")
-        run_all(given, chosen[0])
-    rows = rows_of(given.work)
+        run_all(given, budgets[0])
+        rows = rows_of(finished)
     print(json.dumps(rows, indent=4) if given.json else table(rows))
 
 
@@ -197,7 +235,7 @@ def run_all(given: argparse.Namespace, budget: Budget) -> None:
         for seed in given.seeds:
             for recipe in given.recipes:
                 key = (dataset, recipe, seed, str(budget))
-                if key in {key_of(row) for row in rows_of(given.work)}:
+                if key in {key_of(row) for row in rows_of(given.work / "rows.jsonl")}:
                     continue
                 train(given, budget, key)
 
