@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy import ndimage
+from skimage.morphology import skeletonize
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +21,7 @@ from nnunet_octreenca.network.level import LevelNCA
 from nnunet_octreenca.octree import Crop, Window, image_pyramid, upsample, windows
 from nnunet_octreenca.ops import nca_steps_channels_last
 from nnunet_octreenca.planning.settings import Settings
-from nnunet_octreenca.training import crop_origins
+from nnunet_octreenca.training import SegmentationLoss, crop_origins
 
 SMOOTH = 1e-5  # of the Dice quotient
 
@@ -38,6 +40,7 @@ class Trial:
         predict_fire_rate: of predictions; None for the training's.
         start_std: of the last layer's weights at the start.
         augmentation: "full" (nnU-Net's), "spatial" or "mirror".
+        skeleton: weight of a skeleton recall beside the loss of the finest level.
     """
 
     softmax: bool = False
@@ -48,12 +51,13 @@ class Trial:
     predict_fire_rate: float | None = None
     start_std: float = 0.0
     augmentation: str = "full"
+    skeleton: float = 0.0
 
     @property
     def changes_network(self) -> bool:
         """Whether another network or loss than the package's is needed."""
-        needing = ("optimizer", "schedule", "augmentation")
-        return replace(self, **{name: getattr(Trial, name) for name in needing}) != Trial()
+        keeping = ("optimizer", "schedule", "augmentation", "skeleton")
+        return replace(self, **{name: getattr(Trial, name) for name in keeping}) != Trial()
 
 
 class TrialNetwork(OctreeNCA):
@@ -223,6 +227,62 @@ class TrialLoss(nn.Module):
         return (2 - self.dice_weight) * entropy + self.dice_weight * (1 - dice)
 
 
+class SkeletonRecallLoss(SegmentationLoss):
+    """The package's loss and, on the finest level, how much of each skeleton is left out.
+
+    After skeleton recall (Kirchhoff et al., ECCV 2024): the truth's skeleton, two cells wider on
+    every side and within the truth, and 1 minus the mean probability on it, class by class. Each
+    window's skeleton is taken for itself.
+
+    Args:
+        plain: the package's, whose options are taken over.
+        weight: of the term.
+    """
+
+    def __init__(self, plain: SegmentationLoss, weight: float) -> None:
+        super().__init__(
+            regions=plain.regions,
+            ignore_label=plain.ignore_label,
+            dice_weight=plain.dice_weight,
+            batch_dice=plain.batch_dice,
+            smooth=plain.smooth,
+        )
+        self.weight = weight
+
+    def _loss(self, heads: Tensor, truth: Any) -> Tensor:
+        loss = super()._loss(heads, truth)
+        if not self._is_binary(truth.wanted):  # a coarse level: averaged truth
+            return loss
+        tube = skeleton_tubes(truth.wanted)
+        axes = (0, *range(2, tube.ndim))
+        found = (heads[:, -tube.shape[1] :].float().sigmoid() * tube).sum(axes)
+        there = tube.sum(axes)
+        recall = found[there > 0] / there[there > 0]
+        return loss + self.weight * (1 - recall).sum() / tube.shape[1]
+
+    @staticmethod
+    def _is_binary(wanted: Tensor) -> bool:
+        return bool(((wanted == 0) | (wanted == 1)).all())
+
+
+def skeleton_tubes(wanted: Tensor) -> Tensor:
+    """The skeleton of each class, two cells wider on every side, within the class.
+
+    Args:
+        wanted: (N, K, *spatial), 0 or 1.
+
+    Returns:
+        As `wanted`.
+    """
+    tubes = np.zeros(wanted.shape, dtype=np.float32)
+    for index in np.ndindex(wanted.shape[:2]):
+        mask = wanted[index].numpy() > 0
+        if mask.any():
+            wide = ndimage.binary_dilation(skeletonize(mask), iterations=2)
+            tubes[index] = wide & mask
+    return torch.from_numpy(tubes)
+
+
 class TrialTrainer(OctreeNCATrainer):
     """OctreeNCATrainer with a trial's changes; set `trial` before it is made."""
 
@@ -255,7 +315,11 @@ class TrialTrainer(OctreeNCATrainer):
 
     def _build_loss(self) -> nn.Module:
         if not self.trial.changes_network:
-            return super()._build_loss()
+            plain = super()._build_loss()
+            if not self.trial.skeleton:
+                return plain
+            assert isinstance(plain, SegmentationLoss)
+            return SkeletonRecallLoss(plain, self.trial.skeleton)
         batch_dice = self.configuration_manager.batch_dice
         return TrialLoss(self.trial, self.settings, batch_dice)
 

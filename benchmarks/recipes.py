@@ -89,6 +89,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "random steps": {"trial": {"random_steps": 3}},
     "predict at rate 1": {"trial": {"predict_fire_rate": 1.0}},
     "random start": {"trial": {"start_std": 0.01}},
+    "skeleton recall": {"trial": {"skeleton": 1.0}},
     "mirrored only": {"trial": {"augmentation": "mirror"}},
     "mirrored, turned, scaled": {"trial": {"augmentation": "spatial"}},
 }

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from recipe_trials import Trial, TrialLoss, TrialNetwork
+from recipe_trials import SkeletonRecallLoss, Trial, TrialLoss, TrialNetwork, skeleton_tubes
 from recipes import RECIPES
 
 from nnunet_octreenca.octree import Crop
 from nnunet_octreenca.planning.settings import Settings
+from nnunet_octreenca.training import SegmentationLoss
 
 TRIALS = {
     name: trial
@@ -42,3 +43,26 @@ def test_a_trial_teaches_every_parameter(name, cropped):
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().sum() > 0, key
+
+
+def test_skeleton_recall_asks_for_thin_vessels():
+    """A vessel three pixels wide counts as a whole, the rim of a disk not at all."""
+    target = torch.zeros(1, 1, 40, 60)
+    target[0, 0, 5:8, :] = 1
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
+    disk = (rows - 25) ** 2 + (columns - 30) ** 2 <= 12**2
+    target[0, 0][disk] = 1
+    tube = skeleton_tubes(target)[0, 0]
+    assert tube[5:8, 3:-3].all()
+    assert tube[disk].mean() < 0.6
+    assert not tube[target[0, 0] == 0].any()
+
+    plain = SegmentationLoss()
+    logits = torch.zeros(1, 2, 40, 60, requires_grad=True)
+    found = SkeletonRecallLoss(plain, 1.0)(logits, target)
+    assert found.item() == pytest.approx(plain(logits, target).item() + 0.5)  # sigmoid(0)
+    found.backward()
+    assert logits.grad is not None
+    blind = logits.detach().clone()
+    blind[:, 1] = torch.where(tube > 0, -20.0, 20.0)
+    assert SkeletonRecallLoss(plain, 1.0)(blind, target) > plain(blind, target) + 0.99
