@@ -54,7 +54,7 @@ class NNUNet:
             **os.environ,
             **self.folders,
             "nnUNet_extTrainer": str(TRAINER_SHIMS),
-            "nnUNet_def_n_proc": "2",
+            "nnUNet_def_n_proc": "1",  # each process more imports torch
             "nnUNet_n_proc_DA": "1",
         }
 
@@ -186,11 +186,11 @@ def nnunet(tmp_path_factory: pytest.TempPathFactory) -> NNUNet:
 
     nnunet = NNUNet(tmp_path_factory.mktemp("nnunet"))
     make_phantoms(nnunet.raw / DATASET, training=10, test=3, shape=(10, 33, 29))
-    nnunet.run("nnUNetv2_extract_fingerprint", "-d", 901, "-np", 2)
+    nnunet.run("nnUNetv2_extract_fingerprint", "-d", 901, "-np", 1)
     nnunet.run("nnUNetv2_plan_experiment", "-d", 901)
     nnunet.edit_plans("nnUNetPlans", add_lowres_and_cascade)
     nnunet.run(
-        "nnUNetv2_preprocess", "-d", 901, "-c", "2d", "3d_fullres", "3d_lowres", "-np", 2, 2, 2
+        "nnUNetv2_preprocess", "-d", 901, "-c", "2d", "3d_fullres", "3d_lowres", "-np", 1, 1, 1
     )
     settings = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
     nnunet.run("nnunet_octreenca", "extend_plans", "-d", 901, "--batch_size", 2, *settings)

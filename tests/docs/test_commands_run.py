@@ -46,7 +46,7 @@ class Shell:
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "nnUNet_def_n_proc": "2",
+            "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "1",
         }
 

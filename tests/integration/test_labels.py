@@ -44,7 +44,7 @@ def test_labels_end_to_end(nnunet, tmp_path, number, described, order):
     (folder / "dataset.json").write_text(json.dumps(description))
 
     nnunet.run(
-        "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres", "-np", 2, "-npfp", 2
+        "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres", "-np", 1, "-npfp", 1
     )
     short = ["num_epochs=1", "num_iterations_per_epoch=4", "num_val_iterations_per_epoch=1"]
     settings = [part for pair in short for part in ("--set", pair)]
@@ -61,7 +61,7 @@ def test_labels_end_to_end(nnunet, tmp_path, number, described, order):
     nnunet.run(
         "nnUNetv2_predict",
         *("-i", folder / "imagesTs", "-o", out, "-d", number, "-c", "3d_fullres", "-f", 0),
-        *("-npp", 1, "-nps", 1, "--save_probabilities", *ours),
+        *("-npp", 0, "-nps", 0, "--save_probabilities", *ours),
     )
     (predicted,) = out.glob("*.nii.gz")
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(predicted)))

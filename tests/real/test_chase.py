@@ -41,7 +41,7 @@ def test_rgb_png_end_to_end(new_nnunet, data_folder, tmp_path):
             }
         )
     )
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 5, "-c", "2d", "-np", 2, "-npfp", 2)
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 5, "-c", "2d", "-np", 1, "-npfp", 1)
     settings = ["num_epochs=1", "num_iterations_per_epoch=4", "num_val_iterations_per_epoch=1"]
     nnunet.run(
         "nnunet_octreenca",
@@ -58,7 +58,7 @@ def test_rgb_png_end_to_end(new_nnunet, data_folder, tmp_path):
     nnunet.run(
         "nnUNetv2_predict",
         *("-i", folder / "imagesTs", "-o", out, "-d", 5, "-c", "2d", "-f", 0),
-        *("-npp", 1, "-nps", 1, "--disable_tta", *ours),
+        *("-npp", 0, "-nps", 0, "--disable_tta", *ours),
     )
     (predicted,) = out.glob("*.png")
     labels = np.array(Image.open(predicted))
