@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
-from distributed import WorkerPlugin
+from distributed import Status, WorkerPlugin
 
 from nnunet_octreenca.cluster.attempts import read_attempts
 from nnunet_octreenca.cluster.journal import Ended, Journal
@@ -107,6 +107,11 @@ class Session(WorkerPlugin):
             return
         gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
         await worker.set_resources(**{MEMORY: self.budget, PLACES: ALL_PLACES, **gpus})
+        # For cases that no worker could take, the scheduler looks at workers that begin to run, not
+        # at what they announce later.
+        if worker.status == Status.running:
+            worker.status = Status.paused
+            worker.status = Status.running
 
     def teardown(self, worker: "Worker") -> None:
         """The run is over, or the worker is."""

@@ -64,6 +64,25 @@ def test_a_killed_worker_costs_nothing(cluster, pictures, segment, same_as_one_p
     assert leftovers(tmp_path / "out") == []
 
 
+def test_workers_that_come_when_all_others_have_died_get_their_cases(
+    cluster, pictures, segment, same_as_one_process, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("nnUNet_octreenca_wait_limit", "40")
+    workers = [cluster.add()]
+    source = pictures("slow_a", *NAMES)
+
+    def tick(found, client):
+        if len(workers) == 1 and list((tmp_path / "out" / RECORDS).glob("*.attempts")):
+            kill(workers[0])
+            wait_until(lambda: not client.scheduler_info(n_workers=-1)["workers"])
+            workers.append(cluster.add())
+
+    found = segment(cluster, source, tick=tick)
+    assert states(found) == dict.fromkeys(("slow_a", *NAMES), "done")
+    assert {ended.process for ended in found.records} <= set(workers)
+    assert same_as_one_process(source) == 1 + len(NAMES)
+
+
 def test_a_poisoned_case_ends_two_workers_and_no_more(
     cluster, pictures, segment, same_as_one_process, tmp_path
 ):
