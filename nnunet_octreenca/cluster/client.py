@@ -12,7 +12,7 @@ from uuid import uuid4
 from nnunet_octreenca.cluster import tasks
 from nnunet_octreenca.cluster.journal import Ended, Journal, read_run, run_path, write_run
 from nnunet_octreenca.cluster.limits import CALL, within
-from nnunet_octreenca.cluster.scheduling import WINDOW, Scheduling
+from nnunet_octreenca.cluster.scheduling import ALL_HERE, WINDOW, Scheduling, WithdrawnError
 from nnunet_octreenca.cluster.session import About, Session, plugin_name
 from nnunet_octreenca.cluster.settings import Settings
 from nnunet_octreenca.cluster.workers import Workers
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _STOPPING = 300.0  # seconds in which the bands at hand should end
-# Seconds without a new worker after which those that cannot be used are all there are: a job
-# system starts workers one after the other.
-_ALL_HERE = 20.0
 _LOCK = "client.lock"
 
 
@@ -95,7 +92,7 @@ class ClusterRun:
             InputError: there is no run to come back to, or it was another one.
             OutputError: the output folder cannot be written to.
             LockedError: another client is at it.
-            WorkerError: no worker can be used, or the scheduler has gone.
+            WorkerError: no worker can be used or is left, or the scheduler has gone.
             KeyboardInterrupt: it was stopped.
         """
         folder = self.run.destination.folder
@@ -114,12 +111,17 @@ class ClusterRun:
                 lasting=self.request.lasting,
                 window=self.request.window,
                 split_above=self.request.split_above,
+                all_here=ALL_HERE,
             )
             try:
                 for ended in scheduling.outcomes(left, tick):
                     self._take(ended, show)
             except KeyboardInterrupt:
                 self._stop(settings.run, journal, scheduling)
+                self._end(settings.run, journal)
+                raise
+            except WithdrawnError:
+                scheduling.cancel()
                 self._end(settings.run, journal)
                 raise
             self._end(settings.run, journal)
@@ -194,7 +196,7 @@ class ClusterRun:
         self.client.subscribe_topic(session.name, lambda event: self._problem(str(event[1])))
         with suppress(Exception):  # of one worker; those that have none of it are named below
             within(CALL, lambda: self.client.register_plugin(session), "a worker")
-        workers, patience, others = Workers(self.client), Patience(), Patience(limit=_ALL_HERE)
+        workers, patience, others = Workers(self.client), Patience(), Patience(limit=ALL_HERE)
         known = 0
         while True:
             abouts = self._abouts(settings.run)

@@ -12,13 +12,13 @@ from pathlib import Path
 from threading import Event, Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import torch
 from distributed import Status, WorkerPlugin
 
 from nnunet_octreenca.cluster.attempts import read_attempts
 from nnunet_octreenca.cluster.journal import Ended, Journal
+from nnunet_octreenca.cluster.room import Room, is_full, try_to_write
 from nnunet_octreenca.cluster.settings import Settings, compared_versions
 from nnunet_octreenca.cluster.split import BandTask, Split, compute_band
 from nnunet_octreenca.cluster.worker_run import WorkerRun
@@ -50,6 +50,7 @@ ALL_PLACES = 1000
 # Of a worker's limit: dask pauses a worker at 0.8 and its nanny ends it at 0.95.
 _PLANNED, _USED = 0.8, 0.9
 _MOST_LINES = 20  # about one case
+_ANNOUNCE = 60.0  # seconds for the scheduler to hear of it
 
 
 class Stopped(KeyboardInterrupt):
@@ -62,7 +63,7 @@ class About:
 
     Attributes:
         host: of it.
-        problem: why it gets no task; empty where it does.
+        problem: why it gets no case, or no more; empty where it does.
         budget: bytes that its tasks may take together.
         busy: tasks of the run that it is at.
     """
@@ -98,6 +99,7 @@ class Session(WorkerPlugin):
         """Check the worker, load the model, announce memory and GPU."""
         self._worker, self._stop, self._lock = worker, Event(), Lock()
         self._busy, self.problem, self.budget = 0, "", 0
+        self._room = Room(self.settings.destination.folder)
         try:
             await asyncio.to_thread(self._prepare)
         except Exception as error:  # whatever is wrong with one worker costs that worker only
@@ -174,17 +176,16 @@ class Session(WorkerPlugin):
         source, folder = self.settings.source, self.settings.destination.folder
         if not source.exists():
             raise InputError(f"{source} is not there; give -i on a disk that all workers share")
-        probe = folder / f".octreenca_probe_{uuid4().hex}"
         try:
             # The client made it; a folder made here would be another machine's own.
             if not folder.is_dir():
                 raise FileNotFoundError(f"there is no {folder}")
-            probe.write_bytes(b"")
-            probe.unlink()
+            try_to_write(folder)
         except OSError as error:
-            raise OutputError(
-                f"{folder} cannot be written to ({error}); give -o on a disk that all workers share"
-            ) from error
+            advice = "give -o on a disk that all workers share"
+            if is_full(error):
+                advice = f"free some space there, or {advice}"
+            raise OutputError(f"{folder} cannot be written to ({error}); {advice}") from error
 
     def _require_same(self) -> None:
         """Refuse a worker that would not give the client's labels."""
@@ -217,8 +218,15 @@ class Session(WorkerPlugin):
 
     def band(self, task: BandTask, expected: Forecast | None) -> None:
         """Some rows of a case that another worker has; they are left in its folder."""
-        with suppress(Stopped), suppress(FileNotFoundError):  # the case may be finished
-            compute_band(task, self._model, self._options(expected), self._progress)
+        if self.problem:  # the worker that has the case computes it then
+            return
+        try:
+            with suppress(Stopped), suppress(FileNotFoundError):  # the case may be finished
+                compute_band(task, self._model, self._options(expected), self._progress)
+        except Exception as error:
+            if self._room.is_over(error):
+                self._withdraw(str(error))
+            raise
 
     def segment(
         self,
@@ -256,6 +264,8 @@ class Session(WorkerPlugin):
             return known
         if self._stop.is_set() or journal.stops():
             return replace(about, stopped=True)
+        if self.problem:
+            return replace(about, withdrawn=self.problem)
         before = read_attempts(folder, case)
         if before and not alone:
             return replace(about, suspect=True)
@@ -267,12 +277,15 @@ class Session(WorkerPlugin):
             run = self._base.again(case, before, self._options(expected))
             if helpers:
                 run.spread = Split(case, journal.folder, helpers, submit)
-            outcome = run.attempt(case, tell=told.append, progress=self._progress)[0]
+            outcome, error = run.attempt(case, tell=told.append, progress=self._progress)
         except Stopped:
             return replace(about, stopped=True)
         finally:
             with self._lock:
                 self._busy -= 1
+        if self._room.is_over(error):
+            self._withdraw(outcome.failed.sentence if outcome.failed else str(error))
+            return replace(about, withdrawn=self.problem)
         ended = replace(
             about,
             outcome=outcome,
@@ -283,6 +296,26 @@ class Session(WorkerPlugin):
             with suppress(OSError):  # a full disk: the client hears it anyway
                 journal.write(ended)
         return ended
+
+    def _withdraw(self, why: str) -> None:
+        """Take no more cases: on a full disk one after the other would fail."""
+        worker = self._worker
+        with self._lock:
+            if self.problem:
+                return
+            said = (why.strip().splitlines() or ["there is no room"])[0]
+            self.problem = (
+                f"worker {worker.address} on {platform.node()} takes no more cases, for its disk "
+                f"is full: {said}"
+            )
+        worker.log_event(self.name, self.problem)
+        # Only the scheduler hears it: what waits on this worker already is handed back in its turn.
+        call = worker.scheduler.set_resources(
+            resources={MEMORY: 0, PLACES: 0}, worker=worker.contact_address
+        )
+        heard = asyncio.run_coroutine_threadsafe(call, worker.loop.asyncio_loop)
+        with suppress(Exception):  # of a scheduler that has gone
+            heard.result(_ANNOUNCE)
 
     def _options(self, expected: Forecast | None) -> Any:
         options = replace(self.settings.options, memory=self._limit)

@@ -7,6 +7,7 @@ Workers hold on to a case whose name has "slow" in it for a while, and a case wh
 
 import asyncio
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -42,6 +43,8 @@ def worker(
     host: str | None = None,
     version: str | None = None,
     read_only: str | None = None,
+    tiny: dict[str, str] | None = None,
+    full: str | None = None,
 ) -> None:
     from distributed import Worker
 
@@ -52,7 +55,15 @@ def worker(
     if version is not None:
         identity.__version__ = version
     if read_only is not None:
-        _make_read_only(read_only)
+        _own_mounts(
+            ("mount", "--bind", read_only, read_only),
+            ("mount", "-o", "remount,ro,bind", read_only),
+        )
+    if tiny is not None:
+        options = f"size={tiny['size']}"
+        _own_mounts(("mount", "-t", "tmpfs", "-o", options, "tiny", tiny["folder"]))
+    if full is not None:
+        _fill(full)
     _behave()
 
     async def run() -> None:
@@ -106,15 +117,22 @@ def _enter(namespace: str) -> None:
             raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
 
 
-def _make_read_only(folder: str) -> None:
+def _fill(what: str) -> None:
+    """From now on the disk says so when the last file of a result is written."""
+    from nnunet_octreenca.prediction import case
+
+    def write_overlay(*arguments: object, **options: object) -> None:
+        number = getattr(errno, what)
+        raise OSError(number, os.strerror(number))
+
+    case.write_overlay = write_overlay
+
+
+def _own_mounts(*commands: tuple[str, ...]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_MOUNTS):
         raise OSError(ctypes.get_errno(), "no mounts of its own")
-    for command in (
-        ("mount", "--make-rprivate", "/"),
-        ("mount", "--bind", folder, folder),
-        ("mount", "-o", "remount,ro,bind", folder),
-    ):
+    for command in (("mount", "--make-rprivate", "/"), *commands):
         subprocess.run(command, check=True)
 
 
