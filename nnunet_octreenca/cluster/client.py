@@ -102,7 +102,12 @@ class ClusterRun:
                 self._take(ended, show)
             known = {ended.case for ended in self.records}
             left = [_absolute(case) for case in cases if case.name not in known]
-            workers = self._set_up(settings)
+            try:
+                workers = self._set_up(settings)
+            except (InputError, KeyboardInterrupt, SystemExit):  # nothing was begun
+                if not self.request.attach:
+                    self._end(settings.run, journal)
+                raise
             scheduling = Scheduling(
                 self.client,
                 settings.run,
@@ -213,10 +218,15 @@ class ClusterRun:
                 raise InputError(f"no worker can be used; {abouts[0].problem}")
             if patience.over():
                 raise WorkerError(
-                    f"no worker has come to the scheduler in {patience.limit:.0f} s; start some "
-                    f"with `dask worker {self.request.address}`. {advice()}"
+                    f"no worker has come to the scheduler in {patience.limit:.0f} s; "
+                    f"{self._how_workers_come()}. {advice()}"
                 )
             sleep(0.5)
+
+    def _how_workers_come(self) -> str:
+        if self.request.address.startswith("slurm:"):
+            return "look at the jobs with `squeue`, and at what they wrote (slurm-*.out)"
+        return f"start some with `dask worker {self.request.address}`"
 
     def _abouts(self, run: str) -> list[About]:
         """What the workers say; of one that cannot, that; nothing while one does not answer."""
