@@ -35,6 +35,7 @@ from nnunet_octreenca.cluster.address import connected
 from nnunet_octreenca.cluster.client import ClusterRun, Request
 from nnunet_octreenca.cluster.journal import Ended
 from nnunet_octreenca.cluster.scheduling import WINDOW, Scheduling
+from nnunet_octreenca.cluster.session import wanted
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.integration.model import Model, load_model
 from nnunet_octreenca.prediction.earlier import Destination
@@ -250,7 +251,7 @@ def memory(tasks: int, window: int) -> dict[str, Any]:
 
 
 async def _announce(dask_worker: Any) -> None:
-    await dask_worker.set_resources(MEMORY=1, PLACES=1)
+    await dask_worker.set_resources(**wanted("memory", 1))
 
 
 def rounded(found: dict[str, Any]) -> dict[str, Any]:

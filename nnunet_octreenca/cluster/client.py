@@ -201,7 +201,8 @@ class ClusterRun:
         self.client.subscribe_topic(session.name, lambda event: self._problem(str(event[1])))
         with suppress(Exception):  # of one worker; those that have none of it are named below
             within(CALL, lambda: self.client.register_plugin(session), "a worker")
-        workers, patience, others = Workers(self.client), Patience(), Patience(limit=ALL_HERE)
+        workers = Workers(self.client, settings.run)
+        patience, others = Patience(), Patience(limit=ALL_HERE)
         known = 0
         while True:
             abouts = self._abouts(settings.run)

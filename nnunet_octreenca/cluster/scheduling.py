@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_octreenca.cluster import tasks
 from nnunet_octreenca.cluster.journal import Ended
 from nnunet_octreenca.cluster.limits import within
-from nnunet_octreenca.cluster.session import ALL_PLACES, GPU, MEMORY, PLACES
+from nnunet_octreenca.cluster.session import ALL_PLACES, wanted
 from nnunet_octreenca.cluster.workers import Workers
 from nnunet_octreenca.errors import LockedError, WorkerError
 from nnunet_octreenca.images.cases import Case
@@ -209,7 +209,7 @@ class Scheduling:
             self.workers.shares,
             key=key,
             priority=10,
-            resources={MEMORY: 1, PLACES: 1},
+            resources=wanted(self.run, 1),
         )
         self._planning[key] = (future, entries)
         future.add_done_callback(lambda future: self._answers.put(future.key))
@@ -230,7 +230,7 @@ class Scheduling:
             entry.alone,
             self._helpers(entry),
             key=key,
-            resources={MEMORY: memory, PLACES: places, **({GPU: 1} if self.on_gpu else {})},
+            resources=wanted(self.run, memory, places, on_gpu=self.on_gpu),
         )
         entry.tries += 1
         if self.lasting:

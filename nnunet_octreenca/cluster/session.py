@@ -47,6 +47,9 @@ MEMORY, GPU, PLACES = "MEMORY", "GPU", "PLACES"
 ALL_PLACES = 1000
 """Of a worker: a task takes one, or all of them to have the worker to itself."""
 
+TASKS = 1_000_000
+"""That a worker takes of one run at a time: no limit, but 0 while it takes none of that run."""
+
 # Of a worker's limit: dask pauses a worker at 0.8 and its nanny ends it at 0.95.
 _PLANNED, _USED = 0.8, 0.9
 _MOST_LINES = 20  # about one case
@@ -75,8 +78,24 @@ class About:
 
 
 def plugin_name(run: str) -> str:
-    """Of the session of a run, on every worker."""
+    """Of the session of a run, on every worker; and of what those announce that take its tasks.
+
+    Memory and places alone do not tell: an earlier run may have had them announced.
+    """
     return f"octreenca-{run}"
+
+
+def wanted(run: str, memory: int, places: int = 1, *, on_gpu: bool = False) -> dict[str, int]:
+    """What a task asks of a worker.
+
+    Args:
+        run: the name of the run.
+        memory: bytes.
+        places: see `ALL_PLACES`.
+        on_gpu: it takes a GPU.
+    """
+    gpu = {GPU: 1} if on_gpu else {}
+    return {plugin_name(run): 1, MEMORY: memory, PLACES: places, **gpu}
 
 
 class Session(WorkerPlugin):
@@ -108,7 +127,8 @@ class Session(WorkerPlugin):
             worker.log_event(self.name, self.problem)
             return
         gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
-        await worker.set_resources(**{MEMORY: self.budget, PLACES: ALL_PLACES, **gpus})
+        has = {self.name: TASKS, MEMORY: self.budget, PLACES: ALL_PLACES, **gpus}
+        await worker.set_resources(**has)
         # For cases that no worker could take, the scheduler looks at workers that begin to run, not
         # at what they announce later.
         if worker.status == Status.running:
@@ -214,7 +234,7 @@ class Session(WorkerPlugin):
     def wanted(self, expected: Forecast | None) -> dict[str, int]:
         """What a task asks of a worker."""
         memory = expected.bytes if expected else 1
-        return {MEMORY: memory, PLACES: 1, **({GPU: 1} if self._on_gpu else {})}
+        return wanted(self.settings.run, memory, on_gpu=self._on_gpu)
 
     def band(self, task: BandTask, expected: Forecast | None) -> None:
         """Some rows of a case that another worker has; they are left in its folder."""
@@ -311,7 +331,7 @@ class Session(WorkerPlugin):
         worker.log_event(self.name, self.problem)
         # Only the scheduler hears it: what waits on this worker already is handed back in its turn.
         call = worker.scheduler.set_resources(
-            resources={MEMORY: 0, PLACES: 0}, worker=worker.contact_address
+            resources={self.name: 0}, worker=worker.contact_address
         )
         heard = asyncio.run_coroutine_threadsafe(call, worker.loop.asyncio_loop)
         with suppress(Exception):  # of a scheduler that has gone

@@ -2,7 +2,8 @@
 everything: `python forked.py` reads one JSON object a line, and answers with the process' id.
 
 Workers hold on to a case whose name has "slow" in it for a while, and a case whose name begins with
-"poison" ends them as a crash or the kernel would.
+"poison" ends them as a crash or the kernel would. Workers that are to take long never end a band of
+a case whose name begins with "long".
 """
 
 import asyncio
@@ -45,6 +46,9 @@ def worker(
     read_only: str | None = None,
     tiny: dict[str, str] | None = None,
     full: str | None = None,
+    long: bool = False,
+    gpu: bool = False,
+    resources: dict[str, float] | None = None,
 ) -> None:
     from distributed import Worker
 
@@ -64,7 +68,9 @@ def worker(
         _own_mounts(("mount", "-t", "tmpfs", "-o", options, "tiny", tiny["folder"]))
     if full is not None:
         _fill(full)
-    _behave()
+    if gpu:
+        _find_a_gpu()
+    _behave(long)
 
     async def run() -> None:
         async with Worker(
@@ -72,6 +78,7 @@ def worker(
             name=name,
             nthreads=threads,
             memory_limit=memory,
+            resources=resources,
             host=host,
             dashboard=False,
             death_timeout=300,
@@ -90,7 +97,7 @@ def client(arguments: list[str], output: str) -> None:
         os._exit(main(arguments))
 
 
-def _behave() -> None:
+def _behave(long: bool) -> None:
     from nnunet_octreenca.prediction import folder
 
     stock = folder.segment_case
@@ -98,6 +105,8 @@ def _behave() -> None:
     def segment_case(case, *arguments, progress=None, **options):
         if case.name.startswith("poison"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if long and case.name.startswith("long"):
+            time.sleep(3600)
 
         def slowly(stage: str, rows: int) -> None:
             if "slow" in case.name:
@@ -115,6 +124,17 @@ def _enter(namespace: str) -> None:
     with Path("/run/netns", namespace).open() as file:
         if libc.setns(file.fileno(), _NEW_NET):
             raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
+
+
+def _find_a_gpu() -> None:
+    """PyTorch says that there is one; the CPU computes what is sent to it."""
+    import torch
+
+    from nnunet_octreenca.cluster.settings import SentModel
+
+    torch.cuda.is_available = lambda: True
+    stock = SentModel.load
+    SentModel.load = lambda self, folder, device: stock(self, folder, "cpu")
 
 
 def _fill(what: str) -> None:
