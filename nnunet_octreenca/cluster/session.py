@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from distributed import Status, WorkerPlugin
 
-from nnunet_octreenca.cluster.attempts import read_attempts
+from nnunet_octreenca.cluster.attempts import blaming, excuse, read_attempts
+from nnunet_octreenca.cluster.ending import before_the_end, forget
 from nnunet_octreenca.cluster.journal import Ended, Journal
 from nnunet_octreenca.cluster.room import Room, is_full, try_to_write
 from nnunet_octreenca.cluster.settings import Settings, compared_versions
@@ -117,7 +118,8 @@ class Session(WorkerPlugin):
     async def setup(self, worker: "Worker") -> None:
         """Check the worker, load the model, announce memory and GPU."""
         self._worker, self._stop, self._lock = worker, Event(), Lock()
-        self._busy, self.problem, self.budget = 0, "", 0
+        self._at_hand: list[Case] = []
+        self.problem, self.budget = "", 0
         self._room = Room(self.settings.destination.folder)
         try:
             await asyncio.to_thread(self._prepare)
@@ -128,6 +130,7 @@ class Session(WorkerPlugin):
             return
         gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
         has = {self.name: TASKS, MEMORY: self.budget, PLACES: ALL_PLACES, **gpus}
+        before_the_end(self._excuse)
         await worker.set_resources(**has)
         # For cases that no worker could take, the scheduler looks at workers that begin to run, not
         # at what they announce later.
@@ -135,9 +138,22 @@ class Session(WorkerPlugin):
             worker.status = Status.paused
             worker.status = Status.running
 
-    def teardown(self, worker: "Worker") -> None:
-        """The run is over, or the worker is."""
+    async def teardown(self, worker: "Worker") -> None:
+        """The run is over, or the worker is; dask waits half a minute for the bands at hand."""
         self._stop.set()
+        forget(self._excuse)
+        await asyncio.to_thread(self._excuse)
+
+    def _excuse(self) -> None:
+        """This process is to end: that is no fault of the cases at hand.
+
+        Unless it holds too much memory, for which dask ends workers too.
+        """
+        if self._at_hand and resident_memory() > self._limit:
+            return
+        for case in [*self._at_hand]:
+            with suppress(OSError):
+                excuse(self.settings.destination.folder, case)
 
     @property
     def _on_gpu(self) -> bool:
@@ -145,7 +161,7 @@ class Session(WorkerPlugin):
 
     def about(self) -> About:
         """What the client asks."""
-        return About(platform.node(), self.problem, self.budget, self._busy)
+        return About(platform.node(), self.problem, self.budget, len(self._at_hand))
 
     def stop(self) -> None:
         """End the cases at hand at the end of a band."""
@@ -287,10 +303,10 @@ class Session(WorkerPlugin):
         if self.problem:
             return replace(about, withdrawn=self.problem)
         before = read_attempts(folder, case)
-        if before and not alone:
+        if blaming(before) and not alone:
             return replace(about, suspect=True)
         with self._lock:
-            self._busy += 1
+            self._at_hand.append(case)
         told: list[str] = []
         began = perf_counter()
         try:
@@ -302,7 +318,7 @@ class Session(WorkerPlugin):
             return replace(about, stopped=True)
         finally:
             with self._lock:
-                self._busy -= 1
+                self._at_hand.remove(case)
         if self._room.is_over(error):
             self._withdraw(outcome.failed.sentence if outcome.failed else str(error))
             return replace(about, withdrawn=self.problem)
