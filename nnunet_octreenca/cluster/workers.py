@@ -63,10 +63,13 @@ class Workers:
         return not self._processing.isdisjoint(keys)
 
     def _ask(self) -> dict[str, Any]:
-        try:  # some releases tell of five workers unless asked
-            found = self._client.scheduler_info(n_workers=-1)
-        except TypeError:  # and earlier ones always of all
-            found = self._client.scheduler_info()
+        # Not `scheduler_info`: it returns what the client keeps, which the client's own regular
+        # question, for five workers or none, may just have replaced.
+        identity = self._client.scheduler.identity
+        try:
+            found = self._client.sync(identity, n_workers=-1)
+        except TypeError:  # releases before 2025.4 tell of all, and take no number
+            found = self._client.sync(identity)
         if self._scheduler not in (None, found["id"]):
             raise WorkerError(
                 "the scheduler was started again and knows nothing of this run; cases that are "
