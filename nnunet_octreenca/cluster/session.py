@@ -117,7 +117,8 @@ class Session(WorkerPlugin):
 
     async def setup(self, worker: "Worker") -> None:
         """Check the worker, load the model, announce memory and GPU."""
-        self._worker, self._stop, self._lock = worker, Event(), Lock()
+        self._worker, self._loop = worker, asyncio.get_running_loop()
+        self._stop, self._lock = Event(), Lock()
         self._at_hand: list[Case] = []
         self.problem, self.budget = "", 0
         self._room = Room(self.settings.destination.folder)
@@ -349,7 +350,7 @@ class Session(WorkerPlugin):
         call = worker.scheduler.set_resources(
             resources={self.name: 0}, worker=worker.contact_address
         )
-        heard = asyncio.run_coroutine_threadsafe(call, worker.loop.asyncio_loop)
+        heard = asyncio.run_coroutine_threadsafe(call, self._loop)
         with suppress(Exception):  # of a scheduler that has gone
             heard.result(_ANNOUNCE)
 

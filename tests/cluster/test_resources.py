@@ -8,7 +8,7 @@ import pytest
 from nnunet_octreenca.cluster.session import GPU, MEMORY
 from nnunet_octreenca.errors import InputError
 
-NAMES = tuple("abcd")
+NAMES = tuple("abc")
 
 
 def announced(client):
@@ -32,9 +32,7 @@ def test_cases_for_gpus_go_to_workers_that_have_one(
         segment(cluster, source, device="cuda")
     on_cpus = segment(cluster, source)
     assert {ended.state for ended in on_cpus.records} == {"done"}
-    assert same_as_one_process(source) == len(NAMES)
     shutil.rmtree(tmp_path / "out")
-    shutil.rmtree(tmp_path / "alone")
 
     cluster.add(gpu=True)
     cluster.add(gpu=True, resources={GPU: 2}, threads=2)

@@ -1,7 +1,7 @@
 """Workers that are SLURM jobs, with stand-ins for SLURM's commands that run the jobs here."""
 
 import _thread
-import subprocess
+import signal
 import sys
 import threading
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from helpers.clusters import running, wait_until
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.cluster.address import connected
 from nnunet_octreenca.cluster.journal import run_path
+from nnunet_octreenca.cluster.slurm import import_jobqueue
 from nnunet_octreenca.errors import EnvironmentMismatchError
 
 NAMES = ("a", "b")
@@ -121,16 +122,13 @@ def test_a_refused_job_ends_all_with_a_sentence(slurm):
     assert cancelled(slurm.jobs) == ["job1"]
 
 
-def test_ctrl_c_and_sigterm_stay_what_they_are():
+def test_ctrl_c_and_sigterm_stay_what_they_are(monkeypatch):
     """The import of dask-jobqueue makes Ctrl-C end the process with exit code 0."""
-    code = (
-        "import signal\n"
-        "from nnunet_octreenca.cluster.slurm import import_jobqueue\n"
-        "before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]\n"
-        "import_jobqueue()\n"
-        "assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in [name for name in sys.modules if name.split(".")[0] == "dask_jobqueue"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    import_jobqueue()
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_a_machine_without_slurm(slurm, pictures, model_path, tmp_path, capsys):
