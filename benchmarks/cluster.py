@@ -35,6 +35,7 @@ from nnunet_octreenca.cluster.address import connected
 from nnunet_octreenca.cluster.client import ClusterRun, Request
 from nnunet_octreenca.cluster.journal import Ended
 from nnunet_octreenca.cluster.scheduling import WINDOW, Scheduling
+from nnunet_octreenca.cluster.session import wanted
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.integration.model import Model, load_model
 from nnunet_octreenca.prediction.earlier import Destination
@@ -92,10 +93,10 @@ def pictures(folder: Path, count: int, side: int) -> Path:
 def side_of(model: Model, seconds: float, folder: Path) -> int:
     """Pixels of a square picture that takes about so long on one thread."""
     side = 512
-    for _ in range(3):
-        source = pictures(folder / f"try_{side}", 1, side)
-        took = in_one_process(model, source, folder / f"out_{side}")["seconds"]
-        side = int(side * min(max((seconds / took) ** 0.5, 0.3), 3)) // 32 * 32
+    for number in range(3):
+        source = pictures(folder / f"try_{number}", 1, side)
+        took = in_one_process(model, source, folder / f"out_{number}")["seconds"]
+        side = max(32, int(side * min(max((seconds / took) ** 0.5, 0.3), 3)) // 32 * 32)
     return side
 
 
@@ -111,7 +112,11 @@ def in_one_process(model: Model, source: Path, out: Path) -> dict[str, float]:
 def on_cluster(
     model: Model, source: Path, out: Path, address: str, pids: Sequence[int]
 ) -> dict[str, Any]:
-    """The same cases on a cluster; its processes' time counts from the first case's end on."""
+    """The same cases on a cluster of processes `pids`, a scheduler and workers.
+
+    Time counts from where every worker may have ended a case: they end their first ones at about
+    the same moment.
+    """
     ends: list[tuple[float, float]] = []
     run = Run(model, Destination(out), PLAIN, tell_once=lambda line: None)
 
@@ -122,11 +127,13 @@ def on_cluster(
         on = ClusterRun(run, Request(address, threads=1), source, client)
         on.segment(run.cases(source), show=show)
     assert not run.failed, run.failed
-    (first, used_then), (last, used) = ends[0], ends[-1]
+    begun = len(pids) - 1
+    (first, used_then), (last, used) = ends[begun - 1], ends[-1]
+    counted = len(ends) - begun
     return {
         "cases": len(ends),
-        "seconds_a_case": (last - first) / (len(ends) - 1),
-        "processor_seconds_a_case": (used - used_then) / (len(ends) - 1),
+        "seconds_a_case": (last - first) / counted,
+        "processor_seconds_a_case": (used - used_then) / counted,
         "median_seconds_on_worker": float(np.median([ended.seconds for ended in on.records])),
     }
 
@@ -138,7 +145,7 @@ def _processor_time(pids: Sequence[int]) -> float:
 def throughput(
     model: Model, work: Path, workers: Sequence[int], count: int, side: int
 ) -> dict[str, Any]:
-    """Cases a second against workers, from the first case's end to the last's."""
+    """Cases a second against workers."""
     source, rows = pictures(work / "throughput", count, side), []
     for number in workers:
         with cluster(number) as (address, pids):
@@ -244,7 +251,7 @@ def memory(tasks: int, window: int) -> dict[str, Any]:
 
 
 async def _announce(dask_worker: Any) -> None:
-    await dask_worker.set_resources(MEMORY=1, PLACES=1)
+    await dask_worker.set_resources(**wanted("memory", 1))
 
 
 def rounded(found: dict[str, Any]) -> dict[str, Any]:
@@ -266,6 +273,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=WINDOW)
     parser.add_argument("--json", action="store_true", help="write docs/results/cluster.json")
     given = parser.parse_args()
+    if given.cases <= max(given.workers):
+        parser.error(f"--cases {given.cases} must be more than the workers")
     chosen = given.only or ("throughput", "overhead", "memory")
     torch.set_num_threads(1)
     found: dict[str, Any] = {}

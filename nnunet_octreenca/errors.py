@@ -25,6 +25,10 @@ class OutputError(OctreeNCAError):
     """A result cannot be written: it exists, the disk is full, the format cannot hold it."""
 
 
+class NoRoomError(OutputError):
+    """What a result will take is more than its disk has left."""
+
+
 class LockedError(OctreeNCAError):
     """Another process works in the same folder, or on the same case."""
 

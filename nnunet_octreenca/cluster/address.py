@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.cluster.slurm import import_jobqueue, slurm_workers
+from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import processors, total_memory
 
@@ -45,7 +45,7 @@ def checked_address(address: str, config: Path | None) -> str:
         if not re.fullmatch(r"[1-9][0-9]{0,4}", rest):
             raise InputError(f"--dask {address} needs a number of workers, such as {kind}:4")
         if kind == "slurm":
-            import_optional("dask_jobqueue", "cluster")
+            import_jobqueue()
         if (kind == "slurm") != (config is not None):
             raise InputError(
                 "--dask slurm:32 and --dask-config FILE belong together: the file says what a job "
@@ -71,7 +71,7 @@ def connected(address: str, config: Path | None) -> "Iterator[Client]":
 
     Raises:
         InputError: nobody answers there, or the scheduler file or the configuration is damaged.
-        EnvironmentMismatchError: SLURM's commands are not there.
+        EnvironmentMismatchError: SLURM's commands are not there, or refuse a job.
     """
     from distributed import Client
 
@@ -81,7 +81,7 @@ def connected(address: str, config: Path | None) -> "Iterator[Client]":
             target: Any = stack.enter_context(_local(int(rest)))
         elif kind == "slurm":
             assert config is not None
-            target = stack.enter_context(_slurm(int(rest), config))
+            target = stack.enter_context(slurm_workers(int(rest), config))
         else:
             target = None
         arguments = {"scheduler_file": address} if Path(address).is_file() else {}
@@ -122,57 +122,6 @@ def local_threads(address: str) -> int | None:
     if not address.startswith("local:"):
         return None
     return max(1, processors() // int(address.partition(":")[2]))
-
-
-@contextmanager
-def _slurm(workers: int, config: Path) -> Iterator[Any]:
-    jobqueue = import_optional("dask_jobqueue", "cluster")
-    arguments = _slurm_arguments(config, _known_arguments(jobqueue))
-    try:
-        cluster = jobqueue.SLURMCluster(**arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{config} does not describe a job ({_first(error)}); it holds the arguments of "
-            f"dask_jobqueue.SLURMCluster, such as `cores: 16`, `memory: 64GB`, `queue: normal`"
-        ) from error
-    with cluster:
-        try:
-            cluster.scale(workers)
-        except (OSError, RuntimeError) as error:
-            raise EnvironmentMismatchError(
-                f"jobs cannot be submitted ({_first(error)}); run this where `sbatch` works"
-            ) from error
-        yield cluster
-
-
-def _known_arguments(jobqueue: Any) -> set[str]:
-    """What `SLURMCluster` takes, itself or for a job; it would fail half-made on anything else."""
-    takers = (
-        jobqueue.SLURMCluster,
-        jobqueue.core.JobQueueCluster,
-        jobqueue.core.Job,
-        jobqueue.slurm.SLURMJob,
-    )
-    return {name for taker in takers for name in signature(taker.__init__).parameters}
-
-
-def _slurm_arguments(config: Path, known: set[str]) -> dict[str, Any]:
-    yaml = import_optional("yaml", "cluster")
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{config} cannot be read ({_first(error)}); write YAML or JSON"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"{config} holds no names with values; write `cores: 16` and so on")
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise InputError(
-            f"{config} has {', '.join(unknown)}, which dask_jobqueue.SLURMCluster does not take; "
-            f"take it out, or correct its name"
-        )
-    return content
 
 
 def _first(error: BaseException) -> str:

@@ -1,16 +1,18 @@
 """How often a case ended the process that segmented it: poisoned input must not eat a cluster.
 
 A file beside the records says who is at a case. Whoever comes to an end with it, good or bad,
-removes the file; a process that is killed cannot.
+removes the file; a process that is killed cannot. One that others end, as a batch system does at a
+time limit, notes that first: it is no fault of the case.
 """
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Lock
 
 from nnunet_octreenca.errors import WorkerError
 from nnunet_octreenca.files import load_json, write_json
@@ -21,6 +23,8 @@ from nnunet_octreenca.result_record import RECORDS
 
 MOST = 2
 """Processes that a case may end."""
+
+_file = Lock()  # of threads that end a case, and one that ends the process
 
 
 class PoisonedError(WorkerError):
@@ -36,6 +40,7 @@ class Attempt:
         host, process: who it was.
         began: when, in UTC.
         stamp: of the case's files (`hashes.stamp`): a file that was mended is another one.
+        excused: others ended the process.
     """
 
     run: str
@@ -43,6 +48,7 @@ class Attempt:
     process: int
     began: str
     stamp: str
+    excused: bool = False
 
 
 def attempts_path(folder: Path, case_name: str) -> Path:
@@ -64,6 +70,11 @@ def read_attempts(folder: Path, case: Case) -> list[Attempt]:
     return [attempt for attempt in attempts if attempt.stamp == now]
 
 
+def blaming(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Those that the case may be the reason of."""
+    return [each for each in attempts if not each.excused]
+
+
 @contextmanager
 def attempt(folder: Path, case: Case, run: str) -> Iterator[None]:
     """Note that this process is at a case, while it is; who calls holds the case's lock.
@@ -72,17 +83,40 @@ def attempt(folder: Path, case: Case, run: str) -> Iterator[None]:
         PoisonedError: the case has ended `MOST` processes.
     """
     path, before = attempts_path(folder, case.name), read_attempts(folder, case)
-    if len(before) >= MOST:
-        places = ", ".join(f"process {each.process} on {each.host}" for each in before)
+    blamed = blaming(before)
+    if len(blamed) >= MOST:
+        places = ", ".join(f"process {each.process} on {each.host}" for each in blamed)
         raise PoisonedError(
-            f"it ended the process that segmented it {len(before)} times ({places}) and is not "
+            f"it ended the process that segmented it {len(blamed)} times ({places}) and is not "
             f"taken again: the file may be damaged, or need more memory than planned; look at it, "
             f"and delete {path} to try once more"
         )
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     this = Attempt(run, platform.node(), os.getpid(), now, stamp(all_files(case.files)))
-    write_json(path, [asdict(each) for each in (*before, this)])
+    with _file:
+        write_json(path, [asdict(each) for each in (*before, this)])
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with _file:
+            path.unlink(missing_ok=True)
+
+
+def excuse(folder: Path, case: Case) -> None:
+    """Note that others are about to end this process, which may be at a case.
+
+    Raises:
+        OSError: it cannot be noted.
+    """
+    path, this = attempts_path(folder, case.name), (platform.node(), os.getpid())
+    with _file:
+        before = read_attempts(folder, case)
+        if not before:  # it came to an end with it
+            return
+        write_json(
+            path,
+            [
+                asdict(replace(each, excused=each.excused or (each.host, each.process) == this))
+                for each in before
+            ],
+        )

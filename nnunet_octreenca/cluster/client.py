@@ -12,7 +12,7 @@ from uuid import uuid4
 from nnunet_octreenca.cluster import tasks
 from nnunet_octreenca.cluster.journal import Ended, Journal, read_run, run_path, write_run
 from nnunet_octreenca.cluster.limits import CALL, within
-from nnunet_octreenca.cluster.scheduling import WINDOW, Scheduling
+from nnunet_octreenca.cluster.scheduling import ALL_HERE, WINDOW, Scheduling, WithdrawnError
 from nnunet_octreenca.cluster.session import About, Session, plugin_name
 from nnunet_octreenca.cluster.settings import Settings
 from nnunet_octreenca.cluster.workers import Workers
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _STOPPING = 300.0  # seconds in which the bands at hand should end
-# Seconds without a new worker after which those that cannot be used are all there are: a job
-# system starts workers one after the other.
-_ALL_HERE = 20.0
 _LOCK = "client.lock"
 
 
@@ -95,7 +92,7 @@ class ClusterRun:
             InputError: there is no run to come back to, or it was another one.
             OutputError: the output folder cannot be written to.
             LockedError: another client is at it.
-            WorkerError: no worker can be used, or the scheduler has gone.
+            WorkerError: no worker can be used or is left, or the scheduler has gone.
             KeyboardInterrupt: it was stopped.
         """
         folder = self.run.destination.folder
@@ -105,7 +102,12 @@ class ClusterRun:
                 self._take(ended, show)
             known = {ended.case for ended in self.records}
             left = [_absolute(case) for case in cases if case.name not in known]
-            workers = self._set_up(settings)
+            try:
+                workers = self._set_up(settings)
+            except (InputError, KeyboardInterrupt, SystemExit):  # nothing was begun
+                if not self.request.attach:
+                    self._end(settings.run, journal)
+                raise
             scheduling = Scheduling(
                 self.client,
                 settings.run,
@@ -114,12 +116,17 @@ class ClusterRun:
                 lasting=self.request.lasting,
                 window=self.request.window,
                 split_above=self.request.split_above,
+                all_here=ALL_HERE,
             )
             try:
                 for ended in scheduling.outcomes(left, tick):
                     self._take(ended, show)
             except KeyboardInterrupt:
                 self._stop(settings.run, journal, scheduling)
+                self._end(settings.run, journal)
+                raise
+            except WithdrawnError:
+                scheduling.cancel()
                 self._end(settings.run, journal)
                 raise
             self._end(settings.run, journal)
@@ -194,7 +201,8 @@ class ClusterRun:
         self.client.subscribe_topic(session.name, lambda event: self._problem(str(event[1])))
         with suppress(Exception):  # of one worker; those that have none of it are named below
             within(CALL, lambda: self.client.register_plugin(session), "a worker")
-        workers, patience, others = Workers(self.client), Patience(), Patience(limit=_ALL_HERE)
+        workers = Workers(self.client, settings.run)
+        patience, others = Patience(), Patience(limit=ALL_HERE)
         known = 0
         while True:
             abouts = self._abouts(settings.run)
@@ -211,10 +219,15 @@ class ClusterRun:
                 raise InputError(f"no worker can be used; {abouts[0].problem}")
             if patience.over():
                 raise WorkerError(
-                    f"no worker has come to the scheduler in {patience.limit:.0f} s; start some "
-                    f"with `dask worker {self.request.address}`. {advice()}"
+                    f"no worker has come to the scheduler in {patience.limit:.0f} s; "
+                    f"{self._how_workers_come()}. {advice()}"
                 )
             sleep(0.5)
+
+    def _how_workers_come(self) -> str:
+        if self.request.address.startswith("slurm:"):
+            return "look at the jobs with `squeue`, and at what they wrote (slurm-*.out)"
+        return f"start some with `dask worker {self.request.address}`"
 
     def _abouts(self, run: str) -> list[About]:
         """What the workers say; of one that cannot, that; nothing while one does not answer."""

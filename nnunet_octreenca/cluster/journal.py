@@ -32,6 +32,7 @@ class Ended:
         versions: of the programs there.
         stopped: the worker was asked to stop.
         suspect: it ended a process before, and wants a worker for itself.
+        withdrawn: why the worker takes no more cases; another one is to do this one.
     """
 
     case: str
@@ -46,6 +47,7 @@ class Ended:
     versions: Mapping[str, str] = field(default_factory=dict)
     stopped: bool = False
     suspect: bool = False
+    withdrawn: str = ""
 
     @property
     def state(self) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_octreenca.cluster import tasks
 from nnunet_octreenca.cluster.journal import Ended
 from nnunet_octreenca.cluster.limits import within
-from nnunet_octreenca.cluster.session import ALL_PLACES, GPU, MEMORY, PLACES
+from nnunet_octreenca.cluster.session import ALL_PLACES, wanted
 from nnunet_octreenca.cluster.workers import Workers
 from nnunet_octreenca.errors import LockedError, WorkerError
 from nnunet_octreenca.images.cases import Case
@@ -40,6 +40,13 @@ _POLL = 0.2  # seconds
 _BUSY_FIRST, _BUSY_LONGEST = 2.0, 30.0  # seconds until a case that another process is at
 _RECONNECT = 60.0  # seconds until a scheduler that is not reached has gone
 _RESULT = 60.0  # seconds for a result of some KB to come from its worker
+ALL_HERE = 20.0
+"""Seconds without a new worker after which those that cannot be used are all there are: a job
+system starts workers one after the other."""
+
+
+class WithdrawnError(WorkerError):
+    """Every worker has withdrawn."""
 
 
 @dataclass
@@ -77,6 +84,7 @@ class Scheduling:
         lasting: the scheduler outlives this process, and so do the cases that it was given.
         window: see `WINDOW`.
         split_above: cells of a case from which other workers take bands of it; None for never.
+        all_here: see `ALL_HERE`.
     """
 
     client: "Client"
@@ -86,6 +94,7 @@ class Scheduling:
     lasting: bool = True
     window: int = WINDOW
     split_above: int | None = None
+    all_here: float = ALL_HERE
     _waiting: deque[Entry] = field(default_factory=deque)
     _planned: deque[Entry] = field(default_factory=deque)
     _delayed: list[tuple[float, int, Entry]] = field(default_factory=list)
@@ -94,6 +103,7 @@ class Scheduling:
     _answers: "SimpleQueue[str]" = field(default_factory=SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=count)
     _lost: float = inf  # when the scheduler was found gone
+    _withdrawn: str = ""  # why the last worker that did takes no more cases
 
     def outcomes(
         self, cases: Sequence[Case], tick: Callable[[], object] = lambda: None
@@ -107,9 +117,10 @@ class Scheduling:
         Raises:
             WorkerError: the scheduler has gone, or no worker does anything for the limit of
                 `waiting`.
+            WithdrawnError: no worker is left that takes cases.
         """
         self._waiting.extend(Entry(case) for case in cases)
-        patience = Patience()
+        patience, others = Patience(), Patience(limit=self.all_here)
         while self._left():
             ended = []
             if self._connected():
@@ -118,7 +129,15 @@ class Scheduling:
                 yield from ended
                 self.workers.keep_fresh()
             tick()
-            if ended or self.workers.at_work(self._running.keys() | self._planning.keys()):
+            busy = self.workers.at_work(self._running.keys() | self._planning.keys())
+            if busy or self.workers.count or not self._withdrawn:
+                others.restart()
+            elif others.over():
+                raise WithdrawnError(
+                    f"no worker is left that takes cases; {self._withdrawn}; then run this again "
+                    f"with --continue"
+                )
+            if ended or busy:
                 patience.restart()
             elif patience.over():
                 raise WorkerError(
@@ -190,7 +209,7 @@ class Scheduling:
             self.workers.shares,
             key=key,
             priority=10,
-            resources={MEMORY: 1, PLACES: 1},
+            resources=wanted(self.run, 1),
         )
         self._planning[key] = (future, entries)
         future.add_done_callback(lambda future: self._answers.put(future.key))
@@ -211,7 +230,7 @@ class Scheduling:
             entry.alone,
             self._helpers(entry),
             key=key,
-            resources={MEMORY: memory, PLACES: places, **({GPU: 1} if self.on_gpu else {})},
+            resources=wanted(self.run, memory, places, on_gpu=self.on_gpu),
         )
         entry.tries += 1
         if self.lasting:
@@ -261,6 +280,9 @@ class Scheduling:
     def _take(self, ended: object, entry: Entry) -> Iterator[Ended]:
         if isinstance(ended, Ended) and ended.state:
             yield ended
+        elif isinstance(ended, Ended) and ended.withdrawn:
+            self._withdrawn = ended.withdrawn
+            yield from self._again(entry, ended.withdrawn)
         elif isinstance(ended, Ended) and ended.suspect:
             entry.alone = True
             self._planned.append(entry)

@@ -12,13 +12,14 @@ from pathlib import Path
 from threading import Event, Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import torch
-from distributed import WorkerPlugin
+from distributed import Status, WorkerPlugin
 
-from nnunet_octreenca.cluster.attempts import read_attempts
+from nnunet_octreenca.cluster.attempts import blaming, excuse, read_attempts
+from nnunet_octreenca.cluster.ending import before_the_end, forget
 from nnunet_octreenca.cluster.journal import Ended, Journal
+from nnunet_octreenca.cluster.room import Room, is_full, try_to_write
 from nnunet_octreenca.cluster.settings import Settings, compared_versions
 from nnunet_octreenca.cluster.split import BandTask, Split, compute_band
 from nnunet_octreenca.cluster.worker_run import WorkerRun
@@ -47,9 +48,13 @@ MEMORY, GPU, PLACES = "MEMORY", "GPU", "PLACES"
 ALL_PLACES = 1000
 """Of a worker: a task takes one, or all of them to have the worker to itself."""
 
+TASKS = 1_000_000
+"""That a worker takes of one run at a time: no limit, but 0 while it takes none of that run."""
+
 # Of a worker's limit: dask pauses a worker at 0.8 and its nanny ends it at 0.95.
 _PLANNED, _USED = 0.8, 0.9
 _MOST_LINES = 20  # about one case
+_ANNOUNCE = 60.0  # seconds for the scheduler to hear of it
 
 
 class Stopped(KeyboardInterrupt):
@@ -62,7 +67,7 @@ class About:
 
     Attributes:
         host: of it.
-        problem: why it gets no task; empty where it does.
+        problem: why it gets no case, or no more; empty where it does.
         budget: bytes that its tasks may take together.
         busy: tasks of the run that it is at.
     """
@@ -74,8 +79,24 @@ class About:
 
 
 def plugin_name(run: str) -> str:
-    """Of the session of a run, on every worker."""
+    """Of the session of a run, on every worker; and of what those announce that take its tasks.
+
+    Memory and places alone do not tell: an earlier run may have had them announced.
+    """
     return f"octreenca-{run}"
+
+
+def wanted(run: str, memory: int, places: int = 1, *, on_gpu: bool = False) -> dict[str, int]:
+    """What a task asks of a worker.
+
+    Args:
+        run: the name of the run.
+        memory: bytes.
+        places: see `ALL_PLACES`.
+        on_gpu: it takes a GPU.
+    """
+    gpu = {GPU: 1} if on_gpu else {}
+    return {plugin_name(run): 1, MEMORY: memory, PLACES: places, **gpu}
 
 
 class Session(WorkerPlugin):
@@ -96,8 +117,11 @@ class Session(WorkerPlugin):
 
     async def setup(self, worker: "Worker") -> None:
         """Check the worker, load the model, announce memory and GPU."""
-        self._worker, self._stop, self._lock = worker, Event(), Lock()
-        self._busy, self.problem, self.budget = 0, "", 0
+        self._worker, self._loop = worker, asyncio.get_running_loop()
+        self._stop, self._lock = Event(), Lock()
+        self._at_hand: list[Case] = []
+        self.problem, self.budget = "", 0
+        self._room = Room(self.settings.destination.folder)
         try:
             await asyncio.to_thread(self._prepare)
         except Exception as error:  # whatever is wrong with one worker costs that worker only
@@ -106,11 +130,31 @@ class Session(WorkerPlugin):
             worker.log_event(self.name, self.problem)
             return
         gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
-        await worker.set_resources(**{MEMORY: self.budget, PLACES: ALL_PLACES, **gpus})
+        has = {self.name: TASKS, MEMORY: self.budget, PLACES: ALL_PLACES, **gpus}
+        before_the_end(self._excuse)
+        await worker.set_resources(**has)
+        # For cases that no worker could take, the scheduler looks at workers that begin to run, not
+        # at what they announce later.
+        if worker.status == Status.running:
+            worker.status = Status.paused
+            worker.status = Status.running
 
-    def teardown(self, worker: "Worker") -> None:
-        """The run is over, or the worker is."""
+    async def teardown(self, worker: "Worker") -> None:
+        """The run is over, or the worker is; dask waits half a minute for the bands at hand."""
         self._stop.set()
+        forget(self._excuse)
+        await asyncio.to_thread(self._excuse)
+
+    def _excuse(self) -> None:
+        """This process is to end: that is no fault of the cases at hand.
+
+        Unless it holds too much memory, for which dask ends workers too.
+        """
+        if self._at_hand and resident_memory() > self._limit:
+            return
+        for case in [*self._at_hand]:
+            with suppress(OSError):
+                excuse(self.settings.destination.folder, case)
 
     @property
     def _on_gpu(self) -> bool:
@@ -118,7 +162,7 @@ class Session(WorkerPlugin):
 
     def about(self) -> About:
         """What the client asks."""
-        return About(platform.node(), self.problem, self.budget, self._busy)
+        return About(platform.node(), self.problem, self.budget, len(self._at_hand))
 
     def stop(self) -> None:
         """End the cases at hand at the end of a band."""
@@ -169,17 +213,16 @@ class Session(WorkerPlugin):
         source, folder = self.settings.source, self.settings.destination.folder
         if not source.exists():
             raise InputError(f"{source} is not there; give -i on a disk that all workers share")
-        probe = folder / f".octreenca_probe_{uuid4().hex}"
         try:
             # The client made it; a folder made here would be another machine's own.
             if not folder.is_dir():
                 raise FileNotFoundError(f"there is no {folder}")
-            probe.write_bytes(b"")
-            probe.unlink()
+            try_to_write(folder)
         except OSError as error:
-            raise OutputError(
-                f"{folder} cannot be written to ({error}); give -o on a disk that all workers share"
-            ) from error
+            advice = "give -o on a disk that all workers share"
+            if is_full(error):
+                advice = f"free some space there, or {advice}"
+            raise OutputError(f"{folder} cannot be written to ({error}); {advice}") from error
 
     def _require_same(self) -> None:
         """Refuse a worker that would not give the client's labels."""
@@ -208,12 +251,19 @@ class Session(WorkerPlugin):
     def wanted(self, expected: Forecast | None) -> dict[str, int]:
         """What a task asks of a worker."""
         memory = expected.bytes if expected else 1
-        return {MEMORY: memory, PLACES: 1, **({GPU: 1} if self._on_gpu else {})}
+        return wanted(self.settings.run, memory, on_gpu=self._on_gpu)
 
     def band(self, task: BandTask, expected: Forecast | None) -> None:
         """Some rows of a case that another worker has; they are left in its folder."""
-        with suppress(Stopped), suppress(FileNotFoundError):  # the case may be finished
-            compute_band(task, self._model, self._options(expected), self._progress)
+        if self.problem:  # the worker that has the case computes it then
+            return
+        try:
+            with suppress(Stopped), suppress(FileNotFoundError):  # the case may be finished
+                compute_band(task, self._model, self._options(expected), self._progress)
+        except Exception as error:
+            if self._room.is_over(error):
+                self._withdraw(str(error))
+            raise
 
     def segment(
         self,
@@ -251,23 +301,28 @@ class Session(WorkerPlugin):
             return known
         if self._stop.is_set() or journal.stops():
             return replace(about, stopped=True)
+        if self.problem:
+            return replace(about, withdrawn=self.problem)
         before = read_attempts(folder, case)
-        if before and not alone:
+        if blaming(before) and not alone:
             return replace(about, suspect=True)
         with self._lock:
-            self._busy += 1
+            self._at_hand.append(case)
         told: list[str] = []
         began = perf_counter()
         try:
             run = self._base.again(case, before, self._options(expected))
             if helpers:
                 run.spread = Split(case, journal.folder, helpers, submit)
-            outcome = run.attempt(case, tell=told.append, progress=self._progress)[0]
+            outcome, error = run.attempt(case, tell=told.append, progress=self._progress)
         except Stopped:
             return replace(about, stopped=True)
         finally:
             with self._lock:
-                self._busy -= 1
+                self._at_hand.remove(case)
+        if self._room.is_over(error):
+            self._withdraw(outcome.failed.sentence if outcome.failed else str(error))
+            return replace(about, withdrawn=self.problem)
         ended = replace(
             about,
             outcome=outcome,
@@ -278,6 +333,26 @@ class Session(WorkerPlugin):
             with suppress(OSError):  # a full disk: the client hears it anyway
                 journal.write(ended)
         return ended
+
+    def _withdraw(self, why: str) -> None:
+        """Take no more cases: on a full disk one after the other would fail."""
+        worker = self._worker
+        with self._lock:
+            if self.problem:
+                return
+            said = (why.strip().splitlines() or ["there is no room"])[0]
+            self.problem = (
+                f"worker {worker.address} on {platform.node()} takes no more cases, for its disk "
+                f"is full: {said}"
+            )
+        worker.log_event(self.name, self.problem)
+        # Only the scheduler hears it: what waits on this worker already is handed back in its turn.
+        call = worker.scheduler.set_resources(
+            resources={self.name: 0}, worker=worker.contact_address
+        )
+        heard = asyncio.run_coroutine_threadsafe(call, self._loop)
+        with suppress(Exception):  # of a scheduler that has gone
+            heard.result(_ANNOUNCE)
 
     def _options(self, expected: Forecast | None) -> Any:
         options = replace(self.settings.options, memory=self._limit)

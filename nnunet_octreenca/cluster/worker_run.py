@@ -1,6 +1,8 @@
 """Cases of one worker: done once, even where a task comes twice."""
 
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,7 +15,15 @@ from nnunet_octreenca.inference.ensemble import Progress
 from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction.folder import Outcome, Run
 from nnunet_octreenca.prediction.options import Options
-from nnunet_octreenca.result_record import FINISHED, CaseRecord, read_case_record, record_path
+from nnunet_octreenca.prediction.quality_files import possible_files
+from nnunet_octreenca.result_record import (
+    FINISHED,
+    WRITING,
+    CaseRecord,
+    read_case_record,
+    record_path,
+    write_case_record,
+)
 
 
 @dataclass
@@ -54,11 +64,42 @@ class WorkerRun(Run):
         record = self._finished_meanwhile(case)
         if record is not None:
             return Outcome(before=record)
+        before = self._record(case)
         with attempt(self.destination.folder, case, self.name):
-            return super().segment_held(case, lock, tell, progress)
+            try:
+                return super().segment_held(case, lock, tell, progress)
+            except Exception:
+                self._take_back(case, before)
+                raise
+
+    def _take_back(self, case: Case, before: CaseRecord | None) -> None:
+        """Remove what a case has written before it failed: another worker may have to do it.
+
+        Where results may be replaced, or gone on with, they may stay.
+        """
+        if self.destination.resume or self.destination.overwrite:
+            return
+        folder, record = self.destination.folder, self._record(case)
+        if record is None or record == before or record.state != WRITING:
+            return  # it had not begun to write, so that whatever is there is another's
+        quality = possible_files(folder, case.name) if self.options.quality is not None else []
+        for path in (*(folder / name for name in record.outputs), *quality):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+        with suppress(OSError):
+            if before is None:
+                record_path(folder, case.name).unlink()
+            else:
+                write_case_record(folder, before)
+
+    def _record(self, case: Case) -> CaseRecord | None:
+        return read_case_record(record_path(self.destination.folder, case.name))
 
     def _finished_meanwhile(self, case: Case) -> CaseRecord | None:
-        record = read_case_record(record_path(self.destination.folder, case.name))
+        record = self._record(case)
         if record is None or record.state != FINISHED:
             return None
         same = (record.model, record.settings) == (self.identity.model, self.identity.settings)

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.cluster.limits import within
-from nnunet_octreenca.cluster.session import MEMORY
+from nnunet_octreenca.cluster.session import MEMORY, plugin_name
 from nnunet_octreenca.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -17,18 +17,19 @@ _PER_WORKER = 0.01
 
 
 class Workers:
-    """The workers that announce memory, refreshed every few seconds.
+    """The workers that take tasks of a run, refreshed every few seconds.
 
     Args:
         client: of their scheduler.
+        run: its name.
 
     Attributes:
         shares: bytes that a case may take, of every worker a thread's share and the whole.
         count: how many they are.
     """
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
+    def __init__(self, client: "Client", run: str) -> None:
+        self._client, self._name = client, plugin_name(run)
         self._asked = 0.0
         self._scheduler: str | None = None
         self._processing: set[str] = set()
@@ -45,7 +46,7 @@ class Workers:
         budgets = [
             (int(about["resources"][MEMORY]), int(about["nthreads"]))
             for about in found.values()
-            if about["resources"].get(MEMORY)
+            if about["resources"].get(self._name)
         ]
         self.count = len(budgets)
         parts = {memory // threads for memory, threads in budgets}
@@ -62,10 +63,13 @@ class Workers:
         return not self._processing.isdisjoint(keys)
 
     def _ask(self) -> dict[str, Any]:
-        try:  # some releases tell of five workers unless asked
-            found = self._client.scheduler_info(n_workers=-1)
-        except TypeError:  # and earlier ones always of all
-            found = self._client.scheduler_info()
+        # Not `scheduler_info`: it returns what the client keeps, which the client's own regular
+        # question, for five workers or none, may just have replaced.
+        identity = self._client.scheduler.identity
+        try:
+            found = self._client.sync(identity, n_workers=-1)
+        except TypeError:  # releases before 2025.4 tell of all, and take no number
+            found = self._client.sync(identity)
         if self._scheduler not in (None, found["id"]):
             raise WorkerError(
                 "the scheduler was started again and knows nothing of this run; cases that are "

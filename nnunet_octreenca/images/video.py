@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.errors import InputError, NoRoomError, OutputError
 from nnunet_octreenca.images.source import ImageInfo
 from nnunet_octreenca.images.video_files import require_checksums, require_whole
 from nnunet_octreenca.libraries import import_optional
@@ -51,7 +51,8 @@ class VideoSource:
 
     Raises:
         InputError: the file is missing, truncated, damaged (naming the frame) or no video.
-        OutputError: the scratch folder has too little room, or is none.
+        NoRoomError: the scratch folder has too little room.
+        OutputError: it is no folder.
         EnvironmentMismatchError: PyAV is not installed.
     """
 
@@ -332,8 +333,8 @@ def _seconds(stream: "VideoStream") -> Fraction:
         return Fraction(0)
 
 
-def _no_room(path: Path, folder: Path, why: str) -> OutputError:
-    return OutputError(
+def _no_room(path: Path, folder: Path, why: str) -> NoRoomError:
+    return NoRoomError(
         f"{folder} has too little room for the decoded video {path} ({why}); give a scratch folder "
         f"on another disk"
     )

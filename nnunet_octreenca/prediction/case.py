@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nnunet_octreenca.arrays import Pixels
 from nnunet_octreenca.calibration_record import Calibration
 from nnunet_octreenca.deferred_files import is_deferred, is_whole, refresh
-from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.errors import InputError, NoRoomError
 from nnunet_octreenca.hashes import content_hash, labels_hash, stamp
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.images.companions import all_files, with_companions
@@ -289,13 +289,13 @@ def _check_disk(output: Path, shape: Sequence[int], maps: int) -> None:
     needed = int(np.prod(shape)) // 100 + (8 << 20) + maps * 4 * int(np.prod(shape))
     free = free_disk(output)
     if free < needed and is_deferred(output):
-        raise OutputError(
+        raise NoRoomError(
             f"the scratch folder has {free / 1e6:.0f} MB left, and the results need some "
             f"{needed / 1e6:.0f} MB before they are put into the store; free disk space or give "
             f"another --scratch"
         )
     if free < needed:
-        raise OutputError(
+        raise NoRoomError(
             f"{output} has {free / 1e6:.0f} MB left, and the results need some "
             f"{needed / 1e6:.0f} MB; free disk space or give another folder with -o"
         )

@@ -39,7 +39,7 @@ network drive that is away, no memory."""
 _BUSY = 30.0  # seconds before a case is tried again that another run is at
 _DEATHS = 2  # of this program during a case, after which the case is not tried again
 _LEAST_DISK = 64 << 20  # bytes; below, no case is begun
-_PASSING = {"OutputError", "OutOfMemoryError", "MemoryError"}
+_PASSING = {"OutputError", "NoRoomError", "OutOfMemoryError", "MemoryError"}
 
 
 class DropService:

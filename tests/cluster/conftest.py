@@ -49,7 +49,7 @@ def _quick(monkeypatch):
     """Nothing is worth waiting for long on one machine."""
     monkeypatch.setattr(address, "CONNECT", 8.0)
     monkeypatch.setattr(client, "CALL", 60.0)
-    monkeypatch.setattr(client, "_ALL_HERE", 3.0)
+    monkeypatch.setattr(client, "ALL_HERE", 3.0)
     monkeypatch.setattr(workers, "_INTERVAL", 0.5)
     monkeypatch.setenv("nnUNet_octreenca_wait_limit", "240")
 

@@ -1,6 +1,8 @@
 """Cases on a cluster: each done once, with the labels of one process, whatever dies meanwhile."""
 
 import json
+import os
+import signal
 
 import pyarrow.parquet
 from helpers.clusters import kill, running, wait_until
@@ -64,6 +66,25 @@ def test_a_killed_worker_costs_nothing(cluster, pictures, segment, same_as_one_p
     assert leftovers(tmp_path / "out") == []
 
 
+def test_workers_that_come_when_all_others_have_died_get_their_cases(
+    cluster, pictures, segment, same_as_one_process, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("nnUNet_octreenca_wait_limit", "40")
+    workers = [cluster.add()]
+    source = pictures("slow_a", *NAMES[:2])
+
+    def tick(found, client):
+        if len(workers) == 1 and list((tmp_path / "out" / RECORDS).glob("*.attempts")):
+            kill(workers[0])
+            wait_until(lambda: not client.scheduler_info(n_workers=-1)["workers"])
+            workers.append(cluster.add())
+
+    found = segment(cluster, source, tick=tick)
+    assert states(found) == dict.fromkeys(("slow_a", *NAMES[:2]), "done")
+    assert {ended.process for ended in found.records} <= set(workers)
+    assert same_as_one_process(source) == 3
+
+
 def test_a_poisoned_case_ends_two_workers_and_no_more(
     cluster, pictures, segment, same_as_one_process, tmp_path
 ):
@@ -86,6 +107,33 @@ def test_a_poisoned_case_ends_two_workers_and_no_more(
     third = segment(cluster, source, resume=True)
     assert third.run.failed[0].error == "PoisonedError"
     assert sum(map(running, cluster.workers)) == 1
+
+
+def test_a_case_is_not_blamed_for_workers_that_others_end(
+    cluster, pictures, segment, same_as_one_process, tmp_path
+):
+    """A scheduler that goes, or a time limit, ends workers in the middle of a band."""
+    workers, path = [cluster.add(long=True)], attempts_path(tmp_path / "out", "long_a")
+    source = pictures("long_a", "b")
+
+    def tick(found, client):
+        known = json.loads(path.read_text()) if path.exists() else [{"process": 0}]
+        if len(workers) == 3 or known[-1]["process"] != workers[-1]:
+            return
+        if len(workers) == 1:  # as when the scheduler has gone, but for the half minute of patience
+            client.run(
+                lambda dask_worker: dask_worker.loop.add_callback(dask_worker.close, timeout=0.5)
+            )
+        else:
+            os.kill(workers[-1], signal.SIGTERM)
+        wait_until(lambda: not running(workers[-1]))
+        assert json.loads(path.read_text())[-1]["excused"]
+        workers.append(cluster.add(long=len(workers) == 1))
+
+    found = segment(cluster, source, tick=tick)
+    assert states(found) == dict.fromkeys(("long_a", "b"), "done")
+    assert same_as_one_process(source) == 2
+    assert leftovers(tmp_path / "out") == []
 
 
 def test_a_client_that_was_killed_comes_back(

@@ -24,7 +24,7 @@ NAMES = ("a", "b")
 @pytest.fixture
 def late_workers(monkeypatch):
     """Workers come long after the first ones, as they do from a job system."""
-    monkeypatch.setattr(client, "_ALL_HERE", 200.0)
+    monkeypatch.setattr(client, "ALL_HERE", 200.0)
 
 
 def states(found):

@@ -196,5 +196,16 @@ def no_mounts() -> str:
     return f"mounts are not allowed here ({tried.stderr.strip()})" if tried.returncode else ""
 
 
+@contextmanager
+def tiny_disk(folder: Path, size: str) -> Iterator[None]:
+    """A disk of this size in the place of a folder, for all processes."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tiny", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 def _ip(*arguments: str, check: bool = True) -> None:
     subprocess.run(["ip", *arguments], check=check, capture_output=not check)

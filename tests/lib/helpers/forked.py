@@ -2,11 +2,13 @@
 everything: `python forked.py` reads one JSON object a line, and answers with the process' id.
 
 Workers hold on to a case whose name has "slow" in it for a while, and a case whose name begins with
-"poison" ends them as a crash or the kernel would.
+"poison" ends them as a crash or the kernel would. Workers that are to take long never end a band of
+a case whose name begins with "long".
 """
 
 import asyncio
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -42,6 +44,11 @@ def worker(
     host: str | None = None,
     version: str | None = None,
     read_only: str | None = None,
+    tiny: dict[str, str] | None = None,
+    full: str | None = None,
+    long: bool = False,
+    gpu: bool = False,
+    resources: dict[str, float] | None = None,
 ) -> None:
     from distributed import Worker
 
@@ -52,8 +59,18 @@ def worker(
     if version is not None:
         identity.__version__ = version
     if read_only is not None:
-        _make_read_only(read_only)
-    _behave()
+        _own_mounts(
+            ("mount", "--bind", read_only, read_only),
+            ("mount", "-o", "remount,ro,bind", read_only),
+        )
+    if tiny is not None:
+        options = f"size={tiny['size']}"
+        _own_mounts(("mount", "-t", "tmpfs", "-o", options, "tiny", tiny["folder"]))
+    if full is not None:
+        _fill(full)
+    if gpu:
+        _find_a_gpu()
+    _behave(long)
 
     async def run() -> None:
         async with Worker(
@@ -61,6 +78,7 @@ def worker(
             name=name,
             nthreads=threads,
             memory_limit=memory,
+            resources=resources,
             host=host,
             dashboard=False,
             death_timeout=300,
@@ -79,7 +97,7 @@ def client(arguments: list[str], output: str) -> None:
         os._exit(main(arguments))
 
 
-def _behave() -> None:
+def _behave(long: bool) -> None:
     from nnunet_octreenca.prediction import folder
 
     stock = folder.segment_case
@@ -87,6 +105,8 @@ def _behave() -> None:
     def segment_case(case, *arguments, progress=None, **options):
         if case.name.startswith("poison"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if long and case.name.startswith("long"):
+            time.sleep(3600)
 
         def slowly(stage: str, rows: int) -> None:
             if "slow" in case.name:
@@ -106,15 +126,33 @@ def _enter(namespace: str) -> None:
             raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
 
 
-def _make_read_only(folder: str) -> None:
+def _find_a_gpu() -> None:
+    """PyTorch says that there is one; the CPU computes what is sent to it."""
+    import torch
+
+    from nnunet_octreenca.cluster.settings import SentModel
+
+    torch.cuda.is_available = lambda: True
+    stock = SentModel.load
+    SentModel.load = lambda self, folder, device: stock(self, folder, "cpu")
+
+
+def _fill(what: str) -> None:
+    """From now on the disk says so when the last file of a result is written."""
+    from nnunet_octreenca.prediction import case
+
+    def write_overlay(*arguments: object, **options: object) -> None:
+        number = getattr(errno, what)
+        raise OSError(number, os.strerror(number))
+
+    case.write_overlay = write_overlay
+
+
+def _own_mounts(*commands: tuple[str, ...]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_MOUNTS):
         raise OSError(ctypes.get_errno(), "no mounts of its own")
-    for command in (
-        ("mount", "--make-rprivate", "/"),
-        ("mount", "--bind", folder, folder),
-        ("mount", "-o", "remount,ro,bind", folder),
-    ):
+    for command in (("mount", "--make-rprivate", "/"), *commands):
         subprocess.run(command, check=True)
 
 

@@ -1,0 +1,151 @@
+"""Workers that are SLURM jobs, submitted by dask-jobqueue for as long as a command runs."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from inspect import signature
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.libraries import import_optional
+
+_SUBMITTED = 600.0  # seconds in which `sbatch` answers for all jobs
+_POLL = 0.1
+
+
+def import_jobqueue() -> Any:
+    """dask-jobqueue, without what its import does to Ctrl-C: the process would just end.
+
+    Raises:
+        EnvironmentMismatchError: it is not installed.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    try:
+        return import_optional("dask_jobqueue", "cluster")
+    finally:
+        with suppress(ValueError):  # not the main thread, whose signals they are
+            for number, handler in before:
+                if handler is not None:  # one that was not set from Python
+                    signal.signal(number, handler)
+
+
+@contextmanager
+def slurm_workers(workers: int, config: Path) -> Iterator[Any]:
+    """A scheduler in this process, and jobs with its workers; they are cancelled at the end.
+
+    Args:
+        workers: how many are asked for; they come when SLURM starts them.
+        config: YAML or JSON with the arguments of `dask_jobqueue.SLURMCluster`.
+
+    Yields:
+        The `SLURMCluster`, which a client can be made of.
+
+    Raises:
+        InputError: the file cannot be read, or does not describe a job.
+        EnvironmentMismatchError: there is no `sbatch`, or it refuses a job.
+    """
+    jobqueue = import_jobqueue()
+    arguments = _arguments(config, _known_arguments(jobqueue))
+    if shutil.which("sbatch") is None:
+        raise EnvironmentMismatchError(
+            "jobs cannot be submitted, for there is no `sbatch`; run this on a machine of the "
+            "cluster with SLURM's commands on PATH"
+        )
+    answers: list[Exception | None] = []
+    try:
+        # A dashboard would ask for the same port of a machine that many users share.
+        scheduler = {"dashboard": False, "dashboard_address": ":0"}
+        arguments["scheduler_options"] = {**scheduler, **arguments.get("scheduler_options", {})}
+        cluster = jobqueue.SLURMCluster(job_cls=_job_class(jobqueue, answers), **arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{config} does not describe a job ({_first(error)}); it holds the arguments of "
+            f"dask_jobqueue.SLURMCluster, such as `cores: 16`, `memory: 64GB`, `queue: normal`"
+        ) from error
+    with cluster:
+        cluster.scale(workers)
+        _require_jobs(len(cluster.worker_spec), answers, config)
+        yield cluster
+
+
+def _job_class(jobqueue: Any, answers: list[Exception | None]) -> Any:
+    """Jobs that note what `sbatch` answered, which the cluster would only log; and their end."""
+    from distributed.deploy.spec import ProcessInterface
+
+    class Job(jobqueue.slurm.SLURMJob):  # type: ignore[misc]
+        async def start(self) -> None:
+            try:
+                await super().start()
+                answers.append(None)
+            except Exception as error:  # the cluster must be able to cancel the others
+                await ProcessInterface.start(self)
+                answers.append(error)
+
+        async def close(self) -> None:
+            await super().close()
+            await ProcessInterface.close(self)  # otherwise the cluster may fail at closing
+
+    return Job
+
+
+def _require_jobs(jobs: int, answers: list[Exception | None], config: Path) -> None:
+    end = monotonic() + _SUBMITTED
+    while len(answers) < jobs:
+        if monotonic() > end:
+            raise EnvironmentMismatchError(
+                f"`sbatch` has not answered for {_SUBMITTED:.0f} s; see that SLURM works, for "
+                f"example with `sinfo`"
+            )
+        sleep(_POLL)
+    refused = [error for error in answers if error is not None]
+    if refused:
+        raise EnvironmentMismatchError(
+            f"SLURM took {jobs - len(refused)} of {jobs} jobs ({_said(refused[0])}); correct "
+            f"{config}, or ask for fewer jobs"
+        )
+
+
+def _said(error: Exception) -> str:
+    """What a command wrote to its standard error, of what dask-jobqueue makes of it."""
+    _, found, written = str(error).partition("stderr:\n")
+    lines = [line.strip() for line in written.splitlines() if line.strip()] if found else []
+    return "; ".join(lines) or _first(error)
+
+
+def _known_arguments(jobqueue: Any) -> set[str]:
+    """What `SLURMCluster` takes, itself or for a job; it would fail half-made on anything else."""
+    takers = (
+        jobqueue.SLURMCluster,
+        jobqueue.core.JobQueueCluster,
+        jobqueue.core.Job,
+        jobqueue.slurm.SLURMJob,
+    )
+    return {name for taker in takers for name in signature(taker.__init__).parameters} - {"job_cls"}
+
+
+def _arguments(config: Path, known: set[str]) -> dict[str, Any]:
+    yaml = import_optional("yaml", "cluster")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{config} cannot be read ({_first(error)}); write YAML or JSON"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise InputError(f"{config} holds no names with values; write `cores: 16` and so on")
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise InputError(
+            f"{config} has {', '.join(unknown)}, which dask_jobqueue.SLURMCluster does not take; "
+            f"take it out, or correct its name"
+        )
+    return content
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
