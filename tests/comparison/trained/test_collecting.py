@@ -139,8 +139,30 @@ def test_other_cases_are_not_compared(prepared):
     request, jobs = jobs_of(*METHODS_USED)
     finish(jobs[0])
     finish(jobs[1], cases=["a", "c"])
-    with pytest.raises(InputError, match=r"of TinyUNet and of OctreeNCA .*different cases.*b"):
+    told = (
+        r"of TinyUNet and of OctreeNCA .*different cases .*b\); remove .*summary.json to validate"
+    )
+    with pytest.raises(InputError, match=told):
         collecting.gather(jobs, request, prepared / "report", ".nii.gz")
+
+
+@pytest.mark.parametrize("name", ["training.json", "validation/summary.json"])
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_damaged_files_are_named_before_anything_is_timed(
+    prepared, monkeypatch, capsys, name, content
+):
+    """What is removed is made again: the state is then "not validated"."""
+    monkeypatch.setattr(measuring, "Model", None)
+    _, (job,) = jobs_of("TinyUNet")
+    finish(job)
+    (job.folder / name).write_text(content)
+    words = ["-d", "907", "-c", "3d_fullres", "--methods", "TinyUNet", "--collect"]
+    assert main(["compare", *words, "-o", str(prepared / "report")]) == 1
+    said = capsys.readouterr().err
+    assert f"{job.folder / name} " in said
+    assert "remove it and run the same command again" in said
+    (job.folder / name).unlink()
+    assert job.state == "trained"
 
 
 def test_the_papers_figures_stand_only_beside_its_data():

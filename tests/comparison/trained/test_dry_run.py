@@ -93,7 +93,7 @@ def test_steps_of_every_kind_of_method(planned, in_this_process, capsys):
     words = ["-d", "908", "-c", "3d_fullres", "--methods", *METHODS, "-device", "cpu"]
     assert main(["compare", *words, "--dry-run", "-o", str(planned / "report")]) == 0
     printed = capsys.readouterr().out
-    found = dict(re.findall(r"^(.+): ([0-9.]+) h$", printed, re.MULTILINE))
+    found = dict(re.findall(r"^(.+): ([0-9.]+) (?:s|min|h)$", printed, re.MULTILINE))
     assert set(found) == set(METHODS), printed
     assert all(float(hours) >= 0 for hours in found.values())
     assert "of training; validation and timing come on top" in printed
@@ -116,6 +116,8 @@ def test_a_dry_run_says_how_long(prepared, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "OctreeNCA: 1.50 h" in printed
     assert "In all some 4.50 h" in printed
+    assert "finished" in printed
+    assert "not trained" in printed
     assert not out.exists()
 
 

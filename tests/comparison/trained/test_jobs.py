@@ -4,7 +4,7 @@ import pytest
 from helpers.compared_methods import DATASET, finish, jobs_of
 
 from nnunet_octreenca import baselines
-from nnunet_octreenca.errors import PlansError
+from nnunet_octreenca.errors import InputError, PlansError
 from nnunet_octreenca.files import read_json, write_json
 
 
@@ -42,6 +42,27 @@ def test_a_training_of_other_plans_is_not_taken(prepared, method):
     write_json(path, plans)
     with pytest.raises(PlansError, match=rf"{method} was trained with other plans .* in spacing"):
         jobs_of(method)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("labels", {"background": 0, "tumour": 1}, r'labels is {"background": 0, "tumour": 1} in'),
+        ("channel_names", {"0": "CT"}, r'other channels .* is {"0": "CT"} in .* {"0": "MRI"} in'),
+        ("regions_class_order", [1], r"other regions .* is \[1\] in .* and missing in"),
+    ],
+)
+def test_a_training_of_other_classes_is_not_taken(prepared, key, value, sentence):
+    """Its label 1 would be compared as the data set's."""
+    _, (job,) = jobs_of("TinyUNet")
+    finish(job)
+    path = prepared / "preprocessed" / DATASET / "dataset.json"
+    description = read_json(path, "")
+    write_json(job.model / "dataset.json", description)
+    assert jobs_of("TinyUNet")[1][0].state == "finished"
+    write_json(job.model / "dataset.json", description | {key: value})
+    with pytest.raises(InputError, match=rf"TinyUNet was trained .*{sentence}"):
+        jobs_of("TinyUNet")
 
 
 def planned(job, description):

@@ -13,6 +13,7 @@ from nnunet_octreenca.errors import EnvironmentMismatchError
     ("words", "sentence"),
     [
         (["--methods", "foo"], "there is no method 'foo'; choose from OctreeNCA, nnU-Net"),
+        (["--methods", "octre"], "there is no method 'octre' (did you mean OctreeNCA?); choose"),
         (["--methods", "OctreeNCA", "octree-nca"], "names OctreeNCA twice"),
         (["--methods", "TinyUNet", "-f", "all"], "-f all has no held-out cases"),
         (["--methods", "TinyUNet", "-f", "2"], "-f 2 is none of the 2 folds, 0 to 1"),
@@ -48,7 +49,7 @@ def test_what_is_refused_before_training(prepared, monkeypatch, capsys, words, s
     assert not out.exists()
 
 
-@pytest.mark.parametrize("what", ["configuration", "data", "raw", "half"])
+@pytest.mark.parametrize("what", ["configuration", "data", "raw", "images", "half"])
 def test_missing_pieces(prepared, capsys, what):
     words = ["-d", "907", "-c", "3d_fullres", "--methods", "TinyUNet", "--collect"]
     if what == "configuration":
@@ -58,7 +59,11 @@ def test_missing_pieces(prepared, capsys, what):
         sentence = "nnUNetv2_preprocess -d 907 -plans_name nnUNetPlans -c 3d_fullres"
     elif what == "raw":
         (prepared / "raw" / DATASET / "dataset.json").unlink()
-        sentence = "predictions are timed on the raw images"
+        sentence = "holds no dataset.json; put the raw data set back"
+    elif what == "images":
+        for path in (prepared / "raw" / DATASET / "imagesTr").iterdir():
+            path.unlink()
+        sentence = "holds no training images, on which predictions are timed; put imagesTr back"
     else:
         _, (job,) = jobs_of("TinyUNet")
         job.folder.mkdir(parents=True)
