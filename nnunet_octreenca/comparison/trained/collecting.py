@@ -45,7 +45,7 @@ def held_out_cases(jobs: Jobs, ending: str) -> dict[int, list[str]]:
         if cases != expected:
             other = sorted(set(cases) ^ set(expected))[0]
             raise InputError(
-                f"fold {job.fold} of {job.name} and of {name} were validated on different cases "
+                f"fold {job.fold} of {job.name} and of {name} were validated on other cases "
                 f"(such as {other}); remove {job.summary} to validate again, or {job.folder} to "
                 f"train again if the splits have changed"
             )

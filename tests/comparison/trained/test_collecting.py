@@ -139,9 +139,7 @@ def test_other_cases_are_not_compared(prepared):
     request, jobs = jobs_of(*METHODS_USED)
     finish(jobs[0])
     finish(jobs[1], cases=["a", "c"])
-    told = (
-        r"of TinyUNet and of OctreeNCA .*different cases .*b\); remove .*summary.json to validate"
-    )
+    told = r"of TinyUNet and of OctreeNCA .*other cases .*b\); remove .*summary.json to validate"
     with pytest.raises(InputError, match=told):
         collecting.gather(jobs, request, prepared / "report", ".nii.gz")
 

@@ -78,6 +78,13 @@ def test_every_network_takes_its_whole_image(trainer, axes, shape, parameters):
     assert row["parameters"] == pytest.approx(parameters, rel=0.35)
 
 
+def test_making_a_network_does_not_count():
+    """VGG11 comes with a classifier of 0.4 GB, which no segmentation keeps."""
+    pytest.importorskip("segmentation_models_pytorch")
+    (row,) = taken(job("UNetVGG11Trainer"), 64)
+    assert row["bytes"] < 5 * 4 * row["parameters"]
+
+
 def test_regions_have_no_argmax():
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
     asked = job("OctreeNCATrainer", labels=labels, regions_class_order=[1, 2])
