@@ -6,9 +6,10 @@
 
 Untrained networks, RGB squares and one-channel cubes of noise, two classes. Each method is in a
 process of its own, which takes larger and larger images until one needs more than the limit
-beside Python and its libraries. `--into` replaces the rows of a file one by one, so that a run
-that is cut short loses none. An automaton takes two steps a level: more take time, no memory.
-What is measured is what `nnunet_octreenca compare` measures of trained methods.
+beside Python and its libraries, or takes longer than `--seconds`. `--into` replaces the rows of a
+file one by one, so that a run that is cut short loses none. An automaton takes two steps a level:
+more take time, no memory. What is measured is what `nnunet_octreenca compare` measures of trained
+methods.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from untrained_model import stock_plans
 
-from nnunet_octreenca.comparison.trained.memory import SHAPES, measure_sizes
+from nnunet_octreenca.comparison.trained.memory import SHAPES, MemoryMeasuringError, measure_sizes
 from nnunet_octreenca.comparison.trained.methods import METHODS, Method, find_methods
 from nnunet_octreenca.files import write_json
 from nnunet_octreenca.inference.memory_plan import parse_memory
@@ -133,11 +134,13 @@ def unet(axes: int, *, residual: bool) -> dict[str, Any]:
     }
 
 
-def measure(row: Row, device: str, limit: int, folder: Path) -> dict[str, Any]:
+def measure(row: Row, device: str, limit: int, seconds: float, folder: Path) -> dict[str, Any]:
     """A row of the result; `bytes` is from the side of a square or cube."""
     variables = {} if row.engine is None else {"OCTREENCA_ENGINE": ENGINES[row.engine]}
     log = folder / f"{row.method.trainer}_{row.axes}_{row.engine}.log"
-    found = measure_sizes(job(row, device), SHAPES[row.axes], limit, log, variables=variables)
+    found = measure_sizes(
+        job(row, device), SHAPES[row.axes], limit, log, seconds=seconds, variables=variables
+    )
     largest = found.rows[-1] if found.rows else None
     name = row.method.name.removesuffix(" M")
     return {
@@ -147,18 +150,40 @@ def measure(row: Row, device: str, limit: int, folder: Path) -> dict[str, Any]:
         "bytes": {str(one["shape"][0]): one["bytes"] for one in found.rows},
         "bytes_per_voxel": largest and round(largest["bytes"] / largest["voxels"], 1),
         "too_large": found.too_large and found.too_large[0],
+        "too_slow": found.too_slow and found.too_slow[0],
     }
 
 
-def merged(rows: list[dict[str, Any]], limit: int, device: str) -> dict[str, Any]:
-    """The result's file; of rows of the same name the later one."""
-    named = {(row["axes"], row["method"]): row for row in rows}
+def conditions(device: str, limit: int, seconds: float) -> dict[str, Any]:
+    """What rows of one file have in common."""
     return {
         "limit_bytes": limit,
+        "limit_seconds": seconds,
         "device": device,
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "rows": [named[name] for name in sorted(named, key=lambda name: name[0])],
     }
+
+
+def merged(rows: list[dict[str, Any]], common: dict[str, Any]) -> dict[str, Any]:
+    """The result's file; of rows of the same name the later one."""
+    named = {(row["axes"], row["method"]): row for row in rows}
+    return {**common, "rows": [named[name] for name in sorted(named, key=lambda name: name[0])]}
+
+
+def rows_of(path: Path, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a file, if it has any; ends where they were measured otherwise."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    for key, value in common.items():
+        if content.get(key) != value:
+            sys.exit(
+                f"ERROR: the rows of {path} were measured with {key} {content.get(key)}, not "
+                f"{value}; give --into another file, or delete this one to measure all anew"
+            )
+    found: list[dict[str, Any]] = content["rows"]
+    return found
 
 
 def main() -> None:
@@ -167,38 +192,49 @@ def main() -> None:
     parser.add_argument("--axes", type=int, choices=PATCH, help="only pictures or volumes")
     parser.add_argument("--method", action="append", help="only this one")
     parser.add_argument("--limit", default="1G", help="that a pass may take (default: 1G)")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="that an image may take (default: 300)"
+    )
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--into", type=Path, help="JSON file whose rows are replaced or added")
     arguments = parser.parse_args()
     limit = parse_memory(arguments.limit)
+    common = conditions(arguments.device, limit, arguments.seconds)
+    if arguments.into is not None:
+        rows_of(arguments.into, common)
     trained = [name for name, method in METHODS.items() if not method.prompted]
     wanted = [method.name for method in find_methods(arguments.method or trained)]
     found: list[dict[str, Any]] = []
+    failed = False
+    printed = sys.stderr if arguments.json else sys.stdout
     with tempfile.TemporaryDirectory() as folder:
         for row in rows(arguments.device, wanted):
             if arguments.axes not in (None, row.axes):
                 continue
-            found.append(measure(row, arguments.device, limit, Path(folder)))
+            try:
+                found.append(measure(row, arguments.device, limit, arguments.seconds, Path(folder)))
+            except MemoryMeasuringError as error:
+                print(f"ERROR: {error}", file=sys.stderr, flush=True)
+                failed = True
+                continue
             if arguments.into is not None:
-                there = arguments.into.exists()
-                before = json.loads(arguments.into.read_text())["rows"] if there else []
-                content = merged([*before, found[-1]], limit, arguments.device)
-                write_json(arguments.into, content)
-            print(
-                sentence(found[-1]), file=sys.stderr if arguments.json else sys.stdout, flush=True
-            )
+                before = rows_of(arguments.into, common)
+                write_json(arguments.into, merged([*before, found[-1]], common))
+            print(sentence(found[-1]), file=printed, flush=True)
     if arguments.json:
-        print(json.dumps(merged(found, limit, arguments.device), indent=1))
+        print(json.dumps(merged(found, common), indent=1))
+    sys.exit(failed)
 
 
 def sentence(row: dict[str, Any]) -> str:
     """A line of the table."""
     name = f"{row['axes']}-D {row['method']:24} {row['parameters']:>11,} parameters"
+    ended = "" if row["too_slow"] is None else f"; time ended it at {row['too_slow']}"
     if not row["bytes"]:
-        return f"{name}, none fits"
+        return f"{name}, none measured{ended}"
     side, taken = list(row["bytes"].items())[-1]
-    return f"{name}, side {side}: {taken / 1e9:.2f} GB, {row['bytes_per_voxel']} B a voxel"
+    return f"{name}, side {side}: {taken / 1e9:.2f} GB, {row['bytes_per_voxel']} B a voxel{ended}"
 
 
 if __name__ == "__main__":

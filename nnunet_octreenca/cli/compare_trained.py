@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 TIMED_CASES = 5
 MEMORY = "2G"
 
+STATES = {
+    "missing": "not trained",
+    "half": "half trained",
+    "trained": "not validated",
+    "finished": "finished",
+}
+"""In words, by `Job.state`."""
+
 NOTE = (
     "Measured by this program on this machine. Seconds, steps and parameters are of one training, "
     "memory is of the main process of a training or prediction. Predictions are timed with "
@@ -178,10 +186,17 @@ def _raw_images(request: "Request") -> dict[str, list[str]]:
 
     if not (request.raw / "dataset.json").is_file():
         raise InputError(
-            f"{request.raw} holds no dataset.json; predictions are timed on the raw images"
+            f"{request.raw} holds no dataset.json; put the raw data set back: predictions are "
+            f"timed on its images"
         )
     found = training_cases(request.raw)
-    return {name: [str(path) for path in files.images] for name, files in found.items()}
+    there = [name for name, files in found.items() if all(map(Path.is_file, files.images))]
+    if not there:
+        raise InputError(
+            f"{request.raw} holds no training images, on which predictions are timed; put imagesTr "
+            f"back"
+        )
+    return {name: [str(path) for path in found[name].images] for name in there}
 
 
 def _print_plan(jobs: "Sequence[Job]", hours: dict[str, float]) -> None:
@@ -194,7 +209,7 @@ def _print_plan(jobs: "Sequence[Job]", hours: dict[str, float]) -> None:
         table.add_column(name, overflow="fold")
     for job in jobs:
         seed = "" if job.seed is None else str(job.seed)
-        words = (job.name, str(job.fold), seed, job.state, job.model.name)
+        words = (job.name, str(job.fold), seed, STATES[job.state], job.model.name)
         table.add_row(*map(Text, words))
     console = Console()
     console.print(table)
@@ -207,9 +222,13 @@ def _print_plan(jobs: "Sequence[Job]", hours: dict[str, float]) -> None:
 def _time(hours: float) -> str:
     """Hours for people.
 
-    >>> _time(0.5), _time(30)
-    ('0.50 h', '30 h')
+    >>> _time(0.01), _time(0.5), _time(1.5), _time(30)
+    ('36 s', '30 min', '1.50 h', '30 h')
     """
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
     return f"{hours:.0f} h" if hours >= 10 else f"{hours:.2f} h"
 
 
@@ -232,11 +251,15 @@ def _collect(
     description = read_json(request.preprocessed / "dataset.json", "preprocess it again")
     ending = str(description["file_ending"])
     compared = collecting.first_seed(jobs)
+    tables = [collecting.trainings_table(jobs)]  # finds damaged files before anything is timed
     truth, predictions = collecting.gather(compared, request, report, ending)
     fold, cases = next(iter(collecting.held_out_cases(compared, ending).items()))
     timed = {case: images[case] for case in cases[:count] if case in images}
     if not timed:
-        raise InputError(f"{request.raw} lacks the images of fold {fold}, such as {cases[0]}")
+        raise InputError(
+            f"{request.raw} lacks the images of fold {fold}, such as {cases[0]}, on which "
+            f"predictions are timed; put them back"
+        )
     models = [job for job in compared if job.fold == fold]
     measured = measuring.measure(models, timed, report / "timing", device, _say)
     sizes = (
@@ -261,7 +284,6 @@ def _collect(
     records = report / "records.json"
     write_json(records, found)
     write_json(report / "timing" / "answers.json", _answers(measured))
-    tables = [collecting.trainings_table(jobs)]
     if sizes:
         tables.append(sizes_table(sizes, memory))
     paper = paper_table(description)

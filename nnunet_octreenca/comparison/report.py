@@ -27,6 +27,7 @@ from nnunet_octreenca.comparison.tables import (
     as_latex,
     as_markdown,
     case_rows,
+    digits_of,
     groups_text,
     metric_title,
     pair_csv_rows,
@@ -201,14 +202,14 @@ def _definition(name: str, scores: Scores, inputs: Inputs) -> str:
 def case_table(scores: Scores, inputs: Inputs, metric: str) -> Table:
     """A row of each case, a column of each method: a metric, as mean of the classes."""
     values = scores.of_cases(metric)
-    digits = METRICS[metric].digits
+    digits = digits_of(metric, inputs)
     grouped = inputs.groups != inputs.cases
     rows = tuple(
         (
             Cell(case),
             *((Cell(inputs.groups[c]),) if grouped else ()),
             *(
-                Cell("–") if value != value else Cell(f"{value:.{digits}f}", value)
+                Cell("–") if value != value else Cell(f"{value:,.{digits}f}", value)
                 for value in values[:, c].tolist()
             ),
         )

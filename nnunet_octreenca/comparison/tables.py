@@ -76,7 +76,7 @@ def summary_table(summary: Summary, inputs: Inputs) -> Table:
             Cell(method),
             Cell(str(found[main].cases), found[main].cases),
             *(
-                Cell(interval_text(found[name], METRICS[name].digits), _known(found[name].mean))
+                Cell(interval_text(found[name], digits_of(name, inputs)), _known(found[name].mean))
                 for name in metrics
             ),
         )
@@ -102,7 +102,7 @@ def pair_table(summary: Summary, inputs: Inputs) -> Table:
             Cell(row.first),
             Cell(row.second),
             Cell(
-                interval_text(row.test.difference, METRICS[row.metric].digits, signed=True),
+                interval_text(row.test.difference, digits_of(row.metric, inputs), signed=True),
                 _known(row.test.difference.mean),
             ),
             Cell(p_text(row.test.p), row.test.p),
@@ -394,6 +394,14 @@ def groups_text(summary: Summary, inputs: Inputs) -> str:
     return cases if summary.groups == len(inputs.cases) else f"{summary.groups} groups of {cases}"
 
 
+def digits_of(metric: str, inputs: Inputs) -> int:
+    """After the decimal point: a pixel has no thousandths."""
+    digits = METRICS[metric].digits
+    if METRICS[metric].unit != "{volume}":
+        return digits
+    return {"ml": digits, "mm²": 1}.get(inputs.units["volume"], 0)
+
+
 def interval_text(found: Interval, digits: int, *, signed: bool = False) -> str:
     """Mean and interval for people.
 
@@ -403,10 +411,10 @@ def interval_text(found: Interval, digits: int, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if isnan(found.mean):
         return MISSING
-    mean = f"{found.mean:{sign}.{digits}f}"
+    mean = f"{found.mean:{sign},.{digits}f}"
     if isnan(found.low):
         return f"{mean} (no interval)"
-    return f"{mean} ({found.low:{sign}.{digits}f} to {found.high:{sign}.{digits}f})"
+    return f"{mean} ({found.low:{sign},.{digits}f} to {found.high:{sign},.{digits}f})"
 
 
 def p_text(p: float | None) -> str:

@@ -104,11 +104,14 @@ def dataset_name(dataset: str) -> str:
     else:
         folders = (Path(nnUNet_raw) / dataset, Path(nnUNet_preprocessed) / dataset)
         found = [dataset] if any(folder.is_dir() for folder in folders) else []
-    if len(found) != 1:
+    if not found:
         raise InputError(
-            f"{'several data sets have' if found else 'there is no data set with'} the name or "
-            f"number {dataset!r}{': ' + ', '.join(found) if found else ''}. It was looked for in "
-            f"{nnUNet_raw} and {nnUNet_preprocessed}"
+            f"there is no data set with the name or number {dataset!r} in {nnUNet_raw} or "
+            f"{nnUNet_preprocessed}; check -d, and the variables nnUNet_raw and nnUNet_preprocessed"
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"several data sets have the number {dataset!r}: {', '.join(found)}; give one's name"
         )
     return found[0]
 

@@ -1,9 +1,13 @@
 """Metrics of one class in one case: closed forms, nnU-Net's own numbers, empty masks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from nnunet_octreenca.comparison.metrics import METRICS, cl_dice, dice, frame_dice, measure
+from nnunet_octreenca.comparison.statistics import Interval
+from nnunet_octreenca.comparison.tables import digits_of, interval_text
 
 
 def test_dice_is_nnunets_to_the_last_digit(tmp_path):
@@ -99,3 +103,15 @@ def test_empty_masks_follow_the_stated_rule():
         assert found["hd95"] == pytest.approx(np.hypot(6 * 3, 8 * 4))
         assert found["dice"] == found["nsd"] == found["cldice"] == 0
         assert found["volume_difference"] == pytest.approx(48 * 12 / 1000)
+
+
+def test_figures_have_as_many_digits_as_they_carry():
+    """A mean of 11,529.55 pixels stood as 11529.550."""
+    shown = [
+        digits_of("volume_difference", SimpleNamespace(units={"volume": unit}))
+        for unit in ("px", "mm²", "ml")
+    ]
+    assert shown == [0, 1, 3]
+    assert digits_of("dice", SimpleNamespace(units={"volume": "px"})) == 3
+    text = interval_text(Interval(11529.55, -8575.253, 14120.944, 9), 0, signed=True)
+    assert text == "+11,530 (-8,575 to +14,121)"

@@ -53,7 +53,9 @@ def fails_with(capsys, arguments: list[str], *words: str) -> None:
 @pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize("name", ["7", "Dataset007_Seven", "no such"])
 def test_unknown_data_set(capsys, name):
-    fails_with(capsys, ["extend_plans", "-d", name], "there is no data set with the name or numb")
+    fails_with(
+        capsys, ["extend_plans", "-d", name], "there is no data set with the name or", "check -d"
+    )
 
 
 def test_unset_folders(capsys, monkeypatch):

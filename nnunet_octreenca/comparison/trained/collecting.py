@@ -45,9 +45,9 @@ def held_out_cases(jobs: Jobs, ending: str) -> dict[int, list[str]]:
         if cases != expected:
             other = sorted(set(cases) ^ set(expected))[0]
             raise InputError(
-                f"fold {job.fold} of {job.name} and of {name} were validated on different cases "
-                f"(such as {other}): the splits have changed between them; train one of them again "
-                f"(remove {job.folder})"
+                f"fold {job.fold} of {job.name} and of {name} were validated on other cases "
+                f"(such as {other}); remove {job.summary} to validate again, or {job.folder} to "
+                f"train again if the splits have changed"
             )
     all_cases = [case for _, cases in found.values() for case in cases]
     twice = sorted({case for case in all_cases if all_cases.count(case) > 1})
@@ -111,7 +111,7 @@ def records(
     """Method records (`records.read_records`) of trainings, timings and memory."""
     found: JsonObject = {}
     for name, own in by_method(jobs).items():
-        facts = [read_json(job.folder / FACTS, AGAIN) for job in own]
+        facts = [_facts(job) for job in own]
         record: JsonObject = {
             "parameters": facts[0]["parameters"],
             "training_seconds": mean(one["seconds"] for one in facts),
@@ -146,7 +146,7 @@ def trainings_table(jobs: Jobs) -> Table:
         for seed in seeds:
             of_seed = [job for job in own if job.seed == seed]
             dice = mean(_dice(job) for job in of_seed)
-            facts = [read_json(job.folder / FACTS, AGAIN) for job in of_seed]
+            facts = [_facts(job) for job in of_seed]
             seconds = mean(one["seconds"] for one in facts)
             iterations = mean(one["iterations"] for one in facts)
             means.append(dice)
@@ -173,8 +173,18 @@ def trainings_table(jobs: Jobs) -> Table:
     )
 
 
+def _facts(job: Job) -> JsonObject:
+    """What a training took; a damaged file is written anew by a run that does not find it."""
+    path = job.folder / FACTS
+    facts = read_json(path, f"remove it and {AGAIN}")
+    for key in ("parameters", "seconds", "iterations", "peak_bytes", "device_peak_bytes", "curve"):
+        if key not in facts:
+            raise InputError(f"{path} lacks {key}; remove it and {AGAIN}")
+    return facts
+
+
 def _dice(job: Job) -> float:
-    summary = read_json(job.summary, AGAIN)
+    summary = read_json(job.summary, f"remove it and {AGAIN}")
     try:
         return float(summary["foreground_mean"]["Dice"])
     except (KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """What is to be trained: worked out and checked before anything is."""
 
+import json
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -20,6 +21,9 @@ from nnunet_octreenca.planning.plans_model import check_model
 from nnunet_octreenca.planning.settings import BLOCK
 
 USUAL_FOLDS = 5  # nnU-Net's, where there is no file of splits yet
+_SAME = {"labels": "classes", "regions_class_order": "regions", "channel_names": "channels"}
+"""What a training and its data set must agree on: keys of dataset.json."""
+
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -175,6 +179,7 @@ def plan_jobs(request: Request) -> list[Job]:
             ]
             for job in own:
                 _require_same_plans(job, request, description)
+                _require_same_classes(job, request, description)
             jobs += own
     return jobs
 
@@ -203,6 +208,27 @@ def _require_same_plans(job: Job, request: Request, description: JsonMapping) ->
             f"{job.name} was trained with other plans than the data set has now: they differ in "
             f"{', '.join(differing)} ({path}); put the old plans back, or {again}"
         )
+
+
+def _require_same_classes(job: Job, request: Request, description: JsonMapping) -> None:
+    """Class 1 of a training must be class 1 of the data set; so must its channels."""
+    path = job.model / "dataset.json"
+    if job.state == "missing" or not path.is_file():
+        return
+    again = f"remove {job.model} to train {job.name} again"
+    trained_on = read_json(path, again)
+    for key, what in _SAME.items():
+        ours, theirs = description.get(key), trained_on.get(key)
+        if ours != theirs:
+            raise InputError(
+                f"{job.name} was trained with other {what} than the data set has now: {key} is "
+                f"{_json(theirs)} in {path} and {_json(ours)} in "
+                f"{request.preprocessed / 'dataset.json'}; put the old ones back, or {again}"
+            )
+
+
+def _json(value: object) -> str:
+    return "missing" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _planned(

@@ -5,11 +5,12 @@ nnU-Net's windows: what the paper's Figure 6 and Table 2 compare.
 """
 
 import multiprocessing
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.02  # at some GB a second that are allocated at the most
 _KILLED = -9  # by the system, as its memory was full
 
+SECONDS = 600.0
+"""That one image may take in `compare`, its network's making included."""
+
 SHAPES: Mapping[int, Sequence[tuple[int, ...]]] = {
     2: [(n,) * 2 for n in (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)],
     3: [(n,) * 3 for n in (64, 96, 128, 192, 256, 384, 512, 768)],
@@ -47,12 +51,14 @@ class Sizes:
     Attributes:
         parameters: of its network at the first size; transformers have more for larger images.
         rows: `shape`, `voxels` and `bytes` of each image that fitted.
-        too_large: the shape of the first that did not; None where all fitted.
+        too_large: the shape of the first that did not; None where none was too large.
+        too_slow: the shape of the first that took too long; its memory is not known.
     """
 
     parameters: int
     rows: tuple[JsonObject, ...]
     too_large: tuple[int, ...] | None
+    too_slow: tuple[int, ...] | None = None
 
     def curve(self) -> JsonObject:
         """Of a method record."""
@@ -95,7 +101,7 @@ def measure_all(
         }
         shapes = SHAPES[len(configuration["patch_size"])]
         log = folder / f"{job.model.name}_memory.log"
-        found[job.name] = measure_sizes(own, shapes, limit, log)
+        found[job.name] = measure_sizes(own, shapes, limit, log, seconds=SECONDS)
     return found
 
 
@@ -112,7 +118,7 @@ def sizes_table(sizes: Mapping[str, Sizes], limit: int) -> Table:
         rows.append(
             (
                 Cell(name),
-                Cell(" x ".join(map(str, last["shape"])) + " or more" * (one.too_large is None)),
+                Cell(" x ".join(map(str, last["shape"])) + _open_end(one)),
                 Cell(f"{last['voxels'] / 1e6:.2f}", last["voxels"] / 1e6),
                 Cell(f"{last['bytes'] / 1e9:.2f}", last["bytes"] / 1e9),
                 Cell(f"{last['bytes'] / last['voxels']:,.0f}", last["bytes"] / last["voxels"]),
@@ -140,12 +146,20 @@ def sizes_table(sizes: Mapping[str, Sizes], limit: int) -> Table:
     )
 
 
+def _open_end(sizes: Sizes) -> str:
+    """What is said of a largest image that memory did not end."""
+    if sizes.too_large is not None:
+        return ""
+    return " or more" if sizes.too_slow is None else " or more (time ended it)"
+
+
 def measure_sizes(
     job: JsonMapping,
     shapes: Sequence[tuple[int, ...]],
     limit: int,
     log: Path,
     *,
+    seconds: float | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Sizes:
     """Take larger and larger images through a method's network.
@@ -155,6 +169,7 @@ def measure_sizes(
         shapes: of the images, from small to large.
         limit: bytes that a pass may take beside the program and its libraries.
         log: file for what the process prints.
+        seconds: that one image may take; None for as long as it takes.
         variables: of its environment, beside the usual.
 
     Raises:
@@ -172,13 +187,13 @@ def measure_sizes(
         process.start()
         sent.close()
         try:
-            answers, ended = _watched(process, received, limit)
+            answers, ended_by = _watched(process, received, limit, seconds)
         finally:
             process.kill()
             process.join()
             received.close()
     rows = [answer for answer in answers if "bytes" in answer]
-    if not ended and process.exitcode not in (0, _KILLED):
+    if ended_by is None and process.exitcode not in (0, _KILLED):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1].removeprefix("ERROR: ") if lines else "it printed nothing"
         raise MemoryMeasuringError(
@@ -186,10 +201,13 @@ def measure_sizes(
             f"--memory 0 leaves it out"
         )
     fitted = [row for row in rows if row["bytes"] <= limit]
+    next_one = tuple(shapes[len(fitted)]) if len(fitted) < len(shapes) else None
+    slow = ended_by == "time" and len(fitted) == len(rows)
     return Sizes(
         int(rows[0]["parameters"]) if rows else 0,
         tuple({key: row[key] for key in ("shape", "voxels", "bytes")} for row in fitted),
-        tuple(shapes[len(fitted)]) if len(fitted) < len(shapes) else None,
+        None if slow else next_one,
+        next_one if slow else None,
     )
 
 
@@ -203,17 +221,21 @@ def _context() -> Any:
     return context
 
 
-def _watched(process: Any, received: "Connection", limit: int) -> tuple[list[JsonObject], bool]:
-    """What a process answers until its end, and whether it was ended for taking too much."""
+def _watched(
+    process: Any, received: "Connection", limit: int, seconds: float | None
+) -> tuple[list[JsonObject], Literal["memory", "time"] | None]:
+    """What a process answers until its end, and what it was ended for."""
     watched, before = psutil.Process(process.pid), None
     answers: list[JsonObject] = []
+    since = time.monotonic()
     while True:
         try:
             while received.poll(_POLL_SECONDS):
                 answers.append(received.recv())
+                since = time.monotonic()
         except (EOFError, OSError):  # it has ended
             process.join()
-            return answers, False
+            return answers, None
         if before is None and answers:
             before = answers[0]["resident"]
         try:
@@ -221,4 +243,7 @@ def _watched(process: Any, received: "Connection", limit: int) -> tuple[list[Jso
         except psutil.Error:  # it is ending
             continue
         if before is not None and taken - before > limit:
-            return answers, True
+            return answers, "memory"
+        # The first answer comes when libraries are imported, which counts for no image.
+        if before is not None and seconds is not None and time.monotonic() - since > seconds:
+            return answers, "time"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
@@ -108,7 +109,8 @@ def find_methods(names: Sequence[str]) -> list[Method]:
         method = known.get(_plain(name))
         if method is None:
             raise InputError(
-                f"--methods: there is no method {name!r}; choose from {', '.join(METHODS)}"
+                f"--methods: there is no method {name!r}{_meant(name, known)}; choose from "
+                f"{', '.join(METHODS)}"
             )
         if method in found:
             raise InputError(f"--methods names {method.name} twice")
@@ -120,6 +122,11 @@ def find_methods(names: Sequence[str]) -> list[Method]:
             )
         found.append(method)
     return found
+
+
+def _meant(name: str, known: Mapping[str, Method]) -> str:
+    close = get_close_matches(_plain(name), known, 1)
+    return f" (did you mean {known[close[0]].name}?)" if close else ""
 
 
 def _plain(name: str) -> str:

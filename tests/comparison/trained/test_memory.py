@@ -2,7 +2,7 @@
 
 import pytest
 import untrained_model
-from memory_against_size import unet
+from memory_against_size import conditions, rows_of, unet
 
 from nnunet_octreenca.comparison.trained.memory import (
     SHAPES,
@@ -11,6 +11,7 @@ from nnunet_octreenca.comparison.trained.memory import (
     measure_sizes,
     sizes_table,
 )
+from nnunet_octreenca.files import write_json
 from nnunet_octreenca.integration import memory_job
 from nnunet_octreenca.integration.register import TRAINER_SHIMS
 from nnunet_octreenca.ops.native import cpu_module
@@ -77,6 +78,13 @@ def test_every_network_takes_its_whole_image(trainer, axes, shape, parameters):
     assert row["parameters"] == pytest.approx(parameters, rel=0.35)
 
 
+def test_making_a_network_does_not_count():
+    """VGG11 comes with a classifier of 0.4 GB, which no segmentation keeps."""
+    pytest.importorskip("segmentation_models_pytorch")
+    (row,) = taken(job("UNetVGG11Trainer"), 64)
+    assert row["bytes"] < 5 * 4 * row["parameters"]
+
+
 def test_regions_have_no_argmax():
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
     asked = job("OctreeNCATrainer", labels=labels, regions_class_order=[1, 2])
@@ -98,7 +106,29 @@ def test_what_takes_too_much_is_ended(tmp_path):
     found = measure_sizes(job("TinyUNetTrainer"), shapes, 300_000_000, tmp_path / "log")
     assert [row["shape"] for row in found.rows] == [[128, 128], [256, 256]]
     assert found.too_large == (8192, 8192)
+    assert found.too_slow is None
     assert found.curve()["points"][0][0] == pytest.approx(0.016384)
+
+
+def test_what_takes_too_long_is_no_question_of_memory(tmp_path):
+    """4096 x 4096 pixels take a second and more, but less than 16 GB."""
+    shapes = [(64, 64), (4096, 4096), (8192, 8192)]
+    found = measure_sizes(job("TinyUNetTrainer"), shapes, 16 << 30, tmp_path / "log", seconds=0.2)
+    assert found.too_large is None
+    assert found.too_slow == shapes[len(found.rows)]
+    row = {"shape": [64, 64], "voxels": 4096, "bytes": 4096 * 300}
+    table = sizes_table({"A": Sizes(5, (row,), None, (4096, 4096))}, 16 << 30)
+    assert table.rows[0][1].text == "64 x 64 or more (time ended it)"
+
+
+def test_rows_measured_otherwise_are_not_mixed(tmp_path):
+    path = tmp_path / "rows.json"
+    common = conditions("cpu", 1 << 30, 300.0)
+    assert rows_of(path, common) == []
+    write_json(path, {**common, "rows": [{"method": "A"}]})
+    assert rows_of(path, common) == [{"method": "A"}]
+    with pytest.raises(SystemExit, match=r"limit_bytes 1073741824, not 2147483648; give --into"):
+        rows_of(path, conditions("cpu", 2 << 30, 300.0))
 
 
 def test_what_fails_otherwise_says_so(tmp_path):

@@ -1,4 +1,4 @@
-"""`compare --dry-run` without a budget: nnU-Net's planners plan, and steps are really timed."""
+"""`compare --dry-run`: the hours it tells, from a budget or from steps that are really timed."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers.compared_methods import METHODS_USED, finish, jobs_of
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.comparison.trained import running
@@ -92,7 +93,7 @@ def test_steps_of_every_kind_of_method(planned, in_this_process, capsys):
     words = ["-d", "908", "-c", "3d_fullres", "--methods", *METHODS, "-device", "cpu"]
     assert main(["compare", *words, "--dry-run", "-o", str(planned / "report")]) == 0
     printed = capsys.readouterr().out
-    found = dict(re.findall(r"^(.+): ([0-9.]+) h$", printed, re.MULTILINE))
+    found = dict(re.findall(r"^(.+): ([0-9.]+) (?:s|min|h)$", printed, re.MULTILINE))
     assert set(found) == set(METHODS), printed
     assert all(float(hours) >= 0 for hours in found.values())
     assert "of training; validation and timing come on top" in printed
@@ -103,3 +104,53 @@ def test_steps_of_every_kind_of_method(planned, in_this_process, capsys):
     assert stock != preset > 1_000_000  # the one is plain, the other residual
     after = [path for path in sorted(planned.rglob("*")) if path not in before]
     assert not after, [str(Path(path).relative_to(planned)) for path in after]
+
+
+def test_a_dry_run_says_how_long(prepared, monkeypatch, capsys):
+    monkeypatch.setattr(running, "run_child", lambda *_, **__: pytest.fail("trained"))
+    words = ["--methods", *METHODS_USED, "--budget", "90m", "--seeds", "0", "1", "--dry-run"]
+    _, jobs = jobs_of("OctreeNCA", seeds=(0, 1), budget=5400.0)
+    finish(jobs[0])
+    out = prepared / "report"
+    assert main(["compare", "-d", "907", "-c", "3d_fullres", "-o", str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "OctreeNCA: 1.50 h" in printed
+    assert "In all some 4.50 h" in printed
+    assert "finished" in printed
+    assert "not trained" in printed
+    assert not out.exists()
+
+
+def test_a_dry_run_without_a_budget_times_a_step(prepared, monkeypatch, capsys):
+    """Of each method once: half a second, and as many steps as the trainer says."""
+    probed = []
+
+    def run_child(command, *, log, environment):
+        job = read_json(command[-1], "")
+        probed.append(job["trainer"])
+        assert Path(job["probe"]).parent == Path(environment["nnUNet_results"]) != prepared
+        write_json(job["probe"], {"step_seconds": 0.5, "steps": 7200})
+
+    monkeypatch.setattr(running, "run_child", run_child)
+    words = ["-d", "907", "-c", "3d_fullres", "-f", "0", "1", "--methods", *METHODS_USED]
+    _, jobs = jobs_of("OctreeNCA")
+    finish(jobs[0])
+    assert main(["compare", *words, "--dry-run", "-o", str(prepared / "report")]) == 0
+    assert probed == ["OctreeNCATrainer", "TinyUNetTrainer"]
+    printed = capsys.readouterr().out
+    assert "OctreeNCA: 1.00 h" in printed
+    assert "TinyUNet: 2.00 h" in printed
+
+
+def test_a_step_that_cannot_be_taken_says_why(prepared, monkeypatch, capsys):
+    from nnunet_octreenca.child_process import CommandError
+
+    def run_child(command, *, log, environment):
+        raise CommandError("failed", "RuntimeError: no memory\n")
+
+    monkeypatch.setattr(running, "run_child", run_child)
+    words = ["-d", "907", "-c", "3d_fullres", "--methods", "TinyUNet", "--dry-run"]
+    assert main(["compare", *words, "-o", str(prepared / "report")]) == 1
+    said = capsys.readouterr().err
+    assert "TinyUNet cannot take a training step: RuntimeError: no memory; leave it out" in said
+    assert "Traceback" not in said

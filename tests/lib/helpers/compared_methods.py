@@ -1,0 +1,51 @@
+"""A data set as far as its files go, for `compare --methods`, and what its trainings leave."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_octreenca.comparison.trained.jobs import Job, Request, make_request, plan_jobs
+from nnunet_octreenca.comparison.trained.methods import find_methods
+from nnunet_octreenca.comparison.trained.variants import parse_ablations
+from nnunet_octreenca.files import write_json
+
+DATASET = "Dataset907_Small"
+CASES = {0: ["a", "b"], 1: ["c"]}
+"""Held out, of each fold."""
+
+SHAPE = (8, 12, 10)
+METHODS_USED = ("OctreeNCA", "TinyUNet")
+
+
+def save_cuboid(path: Path, size: int) -> None:
+    """A label map with a cuboid of this many rows."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:6, 2 : 2 + size, 2:8] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
+
+
+def jobs_of(
+    *methods: str, folds: tuple[str, ...] = ("0",), ablate: tuple[str, ...] = (), **options: Any
+) -> tuple[Request, list[Job]]:
+    """What `compare --methods` would train."""
+    request = make_request(
+        "907", "3d_fullres", folds, find_methods(methods), parse_ablations(ablate), **options
+    )
+    return request, plan_jobs(request)
+
+
+def finish(job: Job, size: int = 5, dice: float = 0.8, cases: list[str] | None = None) -> None:
+    """What a training and its validation leave."""
+    validation = job.folder / "validation"
+    for case in cases or CASES[job.fold]:
+        save_cuboid(validation / f"{case}.nii.gz", size)
+    (job.folder / "checkpoint_final.pth").touch()
+    write_json(validation / "summary.json", {"foreground_mean": {"Dice": dice}})
+    write_json(
+        job.folder / "training.json",
+        {"seconds": 60.0, "iterations": 100, "parameters": 7040, "peak_bytes": 10**9,
+         "device_peak_bytes": None, "curve": [[30.0, 0.5], [60.0, 0.6]]},
+    )  # fmt: skip
