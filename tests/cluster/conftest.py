@@ -118,8 +118,3 @@ def same_as_one_process(model, tmp_path):
         return len(cases)
 
     return compare
-
-
-def states(found):
-    """Case to what became of it."""
-    return {ended.case: ended.state for ended in found.records}

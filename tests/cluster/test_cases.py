@@ -5,17 +5,13 @@ import os
 import signal
 
 import pyarrow.parquet
-from helpers.clusters import kill, running, wait_until
+from helpers.clusters import kill, running, states, wait_until
 
 from nnunet_octreenca.cluster.attempts import attempts_path
 from nnunet_octreenca.cluster.journal import run_path
 from nnunet_octreenca.result_record import RECORDS
 
 NAMES = tuple("abcdefgh")
-
-
-def states(found):
-    return {ended.case: ended.state for ended in found.records}
 
 
 def leftovers(folder):

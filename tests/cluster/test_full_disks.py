@@ -5,7 +5,7 @@ import os
 import re
 
 import pytest
-from helpers.clusters import no_mounts, running, tiny_disk, wait_until
+from helpers.clusters import no_mounts, running, states, tiny_disk, wait_until
 
 from nnunet_octreenca.cluster import room
 from nnunet_octreenca.cluster.journal import run_path
@@ -16,10 +16,6 @@ from nnunet_octreenca.result_record import RECORDS
 
 NAMES = tuple("abcd")
 needs_mounts = pytest.mark.skipif(bool(no_mounts()), reason=no_mounts())
-
-
-def states(found):
-    return {ended.case: ended.state for ended in found.records}
 
 
 def assert_each_done_once(found, names, worker, out):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
-from helpers.clusters import free_port, kill, no_mounts, running, wait_until
+from helpers.clusters import free_port, kill, no_mounts, running, states, wait_until
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.cluster import client, scheduling
@@ -25,10 +25,6 @@ NAMES = ("a", "b")
 def late_workers(monkeypatch):
     """Workers come long after the first ones, as they do from a job system."""
     monkeypatch.setattr(client, "ALL_HERE", 200.0)
-
-
-def states(found):
-    return {ended.case: ended.state for ended in found.records}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from distributed import Client
@@ -122,6 +123,11 @@ def wait_until(true: Callable[[], object], limit: float = LIMIT) -> None:
     while not true():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.05)
+
+
+def states(found: Any) -> dict[str, str]:
+    """What became of each case of a run."""
+    return {ended.case: ended.state for ended in found.records}
 
 
 def free_port(host: str = "127.0.0.1") -> int:
