@@ -17,7 +17,8 @@ from nnunet_octreenca.comparison.figures import COLOURS, frame, legend, new_figu
 from nnunet_octreenca.comparison.pages import filled, write_texts
 from nnunet_octreenca.comparison.report import machine, versions
 from nnunet_octreenca.comparison.statistics import FEWEST
-from nnunet_octreenca.comparison.tables import MISSING, Cell, Table, as_csv
+from nnunet_octreenca.comparison.table_files import as_csv
+from nnunet_octreenca.comparison.tables import MISSING, Cell, Table
 
 FILES = ("calibration.html", "calibration.csv")
 

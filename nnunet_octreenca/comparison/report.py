@@ -18,23 +18,25 @@ from nnunet_octreenca.comparison.pages import filled, write_texts
 from nnunet_octreenca.comparison.scores import Scores
 from nnunet_octreenca.comparison.statistics import FEWEST
 from nnunet_octreenca.comparison.summary import ALL, Summary
-from nnunet_octreenca.comparison.tables import (
-    GIVEN,
-    Cell,
-    Table,
+from nnunet_octreenca.comparison.table_files import (
     as_csv,
     as_json,
     as_latex,
     as_markdown,
     case_rows,
+    pair_csv_rows,
+    summary_csv_rows,
+)
+from nnunet_octreenca.comparison.tables import (
+    GIVEN,
+    Cell,
+    Table,
     digits_of,
     groups_text,
     metric_title,
-    pair_csv_rows,
     pair_table,
     rank_table,
     record_table,
-    summary_csv_rows,
     summary_table,
 )
 from nnunet_octreenca.files import JsonMapping, JsonObject

@@ -11,18 +11,15 @@ from helpers.predicted_folders import make_folders, save
 from nnunet_octreenca.comparison.inputs import find_inputs
 from nnunet_octreenca.comparison.scores import score
 from nnunet_octreenca.comparison.summary import ALL, choose_cases, summarise
-from nnunet_octreenca.comparison.tables import (
+from nnunet_octreenca.comparison.table_files import (
     as_csv,
     as_json,
     as_latex,
     as_markdown,
     case_rows,
-    pair_table,
-    rank_table,
-    record_table,
     summary_csv_rows,
-    summary_table,
 )
+from nnunet_octreenca.comparison.tables import pair_table, rank_table, record_table, summary_table
 from nnunet_octreenca.errors import InputError
 
 
