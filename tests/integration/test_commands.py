@@ -137,7 +137,7 @@ def test_model_folder_and_sequential_mode_give_the_same(trained, predict, fold0,
     trained.run(
         "nnUNetv2_predict_from_modelfolder",
         *("-i", images, "-o", tmp_path / "folder", "-m", trained.model(), "-f", 0),
-        *("-npp", 0, "-nps", 0, "-device", "cpu"),
+        *("-npp", 1, "-nps", 1, "-device", "cpu"),  # it knows no 0
     )
     assert same(labels(fold0), labels(tmp_path / "folder"))
     assert same(labels(fold0), labels(predict("-f", 0)))
