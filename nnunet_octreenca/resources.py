@@ -6,6 +6,7 @@ the file system that the former are read from.
 """
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
@@ -24,6 +25,8 @@ except ImportError:  # Windows
 
 
 MOST_THREADS = 1024
+FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Numbers of the errors of a disk that is full, or of a quota that is used up."""
 
 
 def physical_memory() -> int:

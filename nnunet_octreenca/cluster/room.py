@@ -1,15 +1,13 @@
 """Whether a worker's disk has room: a full one must not fail the cases of an archive one by one."""
 
-import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from nnunet_octreenca.errors import NoRoomError
-from nnunet_octreenca.resources import free_disk
+from nnunet_octreenca.resources import FULL_DISK, free_disk
 
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _TRIED = 64 << 10  # bytes; an empty file fits on a full disk
 _LITTLE = 1 << 30  # bytes; the labels of nearly every image fit in less
 
@@ -34,12 +32,13 @@ def try_to_write(folder: Path) -> None:
 def is_full(error: BaseException | None) -> bool:
     """Whether a full disk, or a quota that is used up, is behind an error.
 
+    >>> import errno
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError("no"))
     (True, False)
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__

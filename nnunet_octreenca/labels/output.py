@@ -15,12 +15,12 @@ import numpy as np
 from nnunet_octreenca.arrays import Labels, Pixels
 from nnunet_octreenca.errors import OutputError
 from nnunet_octreenca.files import atomic_write, temporary_name
-from nnunet_octreenca.resources import processors
+from nnunet_octreenca.resources import FULL_DISK, processors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FULL = FULL_DISK | {errno.EFBIG}
 
 
 def check_absent(path: Path | str) -> None:

@@ -10,6 +10,7 @@ from nnunet_octreenca.errors import InputError, OctreeNCAError, OutputError
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.prediction.case import CaseResult
 from nnunet_octreenca.prediction.earlier import possible_outputs
+from nnunet_octreenca.resources import FULL_DISK
 from nnunet_octreenca.stores.faults import BusyFault
 from nnunet_octreenca.stores.listing import StoredCase, local_case, stored_cases
 from nnunet_octreenca.stores.results import CaseResults, StoredResults
@@ -17,7 +18,7 @@ from nnunet_octreenca.stores.scratch import Scratch
 from nnunet_octreenca.stores.staged import StagedFiles
 from nnunet_octreenca.stores.urls import local_path
 
-_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+_FULL = FULL_DISK | {errno.EFBIG}
 
 _Tell = Callable[[str], object]
 
