@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nnunet_octreenca.deferred_files import open_binary
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import InputError, first_line
 from nnunet_octreenca.libraries import import_optional
 
 # SOP classes that have rows and columns and are no image of a patient: SEG, label map, dose.
@@ -229,8 +229,3 @@ def _require_pixels(path: Path, header: Any, behind: _Behind) -> None:
             f"{path} cannot be read as DICOM (something else than elements follows its pixels); "
             f"it is damaged"
         )
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

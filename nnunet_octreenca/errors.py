@@ -5,6 +5,16 @@ None of them is a `RuntimeError`: nnU-Net takes every RuntimeError while predict
 """
 
 
+def first_line(error: object) -> str:
+    """What an exception says, in one line.
+
+    >>> first_line(ValueError("one line\\nand another")), first_line(ValueError())
+    ('one line', 'ValueError')
+    """
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 class OctreeNCAError(Exception):
     """Base class: the message is one sentence on what was wrong and what to do next."""
 

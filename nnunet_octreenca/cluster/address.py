@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.cluster.slurm import import_jobqueue, slurm_workers
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.errors import InputError, first_line
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.resources import processors, total_memory
 
@@ -91,8 +91,8 @@ def connected(address: str, config: Path | None) -> "Iterator[Client]":
             )
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"no dask scheduler answers at {address} ({_first(error)}); start one with `dask "
-                f"scheduler`, or {_FORMS}"
+                f"no dask scheduler answers at {address} ({first_line(error)}); start one with "
+                f"`dask scheduler`, or {_FORMS}"
             ) from error
         try:
             yield client
@@ -122,8 +122,3 @@ def local_threads(address: str) -> int | None:
     if not address.startswith("local:"):
         return None
     return max(1, processors() // int(address.partition(":")[2]))
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -16,7 +16,7 @@ from nnunet_octreenca.cluster.scheduling import ALL_HERE, WINDOW, Scheduling, Wi
 from nnunet_octreenca.cluster.session import About, Session, plugin_name
 from nnunet_octreenca.cluster.settings import Settings
 from nnunet_octreenca.cluster.workers import Workers
-from nnunet_octreenca.errors import InputError, OutputError, WorkerError
+from nnunet_octreenca.errors import InputError, OutputError, WorkerError, first_line
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction.folder import Run
@@ -291,5 +291,4 @@ def _why(error: object) -> str:
             f"it cannot import {error.name}; install nnunet-octreenca[cluster] there, in the "
             f"version that the client has"
         )
-    said = str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+    return first_line(error)

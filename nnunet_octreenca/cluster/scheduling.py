@@ -23,7 +23,7 @@ from nnunet_octreenca.cluster.journal import Ended
 from nnunet_octreenca.cluster.limits import within
 from nnunet_octreenca.cluster.session import ALL_PLACES, wanted
 from nnunet_octreenca.cluster.workers import Workers
-from nnunet_octreenca.errors import LockedError, WorkerError
+from nnunet_octreenca.errors import LockedError, WorkerError, first_line
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.prediction.folder import Failure, Outcome
 from nnunet_octreenca.prediction.forecast import Forecast
@@ -312,8 +312,7 @@ class Scheduling:
         if entry.lost < _TRIES:
             self._planned.append(entry)
             return
-        said = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
-        error = WorkerError(f"no worker could come to an end with it ({said})")
+        error = WorkerError(f"no worker could come to an end with it ({first_line(why)})")
         yield _failed(entry.case, error)
 
     def _results(self, futures: Mapping[str, "Future[Any]"]) -> dict[str, Any]:

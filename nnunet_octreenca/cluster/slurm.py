@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
+from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, first_line
 from nnunet_octreenca.libraries import import_optional
 
 _SUBMITTED = 600.0  # seconds in which `sbatch` answers for all jobs
@@ -63,7 +63,7 @@ def slurm_workers(workers: int, config: Path) -> Iterator[Any]:
         cluster = jobqueue.SLURMCluster(job_cls=_job_class(jobqueue, answers), **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{config} does not describe a job ({_first(error)}); it holds the arguments of "
+            f"{config} does not describe a job ({first_line(error)}); it holds the arguments of "
             f"dask_jobqueue.SLURMCluster, such as `cores: 16`, `memory: 64GB`, `queue: normal`"
         ) from error
     with cluster:
@@ -113,7 +113,7 @@ def _said(error: Exception) -> str:
     """What a command wrote to its standard error, of what dask-jobqueue makes of it."""
     _, found, written = str(error).partition("stderr:\n")
     lines = [line.strip() for line in written.splitlines() if line.strip()] if found else []
-    return "; ".join(lines) or _first(error)
+    return "; ".join(lines) or first_line(error)
 
 
 def _known_arguments(jobqueue: Any) -> set[str]:
@@ -133,7 +133,7 @@ def _arguments(config: Path, known: set[str]) -> dict[str, Any]:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
-            f"{config} cannot be read ({_first(error)}); write YAML or JSON"
+            f"{config} cannot be read ({first_line(error)}); write YAML or JSON"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"{config} holds no names with values; write `cores: 16` and so on")
@@ -144,8 +144,3 @@ def _arguments(config: Path, known: set[str]) -> dict[str, Any]:
             f"take it out, or correct its name"
         )
     return content
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_octreenca.dicom_file import first_line, frames_of
-from nnunet_octreenca.errors import InputError
+from nnunet_octreenca.dicom_file import frames_of
+from nnunet_octreenca.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
