@@ -4,7 +4,7 @@ import json
 
 import pytest
 import untrained_model
-from helpers.compared_methods import CASES, DATASET, SHAPE, save_cuboid
+from helpers.compared_methods import CASES, DATASET, SHAPE, describe, save_cuboid
 
 from nnunet_octreenca.files import write_json
 from nnunet_octreenca.planning import extend_plans
@@ -14,17 +14,8 @@ from nnunet_octreenca.planning import extend_plans
 def prepared(tmp_path, monkeypatch):
     """A data set of three cases, planned and preprocessed, as far as files go."""
     for name in ("raw", "preprocessed", "results"):
-        (tmp_path / name / DATASET).mkdir(parents=True)
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    described = {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "organ": 1},
-        "numTraining": 3,
-        "file_ending": ".nii.gz",
-    }
-    raw, folder = tmp_path / "raw" / DATASET, tmp_path / "preprocessed" / DATASET
-    for base in (raw, folder):
-        write_json(base / "dataset.json", described)
+    raw, folder = describe(tmp_path, DATASET, training=3)
     stock = untrained_model.stock_plans(SHAPE, dataset=DATASET)
     write_json(folder / "nnUNetPlans.json", stock)
     ours = extend_plans(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from helpers.compared_methods import METHODS_USED, finish, jobs_of
+from helpers.compared_methods import METHODS_USED, describe, finish, jobs_of
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.comparison.trained import running
@@ -25,18 +25,9 @@ METHODS = ("OctreeNCA", "nnU-Net", "nnU-Net ResEnc M", "M3D-NCA", "TinyUNet")
 def planned(tmp_path, monkeypatch):
     """A data set planned by stock nnU-Net, its preset M, and ours; nothing is preprocessed."""
     for name in ("raw", "preprocessed", "results"):
-        (tmp_path / name / DATASET).mkdir(parents=True)
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     monkeypatch.setenv("nnUNet_extTrainer", str(TRAINER_SHIMS))
-    described = {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "organ": 1},
-        "numTraining": 1,
-        "file_ending": ".nii.gz",
-    }
-    raw, folder = tmp_path / "raw" / DATASET, tmp_path / "preprocessed" / DATASET
-    for base in (raw, folder):
-        write_json(base / "dataset.json", described)
+    raw, folder = describe(tmp_path, DATASET, training=1)
     for part, name in (("imagesTr", "a_0000"), ("labelsTr", "a")):
         (raw / part).mkdir()
         image = sitk.GetImageFromArray(np.zeros(SHAPE, np.uint8))

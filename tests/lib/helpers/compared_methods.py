@@ -19,6 +19,26 @@ SHAPE = (8, 12, 10)
 METHODS_USED = ("OctreeNCA", "TinyUNet")
 
 
+def describe(place: Path, dataset: str, training: int) -> tuple[Path, Path]:
+    """nnU-Net's folders in `place`, with a description of MRI with one organ.
+
+    Returns:
+        The raw and the preprocessed folder of the data set.
+    """
+    for name in ("raw", "preprocessed", "results"):
+        (place / name / dataset).mkdir(parents=True)
+    described = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "organ": 1},
+        "numTraining": training,
+        "file_ending": ".nii.gz",
+    }
+    raw, preprocessed = place / "raw" / dataset, place / "preprocessed" / dataset
+    for base in (raw, preprocessed):
+        write_json(base / "dataset.json", described)
+    return raw, preprocessed
+
+
 def save_cuboid(path: Path, size: int) -> None:
     """A label map with a cuboid of this many rows."""
     path.parent.mkdir(exist_ok=True, parents=True)
