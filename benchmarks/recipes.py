@@ -109,6 +109,11 @@ def recipe_named(name: str) -> dict[str, Any]:
     return joined
 
 
+def rows_path(work: Path) -> Path:
+    """Where recipe_run.py adds the finished runs of a folder."""
+    return work / "rows.jsonl"
+
+
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The finished runs of a file with one JSON object a line."""
     if not path.exists():
@@ -204,7 +209,7 @@ def main() -> None:
         for name, recipe in RECIPES.items():
             print(f"{name:20} {json.dumps(recipe)}")
         return
-    finished = given.work / "rows.jsonl"
+    finished = rows_path(given.work)
     if given.table:
         path = finished if given.table is True else given.table
         if not path.is_file():
@@ -236,7 +241,7 @@ def run_all(given: argparse.Namespace, budget: Budget) -> None:
         for seed in given.seeds:
             for recipe in given.recipes:
                 key = (dataset, recipe, seed, str(budget))
-                if key in {key_of(row) for row in rows_of(given.work / "rows.jsonl")}:
+                if key in {key_of(row) for row in rows_of(rows_path(given.work))}:
                     continue
                 train(given, budget, key)
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from recipe_data import DATA_SETS, DataSet, prepare
-from recipes import Budget, key_of, rows_of, train
+from recipes import Budget, key_of, rows_of, rows_path, train
 from zoo_cards import ENTRIES, Entry, card, row
 
 from nnunet_octreenca import predict
@@ -54,12 +54,12 @@ def finished_run(given: argparse.Namespace, entry: Entry, budget: Budget | None)
     dataset = entry.dataset
     key = (dataset, RECIPE, SEED, str(budget))
     name = given.from_run or "_".join(map(str, key))
-    found = {run_name(each): each for each in rows_of(given.work / "rows.jsonl")}
+    found = {run_name(each): each for each in rows_of(rows_path(given.work))}
     if name not in found:
         if given.from_run or budget is None:
             sys.exit(f"{given.work} has no finished run {name!r}; finished: {', '.join(found)}")
         train(given, budget, key)
-        found = {run_name(each): each for each in rows_of(given.work / "rows.jsonl")}
+        found = {run_name(each): each for each in rows_of(rows_path(given.work))}
     if found[name]["dataset"] != dataset:
         sys.exit(f"the run {name} is of {found[name]['dataset']}, and the model needs {dataset}")
     return found[name]
