@@ -172,9 +172,9 @@ class Scheduling:
             sleep(_POLL)
             return False
         raise WorkerError(
-            "the scheduler has gone; cases that are finished stay so, and those that were begun "
-            "may still end: start a scheduler and workers, and run this again with "
-            f"{'--attach' if self.lasting else '--continue'}"
+            "the scheduler has gone, or was started again; cases that are finished stay so, and "
+            "those that were begun may still end: see that a scheduler and workers run, and run "
+            f"this again with {'--attach' if self.lasting else '--continue'}"
         )
 
     def _left(self) -> bool:

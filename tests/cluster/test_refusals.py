@@ -158,7 +158,7 @@ def test_the_scheduler_goes_and_another_one_takes_over(
         if found.records and running(cluster.scheduler):
             kill(cluster.scheduler)
 
-    with pytest.raises(WorkerError, match=r"the scheduler has gone; .* with --attach"):
+    with pytest.raises(WorkerError, match=r"the scheduler has gone, or was .* with --attach"):
         segment(cluster, source, tick=tick)
     kill(cluster.workers[0])  # which would end by itself, in its own time
     cluster.start_scheduler()
@@ -178,7 +178,10 @@ def test_the_scheduler_goes_and_another_one_takes_over(
 def test_a_scheduler_that_is_started_again_at_once_knows_nothing(
     cluster, pictures, segment, same_as_one_process
 ):
-    """The client finds it at the same address, with no task, before it gives the old one up."""
+    """The client finds it at the same address, with no task; or it cannot connect again at all.
+
+    The latter where distributed fails at that moment, which a busy machine brings about.
+    """
     cluster.add()
     source = pictures("slow_c", *NAMES)
     first = cluster.scheduler
@@ -188,7 +191,7 @@ def test_a_scheduler_that_is_started_again_at_once_knows_nothing(
             kill(first)
             cluster.start_scheduler()
 
-    with pytest.raises(WorkerError, match=r"was started again and knows nothing .* --attach"):
+    with pytest.raises(WorkerError, match=r"was started again.* --attach"):
         segment(cluster, source, tick=tick)
     kill(cluster.workers[0])
     cluster.add()
