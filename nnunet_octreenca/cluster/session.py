@@ -20,6 +20,7 @@ from nnunet_octreenca.cluster.attempts import blaming, excuse, read_attempts
 from nnunet_octreenca.cluster.ending import before_the_end, forget
 from nnunet_octreenca.cluster.journal import Ended, Journal
 from nnunet_octreenca.cluster.room import Room, is_full, try_to_write
+from nnunet_octreenca.cluster.sampler import Sampler
 from nnunet_octreenca.cluster.settings import Settings, compared_versions
 from nnunet_octreenca.cluster.split import BandTask, Split, compute_band
 from nnunet_octreenca.cluster.worker_run import WorkerRun
@@ -122,6 +123,7 @@ class Session(WorkerPlugin):
         self._at_hand: list[Case] = []
         self.problem, self.budget = "", 0
         self._room = Room(self.settings.destination.folder)
+        self._sampler = Sampler(worker)
         try:
             await asyncio.to_thread(self._prepare)
         except Exception as error:  # whatever is wrong with one worker costs that worker only
@@ -132,6 +134,7 @@ class Session(WorkerPlugin):
         gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
         has = {self.name: TASKS, MEMORY: self.budget, PLACES: ALL_PLACES, **gpus}
         before_the_end(self._excuse)
+        self._sampler.pause()
         await worker.set_resources(**has)
         # For cases that no worker could take, the scheduler looks at workers that begin to run, not
         # at what they announce later.
@@ -142,6 +145,7 @@ class Session(WorkerPlugin):
     async def teardown(self, worker: "Worker") -> None:
         """The run is over, or the worker is; dask waits half a minute for the bands at hand."""
         self._stop.set()
+        self._sampler.resume()
         forget(self._excuse)
         await asyncio.to_thread(self._excuse)
 
