@@ -22,6 +22,7 @@ examples:
       --budget 60m -o REPORT
   nnunet_octreenca compare -d 4 -c 3d_fullres --methods OctreeNCA -o REPORT \\
       --ablate steps=5,10,20 levels=2,3,5 --seeds 0 1 2 --budget 30m
+  nnunet_octreenca compare -d 31 -c 2d --methods OctreeNCA --predictions reader=MASKS -o REPORT
   nnunet_octreenca compare --truth labelsTs --predictions OctreeNCA=OUT1 nnU-Net=OUT2 -o REPORT
   nnunet_octreenca compare --truth labelsTs --predictions A=OUT1 B=OUT2 -o REPORT \\
       --labels dataset.json --images imagesTs --tolerance 2 --viewer
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--predictions",
         nargs="+",
         metavar="NAME=FOLDER",
-        help="each method's name, for the report, and its folder of label maps",
+        help="each method's name, for the report, and its folder of label maps; beside --methods "
+        "what is not trained, such as a second reader",
     )
     parser.add_argument("-o", required=True, metavar="REPORT_FOLDER", help="folder of the report")
     parser.add_argument(
@@ -117,7 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--seed is {arguments.seed}, but must be 0 or more")
     checked_tolerance(arguments.tolerance)
     checked_pattern(arguments.group_by)
-    material = given or compare_trained.run(arguments)
+    finished = parse_predictions(arguments.predictions or [])
+    material = given or compare_trained.run(arguments, finished)
     if material is None:
         return 0
     records = read_records(material.records, material.predictions) if material.records else {}
@@ -168,7 +171,6 @@ def _trains(arguments: argparse.Namespace) -> bool:
     """
     given = {
         "--truth": arguments.truth,
-        "--predictions": arguments.predictions,
         "--labels": arguments.labels,
         "--images": arguments.images,
         "--records": arguments.records,
@@ -176,7 +178,8 @@ def _trains(arguments: argparse.Namespace) -> bool:
     }
     trained = {"-d": arguments.d, "-c": arguments.c, "--methods": arguments.methods}
     if not any(value is not None for value in trained.values()):
-        missing = [flag for flag in ("--truth", "--predictions") if given[flag] is None]
+        both = {"--truth": arguments.truth, "--predictions": arguments.predictions}
+        missing = [flag for flag, value in both.items() if value is None]
         if missing:
             raise InputError(
                 f"{' and '.join(missing)} must be given to compare predictions; -d, -c and "

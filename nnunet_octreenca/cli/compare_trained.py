@@ -1,7 +1,7 @@
 """`nnunet_octreenca compare -d D -c CONF -f 0 --methods ...`: trains, measures, compares."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,14 +123,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Material | None:
+def run(arguments: argparse.Namespace, finished: Mapping[str, Path]) -> Material | None:
     """Train, validate and time; None after a dry run.
+
+    Args:
+        arguments: of the command.
+        finished: predictions that were there before, name to folder.
 
     Raises:
         OctreeNCAError: something cannot be trained or compared; what can be told beforehand is.
     """
     from nnunet_octreenca.cli.demo import find_device
     from nnunet_octreenca.comparison.trained import running
+    from nnunet_octreenca.comparison.trained.finished import check_finished
     from nnunet_octreenca.comparison.trained.jobs import make_request, parse_budget, plan_jobs
     from nnunet_octreenca.comparison.trained.methods import find_methods
     from nnunet_octreenca.comparison.trained.prompted import find_checkpoints
@@ -154,12 +159,16 @@ def run(arguments: argparse.Namespace) -> Material | None:
         None if arguments.budget is None else parse_budget(arguments.budget),
     )
     jobs = plan_jobs(request)
+    description = read_json(request.preprocessed / "dataset.json", "preprocess it again")
     checkpoints = find_checkpoints(
         [method for method in methods if method.prompted],
         arguments.sam_checkpoint,
         _patch(jobs, request),
-        read_json(request.preprocessed / "dataset.json", "preprocess it again"),
+        description,
     )
+    if finished:
+        names = [*(job.name for job in jobs), *checkpoints]
+        check_finished(finished, names, request, str(description["file_ending"]))
     images = _raw_images(request)
     device = find_device(arguments.device)
     if arguments.collect:
@@ -169,7 +178,9 @@ def run(arguments: argparse.Namespace) -> Material | None:
         return None
     report = Path(arguments.o)
     running.run_jobs(jobs, request, report, device, _say)
-    return _collect(jobs, request, images, report, device, arguments.cases, memory, checkpoints)
+    return _collect(
+        jobs, request, images, report, device, arguments.cases, memory, checkpoints, finished
+    )
 
 
 def _say(line: str) -> None:
@@ -241,9 +252,11 @@ def _collect(
     count: int,
     memory: int,
     checkpoints: dict[str, Path],
+    finished: Mapping[str, Path],
 ) -> Material:
     """Time the predictions, measure memory; gather what the report takes."""
     from nnunet_octreenca.comparison.trained import collecting, measuring
+    from nnunet_octreenca.comparison.trained.finished import link_finished
     from nnunet_octreenca.comparison.trained.memory import measure_all, sizes_table
     from nnunet_octreenca.comparison.trained.paper import paper_table
     from nnunet_octreenca.comparison.trained.prompted import note, segment_cases
@@ -253,6 +266,8 @@ def _collect(
     compared = collecting.first_seed(jobs)
     tables = [collecting.trainings_table(jobs)]  # finds damaged files before anything is timed
     truth, predictions = collecting.gather(compared, request, report, ending)
+    files = [path.name for path in truth.iterdir()]
+    beside = link_finished(finished, files, report / "predictions")
     fold, cases = next(iter(collecting.held_out_cases(compared, ending).items()))
     timed = {case: images[case] for case in cases[:count] if case in images}
     if not timed:
@@ -278,7 +293,7 @@ def _collect(
         patch=_patch(jobs, request),
         dataset=description,
     )
-    predictions |= shown
+    predictions |= shown | beside
     found = collecting.records(jobs, measured, device, sizes)
     found["methods"] |= prompted_records
     records = report / "records.json"
@@ -296,7 +311,11 @@ def _collect(
         records,
         NOTE.format(cases=len(timed)),
         tuple([*tables, paper] if paper is not None else tables),
-        (*_caveats(jobs, request), *(f"{name}: {note(name)}" for name in checkpoints)),
+        (
+            *_caveats(jobs, request),
+            *(f"{name}: {note(name)}" for name in checkpoints),
+            *(f"{name}: not trained here; label maps of {finished[name]}." for name in finished),
+        ),
     )
 
 

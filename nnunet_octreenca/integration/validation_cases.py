@@ -53,7 +53,7 @@ def validation_cases(model: Model) -> list[ValidationCase]:
             f"are needed, which slides annotated in regions have not"
         )
     raw = _folder("nnUNet_raw") / name
-    split = _split(_folder("nnUNet_preprocessed") / name / "splits_final.json", int(fold))
+    split = validation_names(_folder("nnUNet_preprocessed") / name / "splits_final.json", int(fold))
     cases = training_cases(raw)
     return [_case(case, raw, cases) for case in split]
 
@@ -67,8 +67,16 @@ def _folder(variable: str) -> Path:
     return Path(value)
 
 
-def _split(path: Path, fold: int) -> list[str]:
-    """Names of the validation cases of a fold."""
+def validation_names(path: Path, fold: int) -> list[str]:
+    """Names of the validation cases of a fold.
+
+    Args:
+        path: nnU-Net's splits_final.json.
+        fold: of the cross-validation.
+
+    Raises:
+        InputError: the file is missing or damaged, or says nothing of the fold.
+    """
     advice = "nnU-Net writes it when training begins"
     try:
         splits = load_json(path.read_text(encoding="utf-8"))

@@ -73,7 +73,7 @@ def gather(jobs: Jobs, request: Request, report: Path, ending: str) -> tuple[Pat
     truth = report / "truth"
     source = request.preprocessed / "gt_segmentations"
     names = [case for fold in cases for case in cases[fold]]
-    _fill(truth, {f"{case}{ending}": source / f"{case}{ending}" for case in names})
+    fill_folder(truth, {f"{case}{ending}": source / f"{case}{ending}" for case in names})
     predictions: dict[str, Path] = {}
     for number, (name, own) in enumerate(by_method(jobs).items()):
         folder = (
@@ -84,13 +84,22 @@ def gather(jobs: Jobs, request: Request, report: Path, ending: str) -> tuple[Pat
             for job in own
             for case in cases[job.fold]
         }
-        _fill(folder, files)
+        fill_folder(folder, files)
         predictions[name] = folder
     return truth, predictions
 
 
-def _fill(folder: Path, files: Mapping[str, Path]) -> None:
-    """A folder of just these files; links where the file system has them."""
+def fill_folder(folder: Path, files: Mapping[str, Path]) -> None:
+    """A folder of just these files; links where the file system has them.
+
+    Args:
+        folder: made anew.
+        files: name to the file that it is.
+
+    Raises:
+        InputError: a file is missing.
+        OutputError: the folder cannot be written.
+    """
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -1,11 +1,8 @@
 """The report of finished trainings: means, spread, timings in turn, and the pages."""
 
-from pathlib import Path
-from typing import ClassVar
-
 import numpy as np
 import pytest
-from helpers.compared_methods import METHODS_USED, finish, jobs_of
+from helpers.compared_methods import METHODS_USED, FakeModel, finish, jobs_of
 
 from nnunet_octreenca.cli import compare_trained
 from nnunet_octreenca.cli.main import main
@@ -13,30 +10,6 @@ from nnunet_octreenca.comparison.trained import collecting, measuring, memory, p
 from nnunet_octreenca.comparison.trained.paper import paper_table
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import read_json, write_json
-
-
-class FakeModel:
-    """Instead of a process with a model."""
-
-    order: ClassVar[list] = []
-
-    def __init__(self, job, device, log):
-        self.job = job
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def segment(self, files, out, *, memory=False):
-        assert all(Path(file).is_file() for file in files)
-        self.order.append((self.job.name, out.name, *(["memory"] if memory else [])))
-        own = self.job.name == "OctreeNCA"
-        return {"seconds": 2.0 if own else 4.0, "network_seconds": 1.0,
-                "voxels": 1000 if out.name == "b" else 10, "peak_bytes": 5 * 10**8,
-                "network_bytes": 50_000 if own and memory else None,
-                "device_peak_bytes": None}  # fmt: skip
 
 
 def test_collecting_makes_a_report(prepared, monkeypatch, capsys):

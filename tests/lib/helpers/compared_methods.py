@@ -1,7 +1,7 @@
 """A data set as far as its files go, for `compare --methods`, and what its trainings leave."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -69,3 +69,27 @@ def finish(job: Job, size: int = 5, dice: float = 0.8, cases: list[str] | None =
         {"seconds": 60.0, "iterations": 100, "parameters": 7040, "peak_bytes": 10**9,
          "device_peak_bytes": None, "curve": [[30.0, 0.5], [60.0, 0.6]]},
     )  # fmt: skip
+
+
+class FakeModel:
+    """Instead of a process with a model."""
+
+    order: ClassVar[list[tuple[str, ...]]] = []
+
+    def __init__(self, job: Job, device: str, log: Path) -> None:
+        self.job = job
+
+    def __enter__(self) -> "FakeModel":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def segment(self, files: list[str], out: Path, *, memory: bool = False) -> dict[str, Any]:
+        assert all(Path(file).is_file() for file in files)
+        self.order.append((self.job.name, out.name, *(["memory"] if memory else [])))
+        own = self.job.name == "OctreeNCA"
+        return {"seconds": 2.0 if own else 4.0, "network_seconds": 1.0,
+                "voxels": 1000 if out.name == "b" else 10, "peak_bytes": 5 * 10**8,
+                "network_bytes": 50_000 if own and memory else None,
+                "device_peak_bytes": None}  # fmt: skip
