@@ -21,7 +21,7 @@ from nnunet_octreenca.cluster.ending import before_the_end, forget
 from nnunet_octreenca.cluster.journal import Ended, Journal
 from nnunet_octreenca.cluster.room import Room, is_full, try_to_write
 from nnunet_octreenca.cluster.sampler import Sampler
-from nnunet_octreenca.cluster.settings import Settings, compared_versions
+from nnunet_octreenca.cluster.settings import Settings, compared_versions, package_folder
 from nnunet_octreenca.cluster.split import BandTask, Split, compute_band
 from nnunet_octreenca.cluster.worker_run import WorkerRun
 from nnunet_octreenca.errors import (
@@ -237,9 +237,15 @@ class Session(WorkerPlugin):
         changed += differences(dict(settings.environment), environment())
         changed += differences(settings.identity.settings, identity.settings)
         if changed:
+            package = package_folder()
+            elsewhere = (
+                f"; it has imported {package}, and the client {settings.package}"
+                if package != settings.package
+                else ""
+            )
             raise EnvironmentMismatchError(
                 f"it is not the client's installation ({'; '.join(dict.fromkeys(changed))}: first "
-                f"the client's, then its own); install the same versions on both"
+                f"the client's, then its own{elsewhere}); install the same versions on both"
             )
 
     def plan(self, case: Case, shares: list[int]) -> Forecast | Failure | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nnunet_octreenca
 from nnunet_octreenca.calibration_record import FILE
 from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.integration.model import Model, load_model
@@ -71,6 +72,7 @@ class Settings:
         identity: of the results, on the client.
         versions: of the programs that must be the same everywhere.
         environment: of the client, what labels may depend on.
+        package: the folder that the client has this package in.
     """
 
     run: str
@@ -85,6 +87,7 @@ class Settings:
     identity: Identity
     versions: Mapping[str, str]
     environment: Mapping[str, str]
+    package: str
 
     @classmethod
     def of(
@@ -108,6 +111,7 @@ class Settings:
             run.identity,
             versions,
             environment(),
+            package_folder(),
         )
 
     def identity_record(self) -> JsonMapping:
@@ -120,6 +124,11 @@ class Settings:
             "quality": self.options.quality,
             "probabilities": self.options.probabilities,
         }
+
+
+def package_folder() -> str:
+    """Where this process has imported the package from."""
+    return str(Path(nnunet_octreenca.__file__).absolute().parent)
 
 
 def compared_versions(versions: Mapping[str, str]) -> dict[str, str]:

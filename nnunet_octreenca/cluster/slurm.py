@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from inspect import signature
@@ -14,6 +15,12 @@ from nnunet_octreenca.libraries import import_optional
 
 _SUBMITTED = 600.0  # seconds in which `sbatch` answers for all jobs
 _POLL = 0.1
+_SAFE_PATH = (3, 11)  # the first Python that heeds PYTHONSAFEPATH
+# Does what `-m` does with the arguments that follow, where an older one would take the folder.
+_AS_MODULE = (
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; del sys.argv[:2]; "
+    'runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)'
+)
 
 
 def import_jobqueue() -> Any:
@@ -60,6 +67,7 @@ def slurm_workers(workers: int, config: Path) -> Iterator[Any]:
         # A dashboard would ask for the same port of a machine that many users share.
         scheduler = {"dashboard": False, "dashboard_address": ":0"}
         arguments["scheduler_options"] = {**scheduler, **arguments.get("scheduler_options", {})}
+        _import_what_is_installed(arguments)
         cluster = jobqueue.SLURMCluster(job_cls=_job_class(jobqueue, answers), **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(
@@ -70,6 +78,35 @@ def slurm_workers(workers: int, config: Path) -> Iterator[Any]:
         cluster.scale(workers)
         _require_jobs(len(cluster.worker_spec), answers, config)
         yield cluster
+
+
+def _import_what_is_installed(arguments: dict[str, Any]) -> None:
+    """Let jobs import nothing from the folder in which the command was given.
+
+    `python -m` puts it first on `sys.path`; in a clone of this repository workers would import
+    that, without its compiled modules, and not what is installed.
+    """
+    from dask import config
+
+    section = f"jobqueue.{arguments.get('config_name') or 'slurm'}"
+
+    def given(name: str, old: str = "") -> Any:
+        for each in filter(None, (name, old)):
+            found = arguments.get(each) or config.get(f"{section}.{each.replace('_', '-')}", None)
+            if found:
+                return found
+        return None
+
+    prologue = given("job_script_prologue", "env_extra") or []
+    if not isinstance(prologue, list):
+        raise TypeError(f"job_script_prologue is {prologue!r}, and must be a list of lines")
+    # Last, so that the user's own lines run as they always do, and may set it to nothing.
+    arguments["job_script_prologue"] = [
+        *prologue,
+        'export PYTHONSAFEPATH="${PYTHONSAFEPATH-1}"',
+    ]
+    if sys.version_info < _SAFE_PATH:  # workers have the client's version
+        arguments["python"] = f"{given('python') or sys.executable} -c '{_AS_MODULE}'"
 
 
 def _job_class(jobqueue: Any, answers: list[Exception | None]) -> Any:
