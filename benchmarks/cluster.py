@@ -123,8 +123,8 @@ def on_cluster(
     def show(ended: Ended) -> None:
         ends.append((time.perf_counter(), _processor_time([*pids, os.getpid()])))
 
-    with connected(address, None) as client:
-        on = ClusterRun(run, Request(address, threads=1), source, client)
+    with connected(address, None) as connection:
+        on = ClusterRun(run, Request(address, threads=1), source, connection.client)
         on.segment(run.cases(source), show=show)
     assert not run.failed, run.failed
     begun = len(pids) - 1
@@ -215,7 +215,8 @@ def memory(tasks: int, window: int) -> dict[str, Any]:
              for number in range(tasks)]  # fmt: skip
     peak, samples = 0, []
     try:
-        with cluster(1) as (address, pids), connected(address, None) as client:
+        with cluster(1) as (address, pids), connected(address, None) as connection:
+            client = connection.client
             client.run(_announce)
             process = psutil.Process(pids[0])
             before = process.memory_info().rss

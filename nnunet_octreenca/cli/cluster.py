@@ -124,10 +124,18 @@ def predict_on_cluster(
         split_above=arguments.split_above,
     )
     with (
-        connected(arguments.dask, config) as client,
+        connected(arguments.dask, config) as connection,
         _shown(len(cases), arguments.quiet) as (tell, show, tick),
     ):
-        cluster = ClusterRun(run, request, Path(arguments.i), client, tell=tell, records=records)
+        cluster = ClusterRun(
+            run,
+            request,
+            Path(arguments.i),
+            connection.client,
+            jobs=connection.jobs,
+            tell=tell,
+            records=records,
+        )
         cluster.segment(cases, show=show, tick=tick)
 
 

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_octreenca.cluster.jobs import Jobs
 from nnunet_octreenca.cluster.slurm import import_jobqueue, slurm_workers
 from nnunet_octreenca.errors import InputError, first_line
 from nnunet_octreenca.libraries import import_optional
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
 CONNECT = 20.0
 """Seconds in which a scheduler must answer."""
 _FORMS = "give tcp://HOST:8786, a scheduler file, local:4 or slurm:32"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A way to workers.
+
+    Attributes:
+        client: of their scheduler.
+        jobs: that they run in, where the command has submitted them.
+    """
+
+    client: "Client"
+    jobs: Jobs | None = None
 
 
 def starts_workers(address: str) -> bool:
@@ -62,7 +77,7 @@ def checked_address(address: str, config: Path | None) -> str:
 
 
 @contextmanager
-def connected(address: str, config: Path | None) -> "Iterator[Client]":
+def connected(address: str, config: Path | None) -> Iterator[Connection]:
     """A client of the scheduler, which ends with it if the command has started it.
 
     Args:
@@ -76,12 +91,13 @@ def connected(address: str, config: Path | None) -> "Iterator[Client]":
     from distributed import Client
 
     kind, _, rest = address.partition(":")
+    jobs = None
     with ExitStack() as stack:
         if kind == "local":
             target: Any = stack.enter_context(_local(int(rest)))
         elif kind == "slurm":
             assert config is not None
-            target = stack.enter_context(slurm_workers(int(rest), config))
+            target, jobs = stack.enter_context(slurm_workers(int(rest), config))
         else:
             target = None
         arguments = {"scheduler_file": address} if Path(address).is_file() else {}
@@ -95,7 +111,7 @@ def connected(address: str, config: Path | None) -> "Iterator[Client]":
                 f"`dask scheduler`, or {_FORMS}"
             ) from error
         try:
-            yield client
+            yield Connection(client, jobs)
         finally:
             client.close(timeout=CONNECT)
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from nnunet_octreenca.cluster import tasks
+from nnunet_octreenca.cluster.jobs import Jobs, NoJobsError
 from nnunet_octreenca.cluster.journal import Ended, Journal, read_run, run_path, write_run
 from nnunet_octreenca.cluster.limits import CALL, within
-from nnunet_octreenca.cluster.scheduling import ALL_HERE, WINDOW, Scheduling, WithdrawnError
+from nnunet_octreenca.cluster.scheduling import ALL_HERE, SEE, WINDOW, Scheduling, WithdrawnError
 from nnunet_octreenca.cluster.session import About, Session, plugin_name
 from nnunet_octreenca.cluster.settings import Settings
 from nnunet_octreenca.cluster.workers import Workers
@@ -62,6 +63,7 @@ class ClusterRun:
         request: how.
         source: file or folder of the images.
         client: of the scheduler.
+        jobs: of SLURM that the workers run in, where the command has submitted them.
         tell: takes a line about the workers.
         records: of all cases that ended.
     """
@@ -70,9 +72,11 @@ class ClusterRun:
     request: Request
     source: Path
     client: "Client"
+    jobs: Jobs | None = None
     tell: Callable[[str], object] = print
     records: list[Ended] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
+    _total: int = 0
 
     def segment(
         self,
@@ -102,9 +106,10 @@ class ClusterRun:
                 self._take(ended, show)
             known = {ended.case for ended in self.records}
             left = [_absolute(case) for case in cases if case.name not in known]
+            self._total = len(self.records) + len(left)
             try:
                 workers = self._set_up(settings)
-            except (InputError, KeyboardInterrupt, SystemExit):  # nothing was begun
+            except (InputError, NoJobsError, KeyboardInterrupt, SystemExit):  # nothing was begun
                 if not self.request.attach:
                     self._end(settings.run, journal)
                 raise
@@ -117,16 +122,23 @@ class ClusterRun:
                 window=self.request.window,
                 split_above=self.request.split_above,
                 all_here=ALL_HERE,
+                see=self._what_to_see,
             )
+
+            def tick_and_look() -> None:
+                tick()
+                self._look_at_jobs()
+
             try:
-                for ended in scheduling.outcomes(left, tick):
+                for ended in scheduling.outcomes(left, tick_and_look):
                     self._take(ended, show)
             except KeyboardInterrupt:
                 self._stop(settings.run, journal, scheduling)
                 self._end(settings.run, journal)
                 raise
-            except WithdrawnError:
+            except (WithdrawnError, NoJobsError):
                 scheduling.cancel()
+                self._take_the_rest(journal, show)
                 self._end(settings.run, journal)
                 raise
             self._end(settings.run, journal)
@@ -205,6 +217,7 @@ class ClusterRun:
         patience, others = Patience(), Patience(limit=ALL_HERE)
         known = 0
         while True:
+            self._look_at_jobs()
             abouts = self._abouts(settings.run)
             for about in abouts:
                 if about.problem:
@@ -226,8 +239,28 @@ class ClusterRun:
 
     def _how_workers_come(self) -> str:
         if self.request.address.startswith("slurm:"):
-            return "look at the jobs with `squeue`, and at what they wrote (slurm-*.out)"
+            waiting = f"{self.jobs.waiting}: " if self.jobs and self.jobs.waiting else ""
+            return f"{waiting}look at the jobs with `squeue`, and at what they wrote (slurm-*.out)"
         return f"start some with `dask worker {self.request.address}`"
+
+    def _what_to_see(self) -> str:
+        """Where no worker does anything."""
+        if self.jobs is not None and self.jobs.waiting:
+            return self.jobs.waiting
+        return SEE
+
+    def _look_at_jobs(self) -> None:
+        """Tell what has become of jobs.
+
+        Raises:
+            NoJobsError: none is left.
+        """
+        if self.jobs is None:
+            return
+        self.jobs.left = self._total - len(self.records)
+        for line in self.jobs.news():
+            self.tell(line)
+        self.jobs.require()
 
     def _abouts(self, run: str) -> list[About]:
         """What the workers say; of one that cannot, that; nothing while one does not answer."""
@@ -251,6 +284,8 @@ class ClusterRun:
             self.tell(line)
 
     def _take(self, ended: Ended, show: Callable[[Ended], object]) -> None:
+        if self.jobs is not None and ended.job:
+            self.jobs.note(ended.job)
         self.records.append(ended)
         self.run.take(Case(ended.case, ()), ended.outcome)
         show(ended)
@@ -266,10 +301,14 @@ class ClusterRun:
         end = monotonic() + _STOPPING
         while monotonic() < end and any(about.busy for about in self._abouts(run)):
             sleep(0.2)
+        self._take_the_rest(journal, lambda ended: None)
+
+    def _take_the_rest(self, journal: Journal, show: Callable[[Ended], object]) -> None:
+        """What has ended meanwhile."""
         known = {ended.case for ended in self.records}
-        for ended in journal.all():  # what ended meanwhile
+        for ended in journal.all():
             if ended.case not in known:
-                self._take(ended, lambda ended: None)
+                self._take(ended, show)
 
     def _end(self, run: str, journal: Journal) -> None:
         journal.remove()

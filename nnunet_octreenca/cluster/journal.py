@@ -26,6 +26,7 @@ class Ended:
         told: lines about it.
         host, process: where.
         worker: its address.
+        job: of SLURM that the worker runs in, its number; empty where it does not.
         seconds: from the task's begin to its end.
         began: when, in UTC.
         reserved: bytes of memory that were kept free for it.
@@ -41,6 +42,7 @@ class Ended:
     host: str = ""
     process: int = 0
     worker: str = ""
+    job: str = ""
     seconds: float = 0.0
     began: str = ""
     reserved: int = 0

@@ -32,6 +32,7 @@ def record(ended: Ended) -> JsonObject:
         "sentence": failed.sentence if failed else "",
         "host": ended.host,
         "worker": ended.worker,
+        "job": ended.job,
         "process": ended.process,
         "began": ended.began,
         "seconds": ended.seconds,

@@ -44,6 +44,9 @@ ALL_HERE = 20.0
 """Seconds without a new worker after which those that cannot be used are all there are: a job
 system starts workers one after the other."""
 
+SEE = "see that workers run and have memory for the cases"
+"""What to look at where no worker does anything."""
+
 
 class WithdrawnError(WorkerError):
     """Every worker has withdrawn."""
@@ -85,6 +88,7 @@ class Scheduling:
         window: see `WINDOW`.
         split_above: cells of a case from which other workers take bands of it; None for never.
         all_here: see `ALL_HERE`.
+        see: what to look at where no worker does anything.
     """
 
     client: "Client"
@@ -95,6 +99,7 @@ class Scheduling:
     window: int = WINDOW
     split_above: int | None = None
     all_here: float = ALL_HERE
+    see: Callable[[], str] = lambda: SEE
     _waiting: deque[Entry] = field(default_factory=deque)
     _planned: deque[Entry] = field(default_factory=deque)
     _delayed: list[tuple[float, int, Entry]] = field(default_factory=list)
@@ -141,8 +146,8 @@ class Scheduling:
                 patience.restart()
             elif patience.over():
                 raise WorkerError(
-                    f"no worker has done anything for {patience.limit:.0f} s; see that workers "
-                    f"run and have memory for the cases. {advice()}"
+                    f"no worker has done anything for {patience.limit:.0f} s; {self.see()}. "
+                    f"{advice()}"
                 )
 
     def cancel(self) -> None:

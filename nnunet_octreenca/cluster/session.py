@@ -302,6 +302,7 @@ class Session(WorkerPlugin):
             host=platform.node(),
             process=os.getpid(),
             worker=self._worker.address,
+            job=os.environ.get("SLURM_JOB_ID", ""),
             began=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             reserved=expected.bytes if expected else 0,
             versions=dict(self._base.identity.versions),

@@ -10,11 +10,15 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from nnunet_octreenca.cluster.jobs import Jobs
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError, first_line
 from nnunet_octreenca.libraries import import_optional
 
 _SUBMITTED = 600.0  # seconds in which `sbatch` answers for all jobs
 _POLL = 0.1
+# Seconds until a worker that has not reached its scheduler ends. Its start counts, with the import
+# of PyTorch from a shared disk; dask-jobqueue's 60 s have ended jobs on a busy machine.
+_START = 300
 _SAFE_PATH = (3, 11)  # the first Python that heeds PYTHONSAFEPATH
 # Does what `-m` does with the arguments that follow, where an older one would take the folder.
 _AS_MODULE = (
@@ -41,32 +45,38 @@ def import_jobqueue() -> Any:
 
 
 @contextmanager
-def slurm_workers(workers: int, config: Path) -> Iterator[Any]:
+def slurm_workers(number: int, config: Path) -> Iterator[tuple[Any, Jobs]]:
     """A scheduler in this process, and jobs with its workers; they are cancelled at the end.
 
     Args:
-        workers: how many are asked for; they come when SLURM starts them.
+        number: of jobs; their workers come when SLURM starts them.
         config: YAML or JSON with the arguments of `dask_jobqueue.SLURMCluster`.
 
     Yields:
-        The `SLURMCluster`, which a client can be made of.
+        The `SLURMCluster`, which a client can be made of, and its jobs.
 
     Raises:
         InputError: the file cannot be read, or does not describe a job.
         EnvironmentMismatchError: there is no `sbatch`, or it refuses a job.
     """
     jobqueue = import_jobqueue()
+    from dask import config as settings
+
     arguments = _arguments(config, _known_arguments(jobqueue))
-    if shutil.which("sbatch") is None:
-        raise EnvironmentMismatchError(
-            "jobs cannot be submitted, for there is no `sbatch`; run this on a machine of the "
-            "cluster with SLURM's commands on PATH"
-        )
+    for program in ("sbatch", "squeue", "scancel"):
+        if shutil.which(program) is None:
+            raise EnvironmentMismatchError(
+                f"jobs cannot be submitted, for there is no `{program}`; run this on a machine of "
+                f"the cluster with SLURM's commands on PATH"
+            )
     answers: list[Exception | None] = []
     try:
         # A dashboard would ask for the same port of a machine that many users share.
         scheduler = {"dashboard": False, "dashboard_address": ":0"}
         arguments["scheduler_options"] = {**scheduler, **arguments.get("scheduler_options", {})}
+        # The scheduler calls it an error when a task's fourth worker has gone; it comes again.
+        arguments.setdefault("silence_logs", "critical")
+        arguments.setdefault("death_timeout", _START)
         _import_what_is_installed(arguments)
         cluster = jobqueue.SLURMCluster(job_cls=_job_class(jobqueue, answers), **arguments)
     except (TypeError, ValueError) as error:
@@ -74,10 +84,14 @@ def slurm_workers(workers: int, config: Path) -> Iterator[Any]:
             f"{config} does not describe a job ({first_line(error)}); it holds the arguments of "
             f"dask_jobqueue.SLURMCluster, such as `cores: 16`, `memory: 64GB`, `queue: normal`"
         ) from error
-    with cluster:
-        cluster.scale(workers)
-        _require_jobs(len(cluster.worker_spec), answers, config)
-        yield cluster
+    # Otherwise dask cancels a job whose worker has been away for 15 s: one that SLURM has put back
+    # into its queue, or whose nanny is starting a worker anew.
+    with settings.set({"distributed.deploy.lost-worker-timeout": "1000 days"}), cluster:
+        cluster.scale(jobs=number)
+        _require_jobs(number, answers, config)
+        jobs = Jobs(cluster)
+        with jobs.watched():
+            yield cluster, jobs
 
 
 def _import_what_is_installed(arguments: dict[str, Any]) -> None:
@@ -110,16 +124,22 @@ def _import_what_is_installed(arguments: dict[str, Any]) -> None:
 
 
 def _job_class(jobqueue: Any, answers: list[Exception | None]) -> Any:
-    """Jobs that note what `sbatch` answered, which the cluster would only log; and their end."""
+    """Jobs that note what `sbatch` answered, which the cluster would only log; and their end.
+
+    Their `refusal` is what it said, empty where it took the job.
+    """
     from distributed.deploy.spec import ProcessInterface
 
     class Job(jobqueue.slurm.SLURMJob):  # type: ignore[misc]
+        refusal = ""
+
         async def start(self) -> None:
             try:
                 await super().start()
                 answers.append(None)
             except Exception as error:  # the cluster must be able to cancel the others
                 await ProcessInterface.start(self)
+                self.refusal = _said(error)
                 answers.append(error)
 
         async def close(self) -> None:

@@ -1,11 +1,13 @@
 """A model, pictures, and processes to make clusters of."""
 
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.clusters import Cluster, Forker
+from helpers.slurm import Slurm
 from PIL import Image
 from untrained_model import model_folder
 
@@ -32,6 +34,18 @@ def cluster(forker):
     cluster = Cluster(forker)
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="module")
+def controller():
+    """A real SLURM of one node."""
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:  # short: it holds a socket
+        slurm = Slurm(Path(folder))
+        try:
+            slurm.start()
+            yield slurm
+        finally:
+            slurm.close()
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +105,11 @@ def segment(model, tmp_path):
                 run,
                 Request(cluster.address, attach=attach, **request),
                 source,
-                connection,
+                connection.client,
                 tell=told.append,
             )
             found = SimpleNamespace(run=run, told=told, records=on_cluster.records)
-            on_cluster.segment(run.cases(source), tick=lambda: tick(found, connection))
+            on_cluster.segment(run.cases(source), tick=lambda: tick(found, connection.client))
         return found
 
     return on
