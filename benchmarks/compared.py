@@ -32,6 +32,9 @@ METHODS = {
 THIN = ("chase_db1", "hrf")
 """Whose structures are thin: the centreline's Dice is measured."""
 
+PATIENTS = {"chase_db1": "^Image_[0-9]+"}
+"""The patient in a case's name, where there are several cases of one."""
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
@@ -52,6 +55,8 @@ def command_of(name: str, given: argparse.Namespace) -> list[str]:
     words += ["--memory", "0", "--cases", str(given.cases)]
     if name in THIN:
         words += ["--metrics", "dice", "cldice"]
+    if name in PATIENTS:
+        words += ["--group-by", PATIENTS[name]]
     if name == "chase_db1":
         reader = given.work / "second_reader"
         second_reader(find_data(given.data, chosen.source), reader)
