@@ -143,4 +143,5 @@ def _tree(path: Path) -> DeferredTree | None:
     if not _trees:
         return None
     path = path.absolute()
-    return next((tree for folder, tree in _trees.items() if path.is_relative_to(folder)), None)
+    known = list(_trees.items())  # other threads begin and end with theirs meanwhile
+    return next((tree for folder, tree in known if path.is_relative_to(folder)), None)

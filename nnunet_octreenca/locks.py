@@ -160,16 +160,7 @@ class FolderLock:
 
     def _create(self) -> bool:
         """Make the file with its content, unless there is one."""
-        pid = os.getpid()
-        holder = Holder(
-            self.purpose,
-            platform.node(),
-            _machine(),
-            pid,
-            _started(pid),
-            datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            uuid.uuid4().hex,
-        )
+        holder = this_process(self.purpose, uuid.uuid4().hex)
         _held[holder.token] = self  # first: another thread takes an unknown one for stale
         created = False
         try:
@@ -180,7 +171,7 @@ class FolderLock:
             if not created:
                 del _held[holder.token]
         if created:
-            self._token, self._pid = holder.token, pid
+            self._token, self._pid = holder.token, holder.pid
         return created
 
     def _write(self, text: str, token: str) -> bool:
@@ -346,6 +337,23 @@ def is_locked(folder: Path | str, name: str = LOCK_NAME) -> bool:
         return _is_running(holder)
     age = _age(path)
     return age is not None and age <= (LIMIT if holder else _EMPTY_LIMIT)
+
+
+def this_process(purpose: str, token: str) -> Holder:
+    """This process as the holder of a lock.
+
+    Args:
+        purpose: what it does, for people.
+        token: of the lock.
+    """
+    pid = os.getpid()
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Holder(purpose, platform.node(), _machine(), pid, _started(pid), now, token)
+
+
+def has_gone(holder: Holder) -> bool:
+    """Whether a holder was a process of this machine and runs no more; others are not known of."""
+    return holder.machine == _machine() and not _is_running(holder)
 
 
 def _read(path: Path) -> Holder | None:

@@ -10,7 +10,14 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.stores.urls import require_local
+from nnunet_octreenca.stores.urls import (
+    absolute,
+    creates_once,
+    has_secrets,
+    local_path,
+    protocols,
+    shown,
+)
 
 if TYPE_CHECKING:
     from nnunet_octreenca.cluster.journal import Ended
@@ -27,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dask",
         metavar="ADDRESS",
         help="segment on dask workers, one task a case: tcp://HOST:8786, a scheduler file, "
-        "local:4 for four processes here, or slurm:32 for 32 jobs",
+        "local:4 for four processes here, or slurm:32 for 32 jobs; workers read and write URLs "
+        "themselves, with their own credentials",
     )
     where.add_argument(
         "--dask-config",
@@ -37,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--split-above",
         metavar="PIXELS",
-        help="with --dask: several workers share an image of more pixels, e.g. 1G; the labels "
-        "are the same bits (default: one worker an image)",
+        help="with --dask and -o on a shared disk: several workers share an image of more "
+        "pixels, e.g. 1G; the labels are the same bits (default: one worker an image)",
     )
     where.add_argument(
         "--attach",
@@ -65,11 +73,23 @@ def checked(arguments: argparse.Namespace) -> None:
     checked_address(arguments.dask, config)
     if arguments.split_above is not None:
         arguments.split_above = parse_count(arguments.split_above)
-    require_local(
-        (arguments.i, arguments.o),
-        "--dask segments files that workers see in folders",
-        "mount the store, or predict without --dask",
-    )
+    for place in (arguments.i, arguments.o):
+        require_shared(place)
+    if local_path(arguments.i) is None:
+        arguments.i = absolute(arguments.i)
+    if local_path(arguments.o) is None:
+        if not creates_once(arguments.o):
+            raise InputError(
+                f"two workers of --dask could write the same case to {shown(arguments.o)}: only "
+                f"s3://, gs:// and abfs:// say which of them was first; give one of these, or a "
+                f"folder on a disk that all workers share, with -o"
+            )
+        if arguments.split_above is not None:
+            raise InputError(
+                f"workers share an image through files beside the results, and "
+                f"{shown(arguments.o)} is a URL; leave out --split-above, or give a folder on a "
+                f"disk that all workers share with -o"
+            )
     if arguments.isolate:
         raise InputError("--isolate is for one process; workers of --dask are isolated already")
     if arguments.attach and starts_workers(arguments.dask):
@@ -79,6 +99,24 @@ def checked(arguments: argparse.Namespace) -> None:
         )
     if arguments.device not in (None, "cpu", "cuda"):
         raise InputError(f"-device {arguments.device} cannot be used with --dask; give cpu or cuda")
+
+
+def require_shared(url: str) -> None:
+    """Refuse URLs that workers cannot use, or that would take secrets to them.
+
+    Raises:
+        InputError: it is one.
+    """
+    if local_path(url) is not None:
+        return
+    if has_secrets(url):
+        raise InputError(
+            f"--dask sends URLs to workers, and {shown(url)} holds a user, a password or a "
+            f"signature; leave that out, and give every worker credentials in its own environment "
+            f"or profile"
+        )
+    if protocols(url)[-1] == "memory":
+        raise InputError(f"{shown(url)} lies in this process, where workers of --dask see nothing")
 
 
 def parse_count(text: str) -> int:
@@ -112,6 +150,7 @@ def predict_on_cluster(
     """
     from nnunet_octreenca.cluster.address import connected, local_threads, starts_workers
     from nnunet_octreenca.cluster.client import ClusterRun, Request
+    from nnunet_octreenca.inference.memory_plan import parse_memory
 
     config = Path(arguments.dask_config) if arguments.dask_config else None
     threads = arguments.threads or local_threads(arguments.dask)
@@ -122,6 +161,8 @@ def predict_on_cluster(
         device=arguments.device or "cpu",
         threads=threads,
         split_above=arguments.split_above,
+        scratch=arguments.scratch and str(Path(arguments.scratch).absolute()),
+        scratch_limit=arguments.scratch_limit and parse_memory(arguments.scratch_limit),
     )
     with (
         connected(arguments.dask, config) as connection,
@@ -130,7 +171,7 @@ def predict_on_cluster(
         cluster = ClusterRun(
             run,
             request,
-            Path(arguments.i),
+            arguments.i,
             connection.client,
             jobs=connection.jobs,
             tell=tell,

@@ -31,6 +31,8 @@ examples:
   nnunet_octreenca predict -m MODEL_FOLDER -i DROP_FOLDER -o OUT --watch --log events.jsonl
   nnunet_octreenca predict -m MODEL_FOLDER -i s3://BUCKET/slides -o s3://BUCKET/results --continue
   nnunet_octreenca predict -m MODEL_FOLDER -i ARCHIVE -o OUT --dask tcp://HOST:8786 --continue
+  nnunet_octreenca predict -m MODEL_FOLDER -i s3://BUCKET/slides -o s3://BUCKET/results \\
+      --dask tcp://HOST:8786
 
 formats: ome.tif ome.zarr geojson dcm png plain.png (slides, pictures), frames coco.json mp4 ome.tif
   (videos), nii.gz nii nrrd mha dcm ome.tif (volumes). Left out: a pyramid for slides, a PNG for
@@ -100,12 +102,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scratch",
         metavar="FOLDER",
         help="with URLs: folder for what must be fetched, emptied afterwards (default: the "
-        "system's for temporary files)",
+        "system's for temporary files; with --dask each worker's, see `dask worker "
+        "--local-directory`)",
     )
     files.add_argument(
         "--scratch-limit",
         metavar="SIZE",
-        help="bytes fetched into it at a time, e.g. 100G (default: what is free)",
+        help="bytes fetched into it at a time, e.g. 100G, with --dask by each worker process "
+        "(default: what is free)",
     )
     how = parser.add_argument_group("how")
     how.add_argument(

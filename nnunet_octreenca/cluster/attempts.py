@@ -7,19 +7,14 @@ time limit, notes that first: it is no fault of the case.
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from threading import Lock
 
-from nnunet_octreenca.errors import WorkerError
-from nnunet_octreenca.files import load_json, write_json
-from nnunet_octreenca.hashes import stamp
-from nnunet_octreenca.images.cases import Case
-from nnunet_octreenca.images.companions import all_files
-from nnunet_octreenca.result_record import RECORDS
+from nnunet_octreenca.cluster.shared_files import NO_SHARE, SharedFiles
+from nnunet_octreenca.errors import OctreeNCAError, WorkerError
 
 MOST = 2
 """Processes that a case may end."""
@@ -51,23 +46,36 @@ class Attempt:
     excused: bool = False
 
 
-def attempts_path(folder: Path, case_name: str) -> Path:
-    """Where a case's attempts are noted."""
-    return folder / RECORDS / f"{case_name}.attempts"
+def attempts_name(case_name: str) -> str:
+    """Of the file, among the shared ones, that notes the attempts at a case."""
+    return f"{case_name}.attempts"
 
 
-def read_attempts(folder: Path, case: Case) -> list[Attempt]:
-    """The attempts at a case as its files are now that ended with their process."""
-    try:
-        content = load_json(attempts_path(folder, case.name).read_text(encoding="utf-8"))
-        attempts = [Attempt(**each) for each in content]
-    except (OSError, ValueError, TypeError):
+def read_attempts(
+    shared: SharedFiles, case_name: str, stamp_now: Callable[[], str]
+) -> list[Attempt]:
+    """The attempts at a case as its files are now that ended with their process.
+
+    Args:
+        shared: where they are noted.
+        case_name: of the case.
+        stamp_now: of its files; asked where there are attempts.
+    """
+    attempts = _noted(shared, case_name)
+    if not attempts:
         return []
     try:
-        now = stamp(all_files(case.files))
-    except OSError:
+        now = stamp_now()
+    except NO_SHARE:  # its files cannot be read: they will say so themselves
         return []
     return [attempt for attempt in attempts if attempt.stamp == now]
+
+
+def _noted(shared: SharedFiles, case_name: str) -> list[Attempt]:
+    try:
+        return [Attempt(**each) for each in shared.read(attempts_name(case_name)) or ()]
+    except TypeError:
+        return []
 
 
 def blaming(attempts: Iterable[Attempt]) -> list[Attempt]:
@@ -76,45 +84,64 @@ def blaming(attempts: Iterable[Attempt]) -> list[Attempt]:
 
 
 @contextmanager
-def attempt(folder: Path, case: Case, run: str) -> Iterator[None]:
+def attempt(
+    shared: SharedFiles, case_name: str, stamp_now: str, run: str
+) -> Iterator[Callable[[], None]]:
     """Note that this process is at a case, while it is; who calls holds the case's lock.
+
+    Args:
+        shared: where that is noted.
+        case_name: of the case.
+        stamp_now: of its files.
+        run: of the cluster.
+
+    Yields:
+        A call before results are put into a store: if the case fails from then on, the note stays,
+        without blame. It says that what is half there is this run's.
 
     Raises:
         PoisonedError: the case has ended `MOST` processes.
     """
-    path, before = attempts_path(folder, case.name), read_attempts(folder, case)
+    name = attempts_name(case_name)
+    before = read_attempts(shared, case_name, lambda: stamp_now)
     blamed = blaming(before)
     if len(blamed) >= MOST:
         places = ", ".join(f"process {each.process} on {each.host}" for each in blamed)
         raise PoisonedError(
             f"it ended the process that segmented it {len(blamed)} times ({places}) and is not "
             f"taken again: the file may be damaged, or need more memory than planned; look at it, "
-            f"and delete {path} to try once more"
+            f"and delete {shared.named(name)} to try once more"
         )
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    this = Attempt(run, platform.node(), os.getpid(), now, stamp(all_files(case.files)))
+    this = Attempt(run, platform.node(), os.getpid(), now, stamp_now)
     with _file:
-        write_json(path, [asdict(each) for each in (*before, this)])
+        shared.write(name, [asdict(each) for each in (*before, this)])
+    kept: list[Attempt] = []
     try:
-        yield
+        yield lambda: kept.extend((*before, replace(this, excused=True)))
+        kept.clear()
     finally:
-        with _file:
-            path.unlink(missing_ok=True)
+        # What a store that has gone keeps is taken for an attempt that ended with its process.
+        with _file, suppress(OctreeNCAError):
+            if kept:
+                shared.write(name, [asdict(each) for each in kept])
+            else:
+                shared.remove(name)
 
 
-def excuse(folder: Path, case: Case) -> None:
+def excuse(shared: SharedFiles, case_name: str) -> None:
     """Note that others are about to end this process, which may be at a case.
 
     Raises:
-        OSError: it cannot be noted.
+        OSError, OctreeNCAError: it cannot be noted.
     """
-    path, this = attempts_path(folder, case.name), (platform.node(), os.getpid())
+    this = (platform.node(), os.getpid())
     with _file:
-        before = read_attempts(folder, case)
+        before = _noted(shared, case_name)
         if not before:  # it came to an end with it
             return
-        write_json(
-            path,
+        shared.write(
+            attempts_name(case_name),
             [
                 asdict(replace(each, excused=each.excused or (each.host, each.process) == this))
                 for each in before

@@ -11,24 +11,26 @@ from uuid import uuid4
 
 from nnunet_octreenca.cluster import tasks
 from nnunet_octreenca.cluster.jobs import Jobs, NoJobsError
-from nnunet_octreenca.cluster.journal import Ended, Journal, read_run, run_path, write_run
+from nnunet_octreenca.cluster.journal import FOLDER, RUN, Ended, Journal, read_run
 from nnunet_octreenca.cluster.limits import CALL, within
 from nnunet_octreenca.cluster.scheduling import ALL_HERE, SEE, WINDOW, Scheduling, WithdrawnError
 from nnunet_octreenca.cluster.session import About, Session, plugin_name
 from nnunet_octreenca.cluster.settings import Settings
+from nnunet_octreenca.cluster.shared_files import NO_SHARE, DiskFiles, SharedFiles, shared_files
 from nnunet_octreenca.cluster.workers import Workers
-from nnunet_octreenca.errors import InputError, OutputError, WorkerError, first_line
+from nnunet_octreenca.errors import InputError, OctreeNCAError, OutputError, WorkerError, first_line
 from nnunet_octreenca.images.cases import Case
-from nnunet_octreenca.locks import FolderLock
 from nnunet_octreenca.prediction.folder import Run
 from nnunet_octreenca.prediction.identity import differences
+from nnunet_octreenca.stores.listing import StoredCase
+from nnunet_octreenca.stores.urls import absolute
 from nnunet_octreenca.waiting import Patience, advice
 
 if TYPE_CHECKING:
     from distributed import Client
 
 _STOPPING = 300.0  # seconds in which the bands at hand should end
-_LOCK = "client.lock"
+_LOCK = f"{FOLDER}/client.lock"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Request:
         threads: of a task; None for a worker's processors.
         window: cases at the scheduler at a time.
         split_above: cells of a case from which several workers share it; None for never.
+        scratch: folder of each worker for what it fetches from URLs; None for its own.
+        scratch_limit: bytes that may lie there at a time; None for what is free.
     """
 
     address: str
@@ -52,6 +56,8 @@ class Request:
     threads: int | None = None
     window: int = WINDOW
     split_above: int | None = None
+    scratch: str | None = None
+    scratch_limit: int | None = None
 
 
 @dataclass
@@ -61,7 +67,7 @@ class ClusterRun:
     Attributes:
         run: takes what became of each case.
         request: how.
-        source: file or folder of the images.
+        source: file, folder or URL of the images.
         client: of the scheduler.
         jobs: of SLURM that the workers run in, where the command has submitted them.
         tell: takes a line about the workers.
@@ -70,7 +76,7 @@ class ClusterRun:
 
     run: Run
     request: Request
-    source: Path
+    source: Path | str
     client: "Client"
     jobs: Jobs | None = None
     tell: Callable[[str], object] = print
@@ -99,9 +105,9 @@ class ClusterRun:
             WorkerError: no worker can be used or is left, or the scheduler has gone.
             KeyboardInterrupt: it was stopped.
         """
-        folder = self.run.destination.folder
-        with self._held(folder):
-            settings, journal = self._begin(folder)
+        shared = shared_files(self._output())
+        with self._held(shared):
+            settings, journal = self._begin(shared, _samples(cases))
             for ended in journal.all():
                 self._take(ended, show)
             known = {ended.case for ended in self.records}
@@ -143,23 +149,25 @@ class ClusterRun:
                 raise
             self._end(settings.run, journal)
 
-    @contextmanager
-    def _held(self, folder: Path) -> Iterator[None]:
-        lock = FolderLock(
-            run_path(folder).parent,
-            "the client of a cluster",
-            name=_LOCK,
-            subject=f"{folder}",
-        )
-        with lock:
-            yield
-        with suppress(OSError):  # unless the run is not over
-            run_path(folder).parent.rmdir()
-            run_path(folder).parent.parent.rmdir()
+    def _output(self) -> str:
+        """The folder or the URL of the results."""
+        remote = self.run.remote
+        if remote is not None and remote.results is not None:
+            return remote.results.url
+        return str(self.run.destination.folder.absolute())
 
-    def _begin(self, folder: Path) -> tuple[Settings, Journal]:
+    @contextmanager
+    def _held(self, shared: SharedFiles) -> Iterator[None]:
+        with shared.lock(_LOCK):
+            yield
+        if isinstance(shared, DiskFiles):
+            with suppress(OSError):  # unless the run is not over
+                shared.path(FOLDER).rmdir()
+                shared.path(FOLDER).parent.rmdir()
+
+    def _begin(self, shared: SharedFiles, samples: Sequence[Case]) -> tuple[Settings, Journal]:
         """The settings of a new run, or of the one that is at the folder."""
-        before, attach = read_run(folder), self.request.attach
+        before, attach, folder = read_run(shared), self.request.attach, shared.shown
         if attach and before is None:
             raise InputError(
                 f"no run on a cluster is at {folder}: it was finished or stopped, or never begun; "
@@ -176,7 +184,11 @@ class ClusterRun:
         settings = Settings.of(
             name,
             self.run,
-            self.source,
+            absolute(self.source),
+            self._output(),
+            samples=samples,
+            scratch=self.request.scratch,
+            scratch_limit=self.request.scratch_limit,
             device=self.request.device,
             threads=self.request.threads,
         )
@@ -195,12 +207,12 @@ class ClusterRun:
             "identity": now,
         }
         try:
-            write_run(folder, about)
+            shared.write(RUN, about)
         except OSError as error:
             raise OutputError(
                 f"{folder} cannot be written to ({error}); give another folder with -o"
             ) from error
-        return settings, Journal(settings.destination.folder, name)
+        return settings, Journal(shared, name)
 
     def _set_up(self, settings: Settings) -> Workers:
         """Check all workers and let them announce what they have.
@@ -293,7 +305,7 @@ class ClusterRun:
     def _stop(self, run: str, journal: Journal, scheduling: Scheduling) -> None:
         """End what is at hand at the end of a band, and wait for that."""
         self.tell("stopping at the end of the bands at hand; Ctrl-C again leaves them to end alone")
-        with suppress(OSError):
+        with suppress(*NO_SHARE):
             journal.ask_to_stop()
         scheduling.cancel()
         with suppress(WorkerError):  # the file in the run's folder says the same
@@ -306,12 +318,16 @@ class ClusterRun:
     def _take_the_rest(self, journal: Journal, show: Callable[[Ended], object]) -> None:
         """What has ended meanwhile."""
         known = {ended.case for ended in self.records}
-        for ended in journal.all():
-            if ended.case not in known:
-                self._take(ended, show)
+        with suppress(OctreeNCAError):  # of a store that has gone, which the run ends for
+            for ended in journal.all():
+                if ended.case not in known:
+                    self._take(ended, show)
 
     def _end(self, run: str, journal: Journal) -> None:
-        journal.remove()
+        try:
+            journal.remove()
+        except OctreeNCAError as error:  # a store that has gone, of which others say more
+            self.tell(f"what this run kept beside the results stays there: {error}")
         with suppress(Exception):  # the work is done; the scheduler may have gone
             within(
                 CALL,
@@ -320,7 +336,15 @@ class ClusterRun:
             )
 
 
+def _samples(cases: Sequence[Case]) -> list[Case]:
+    """Some of the cases, from all over."""
+    places = sorted({0, len(cases) // 2, len(cases) - 1})
+    return [_absolute(cases[place]) for place in places if cases]
+
+
 def _absolute(case: Case) -> Case:
+    if isinstance(case, StoredCase):  # which has names for files
+        return case
     return replace(case, files=tuple(path.absolute() for path in case.files))
 
 

@@ -1,17 +1,19 @@
-"""What a run on a cluster keeps in its output folder, so that a client can come back to it."""
+"""What a run on a cluster keeps beside its results, so that a client can come back to it."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import Any
 
-from nnunet_octreenca.files import JsonObject, load_json, write_json
+from nnunet_octreenca.cluster.shared_files import SharedFiles
+from nnunet_octreenca.files import JsonObject
 from nnunet_octreenca.prediction.case import CaseResult
 from nnunet_octreenca.prediction.folder import Failure, Outcome
 from nnunet_octreenca.prediction.quality_files import QualityRecord
-from nnunet_octreenca.result_record import RECORDS, CaseRecord
+from nnunet_octreenca.result_record import CaseRecord
 
-FOLDER, RUN = "cluster", "run.json"
+FOLDER = "cluster"
+RUN = f"{FOLDER}/run.json"
+"""Of the file that says which run is at some results."""
 STOP = "stop"
 """Of the file in a run's folder that asks workers to begin no more cases."""
 
@@ -62,87 +64,72 @@ class Ended:
         return "finished before" if outcome.before is not None else ""
 
 
-def run_path(folder: Path) -> Path:
-    """Where an output folder says which run is at it."""
-    return folder / RECORDS / FOLDER / RUN
-
-
-def read_run(folder: Path) -> JsonObject | None:
+def read_run(shared: SharedFiles) -> JsonObject | None:
     """What the client of a run wrote of it; None where there is no run, or it was finished."""
-    try:
-        content = load_json(run_path(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    content = shared.read(RUN)
     return content if isinstance(content, dict) and isinstance(content.get("run"), str) else None
-
-
-def write_run(folder: Path, content: JsonObject) -> None:
-    """Say which run is at a folder.
-
-    Raises:
-        OSError: it cannot be written to.
-    """
-    path = run_path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
 
 
 class Journal:
     """The cases of one run that have come to an end, one file each.
 
     Args:
-        folder: of the results.
+        shared: where they are kept.
         run: its name.
 
     Attributes:
-        folder: of the run, which all workers see.
+        folder: of the run, among the shared files.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
-        self._output, self.folder = folder, folder / RECORDS / FOLDER / run
+    def __init__(self, shared: SharedFiles, run: str) -> None:
+        self._shared, self.folder = shared, f"{FOLDER}/{run}"
 
     def write(self, ended: Ended) -> None:
-        """Keep what became of a case."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / f"{ended.case}.json", asdict(ended))
+        """Keep what became of a case.
+
+        Raises:
+            OSError, OctreeNCAError: it cannot be written.
+        """
+        self._shared.write(f"{self.folder}/{ended.case}.json", asdict(ended))
 
     def read(self, case_name: str) -> Ended | None:
         """What became of a case; None if it has not come to an end, or its file is damaged."""
-        try:
-            content = load_json((self.folder / f"{case_name}.json").read_text(encoding="utf-8"))
-            return _ended(content)
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        return _ended(self._shared.read(f"{self.folder}/{case_name}.json"))
 
     def all(self) -> list[Ended]:
         """All cases that have come to an end."""
-        if not self.folder.is_dir():
-            return []
-        names = [path.stem for path in self.folder.glob("*.json")]
-        return [ended for name in sorted(names) if (ended := self.read(name)) is not None]
+        found = self._shared.read_all(self.folder).values()
+        return [ended for content in found if (ended := _ended(content)) is not None]
 
     def ask_to_stop(self) -> None:
         """Tell workers, those too that cannot be reached now, to begin no more cases."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STOP).touch()
+        self._shared.write(f"{self.folder}/{STOP}", {})
 
     def stops(self) -> bool:
         """Whether workers are asked to begin no more cases."""
-        return (self.folder / STOP).exists()
+        return self._shared.exists(f"{self.folder}/{STOP}")
 
     def remove(self) -> None:
         """Forget the run: all of it is in its report, and in the cases' own records.
 
         A stop stays asked for: a worker that was cut off may come back.
         """
-        run_path(self._output).unlink(missing_ok=True)
+        self._shared.remove(RUN)
         stops = self.stops()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._shared.clear(self.folder)
         if stops:
             self.ask_to_stop()
 
 
-def _ended(content: JsonObject) -> Ended:
+def _ended(content: Any) -> Ended | None:
+    """A case as it was written; None of what is no such thing."""
+    try:
+        return _parsed(content)
+    except (AttributeError, TypeError, ValueError, KeyError):
+        return None
+
+
+def _parsed(content: JsonObject) -> Ended:
     outcome = content.pop("outcome")
     done, failed, before = (outcome[name] for name in ("done", "failed", "before"))
     if done is not None and done["quality"] is not None:

@@ -49,11 +49,11 @@ class Room:
     """What the cases of a worker tell of its disk.
 
     Args:
-        folder: of the results.
+        folders: of the results, and of what is fetched.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path) -> None:
+        self._folders = folders
         self._refused = False
 
     def is_over(self, error: BaseException | None) -> bool:
@@ -69,11 +69,12 @@ class Room:
             return False
         if isinstance(error, NoRoomError):  # by what it would need
             again, self._refused = self._refused, True
-            return again or free_disk(self._folder) < _LITTLE
+            return again or any(free_disk(folder) < _LITTLE for folder in self._folders)
         if is_full(error):
             return True
         try:  # some libraries do not say why they cannot write
-            try_to_write(self._folder)
+            for folder in self._folders:
+                try_to_write(folder)
         except OSError as said:
             return is_full(said)
         return False

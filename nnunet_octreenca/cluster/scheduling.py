@@ -27,6 +27,7 @@ from nnunet_octreenca.errors import LockedError, WorkerError, first_line
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.prediction.folder import Failure, Outcome
 from nnunet_octreenca.prediction.forecast import Forecast
+from nnunet_octreenca.stores.listing import StoredCase
 from nnunet_octreenca.waiting import Patience, advice, wait_limit
 
 if TYPE_CHECKING:
@@ -280,6 +281,9 @@ class Scheduling:
                 yield Ended(entry.case.name, Outcome(failed=expected))
                 continue
             entry.expected = expected
+            # What must be fetched to be planned, no worker has planned: it is alone, and may have
+            # all memory.
+            entry.alone |= expected is None and isinstance(entry.case, StoredCase)
             self._planned.append(entry)
 
     def _take(self, ended: object, entry: Entry) -> Iterator[Ended]:

@@ -4,10 +4,10 @@ import asyncio
 import os
 import platform
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from time import perf_counter
@@ -19,26 +19,26 @@ from distributed import Status, WorkerPlugin
 from nnunet_octreenca.cluster.attempts import blaming, excuse, read_attempts
 from nnunet_octreenca.cluster.ending import before_the_end, forget
 from nnunet_octreenca.cluster.journal import Ended, Journal
-from nnunet_octreenca.cluster.room import Room, is_full, try_to_write
+from nnunet_octreenca.cluster.room import Room
 from nnunet_octreenca.cluster.sampler import Sampler
 from nnunet_octreenca.cluster.settings import Settings, compared_versions, package_folder
-from nnunet_octreenca.cluster.split import BandTask, Split, compute_band
+from nnunet_octreenca.cluster.shared_files import NO_SHARE, DiskFiles, shared_files
+from nnunet_octreenca.cluster.split import BandTask, Split, Submit, compute_band
+from nnunet_octreenca.cluster.worker_files import WorkerFiles
 from nnunet_octreenca.cluster.worker_run import WorkerRun
-from nnunet_octreenca.errors import (
-    EnvironmentMismatchError,
-    InputError,
-    OctreeNCAError,
-    OutputError,
-)
+from nnunet_octreenca.errors import EnvironmentMismatchError, OctreeNCAError, first_line
+from nnunet_octreenca.hashes import stamp
 from nnunet_octreenca.images.cases import Case
+from nnunet_octreenca.images.companions import all_files
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.prediction.earlier import Identity
-from nnunet_octreenca.prediction.folder import Failure
+from nnunet_octreenca.prediction.folder import Failure, Outcome
 from nnunet_octreenca.prediction.forecast import Forecast, forecast
 from nnunet_octreenca.prediction.identity import differences, environment
 from nnunet_octreenca.prediction.identity import settings as identity_settings
 from nnunet_octreenca.prediction.identity import versions as identity_versions
 from nnunet_octreenca.resources import processors, resident_memory, total_memory
+from nnunet_octreenca.stores.urls import redact
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -122,14 +122,14 @@ class Session(WorkerPlugin):
         self._stop, self._lock = Event(), Lock()
         self._at_hand: list[Case] = []
         self.problem, self.budget = "", 0
-        self._room = Room(self.settings.destination.folder)
         self._sampler = Sampler(worker)
         try:
             await asyncio.to_thread(self._prepare)
         except Exception as error:  # whatever is wrong with one worker costs that worker only
-            said = str(error).strip() or type(error).__name__
+            said = redact(str(error).strip() or type(error).__name__)
             self.problem = f"worker {worker.address} on {platform.node()} gets no case: {said}"
             worker.log_event(self.name, self.problem)
+            self._close()
             return
         gpus = {GPU: worker.state.total_resources.get(GPU, 1)} if self._on_gpu else {}
         has = {self.name: TASKS, MEMORY: self.budget, PLACES: ALL_PLACES, **gpus}
@@ -148,6 +148,11 @@ class Session(WorkerPlugin):
         self._sampler.resume()
         forget(self._excuse)
         await asyncio.to_thread(self._excuse)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        if hasattr(self, "_files"):  # it came so far
+            self._files.close()
 
     def _excuse(self) -> None:
         """This process is to end: that is no fault of the cases at hand.
@@ -157,8 +162,8 @@ class Session(WorkerPlugin):
         if self._at_hand and resident_memory() > self._limit:
             return
         for case in [*self._at_hand]:
-            with suppress(OSError):
-                excuse(self.settings.destination.folder, case)
+            with suppress(*NO_SHARE):
+                excuse(self._shared, case.name)
 
     @property
     def _on_gpu(self) -> bool:
@@ -179,7 +184,9 @@ class Session(WorkerPlugin):
         )
         if self._on_gpu and not torch.cuda.is_available():
             raise EnvironmentMismatchError("it has no GPU, and the run asks for -device cuda")
-        self._require_folders()
+        self._shared = shared_files(settings.output)
+        self._files = WorkerFiles(settings, Path(self._worker.local_directory))
+        self._room = Room(*self._files.disks)
         with tempfile.TemporaryDirectory(prefix="octreenca_model_") as folder:
             self._model = settings.model.load(Path(folder), settings.device)
             self._base = self._worker_run(self._model)
@@ -198,13 +205,15 @@ class Session(WorkerPlugin):
         settings = self.settings
         run = WorkerRun(
             model,
-            settings.destination,
+            replace(settings.destination, folder=self._files.folder),
             replace(settings.options, memory=None),
             began=datetime.fromisoformat(settings.began),
             hash_inputs=settings.hash_inputs,
             last_round=False,
             tell_once=lambda line: None,  # the client says it
+            remote=self._files.remote,
             name=settings.run,
+            shared=self._shared,
         )
         # Once, while the model's files are there.
         versions = identity_versions(model)
@@ -212,21 +221,6 @@ class Session(WorkerPlugin):
         run.__dict__["identity"] = Identity(settings.identity.model, now, versions)
         run.calibration  # noqa: B018 - read now, for the same reason
         return run
-
-    def _require_folders(self) -> None:
-        source, folder = self.settings.source, self.settings.destination.folder
-        if not source.exists():
-            raise InputError(f"{source} is not there; give -i on a disk that all workers share")
-        try:
-            # The client made it; a folder made here would be another machine's own.
-            if not folder.is_dir():
-                raise FileNotFoundError(f"there is no {folder}")
-            try_to_write(folder)
-        except OSError as error:
-            advice = "give -o on a disk that all workers share"
-            if is_full(error):
-                advice = f"free some space there, or {advice}"
-            raise OutputError(f"{folder} cannot be written to ({error}); {advice}") from error
 
     def _require_same(self) -> None:
         """Refuse a worker that would not give the client's labels."""
@@ -251,7 +245,8 @@ class Session(WorkerPlugin):
     def plan(self, case: Case, shares: list[int]) -> Forecast | Failure | None:
         """The memory that a case takes; None where only reading it will tell what is wrong."""
         try:
-            return forecast(case, self._model, self.settings.options, shares)
+            with self._files.in_use(), self._files.header(case) as here:
+                return forecast(here, self._model, self.settings.options, shares)
         except OctreeNCAError as error:
             failure = Failure.of(case, error)
             return failure if failure.error == "OutOfMemoryError" else None
@@ -265,14 +260,18 @@ class Session(WorkerPlugin):
 
     def band(self, task: BandTask, expected: Forecast | None) -> None:
         """Some rows of a case that another worker has; they are left in its folder."""
-        if self.problem:  # the worker that has the case computes it then
+        if self.problem or task.taken:  # the worker that has the case computes it then
             return
         try:
-            with suppress(Stopped), suppress(FileNotFoundError):  # the case may be finished
-                compute_band(task, self._model, self._options(expected), self._progress)
+            with (
+                self._files.in_use(),
+                self._files.image(task.case) as here,
+                suppress(Stopped, FileNotFoundError),  # the case may be finished
+            ):
+                options = self._options(expected)
+                compute_band(task, here, self._model, options, self._progress)
         except Exception as error:
-            if self._room.is_over(error):
-                self._withdraw(str(error))
+            self._withdraw_after(error, str(error))
             raise
 
     def segment(
@@ -281,7 +280,7 @@ class Session(WorkerPlugin):
         expected: Forecast | None,
         alone: bool,
         helpers: int = 0,
-        submit: Callable[..., object] | None = None,
+        submit: Submit | None = None,
     ) -> Ended:
         """One case, from its files to the files of its result.
 
@@ -292,11 +291,7 @@ class Session(WorkerPlugin):
             helpers: workers that take bands of it; 0 for a case that is not split.
             submit: gives them a band.
         """
-        settings = self.settings
-        folder, journal = (
-            settings.destination.folder,
-            Journal(settings.destination.folder, settings.run),
-        )
+        journal = Journal(self._shared, self.settings.run)
         about = replace(
             Ended(case.name),
             host=platform.node(),
@@ -307,14 +302,18 @@ class Session(WorkerPlugin):
             reserved=expected.bytes if expected else 0,
             versions=dict(self._base.identity.versions),
         )
-        known = journal.read(case.name)
-        if known is not None:  # a worker that was cut off had finished it
-            return known
-        if self._stop.is_set() or journal.stops():
-            return replace(about, stopped=True)
-        if self.problem:
-            return replace(about, withdrawn=self.problem)
-        before = read_attempts(folder, case)
+        try:
+            known = journal.read(case.name)
+            if known is not None:  # a worker that was cut off had finished it
+                return known
+            if self._stop.is_set() or journal.stops():
+                return replace(about, stopped=True)
+            if self.problem:
+                return replace(about, withdrawn=self.problem)
+            before = read_attempts(self._shared, case.name, lambda: self._stamp(case))
+        except OctreeNCAError as fault:  # of a store
+            failed = replace(about, outcome=Outcome(failed=Failure.of(case, fault)))
+            return self._withdrawn(about, fault, failed.outcome.failed) or failed
         if blaming(before) and not alone:
             return replace(about, suspect=True)
         with self._lock:
@@ -323,17 +322,19 @@ class Session(WorkerPlugin):
         began = perf_counter()
         try:
             run = self._base.again(case, before, self._options(expected))
-            if helpers:
-                run.spread = Split(case, journal.folder, helpers, submit)
-            outcome, error = run.attempt(case, tell=told.append, progress=self._progress)
+            if helpers and submit is not None and isinstance(self._shared, DiskFiles):
+                folder = self._shared.path(journal.folder)
+                run.share = partial(Split, case, folder, helpers, submit)
+            with self._files.in_use():
+                outcome, error = run.attempt(case, tell=told.append, progress=self._progress)
         except Stopped:
             return replace(about, stopped=True)
         finally:
             with self._lock:
                 self._at_hand.remove(case)
-        if self._room.is_over(error):
-            self._withdraw(outcome.failed.sentence if outcome.failed else str(error))
-            return replace(about, withdrawn=self.problem)
+        withdrawn = self._withdrawn(about, error, outcome.failed)
+        if withdrawn is not None:
+            return withdrawn
         ended = replace(
             about,
             outcome=outcome,
@@ -341,20 +342,45 @@ class Session(WorkerPlugin):
             seconds=round(perf_counter() - began, 3),
         )
         if ended.state:
-            with suppress(OSError):  # a full disk: the client hears it anyway
+            with suppress(*NO_SHARE):  # a full disk: the client hears it anyway
                 journal.write(ended)
         return ended
 
+    def _withdrawn(
+        self, about: Ended, error: BaseException | None, failed: Failure | None
+    ) -> Ended | None:
+        """What to answer of a case that another worker must do; None where it has ended."""
+        if self._withdraw_after(error, failed.sentence if failed else str(error)):
+            return replace(about, withdrawn=self.problem)
+        return None
+
+    def _withdraw_after(self, error: BaseException | None, said: str) -> bool:
+        """Withdraw where case after case would fail as one did; whether they would.
+
+        Args:
+            error: that the case ended with; None if it was done.
+            said: of it, for people.
+        """
+        why = self._files.cut_off(error)
+        if self._room.is_over(error):
+            why = f"its disk is full: {first_line(said)}"
+        if why:
+            self._withdraw(why)
+        return bool(why)
+
+    def _stamp(self, case: Case) -> str:
+        with self._files.image(case) as here:
+            return stamp(all_files(here.files))
+
     def _withdraw(self, why: str) -> None:
-        """Take no more cases: on a full disk one after the other would fail."""
+        """Take no more cases."""
         worker = self._worker
         with self._lock:
             if self.problem:
                 return
-            said = (why.strip().splitlines() or ["there is no room"])[0]
             self.problem = (
-                f"worker {worker.address} on {platform.node()} takes no more cases, for its disk "
-                f"is full: {said}"
+                f"worker {worker.address} on {platform.node()} takes no more cases, for "
+                f"{redact(why)}"
             )
         worker.log_event(self.name, self.problem)
         # Only the scheduler hears it: what waits on this worker already is handed back in its turn.

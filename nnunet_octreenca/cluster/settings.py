@@ -1,13 +1,14 @@
 """What a worker must know of a run: the model itself, and how and where to segment."""
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nnunet_octreenca
 from nnunet_octreenca.calibration_record import FILE
 from nnunet_octreenca.files import JsonMapping
+from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.integration.model import Model, load_model
 from nnunet_octreenca.prediction.earlier import Destination, Identity
 from nnunet_octreenca.prediction.folder import Run
@@ -62,8 +63,12 @@ class Settings:
     Attributes:
         run: its name.
         model: to segment with.
-        source: file or folder of the images, absolute.
-        destination: of the results, absolute.
+        source: file or folder of the images, absolute; or the URL of one.
+        output: folder of the results, absolute; or its URL.
+        destination: of the results; of a URL without the folder, which is each worker's own.
+        samples: some of the cases, to see whether a worker can read them.
+        scratch: folder for what is fetched from URLs; None for a worker's own.
+        scratch_limit: bytes that may lie there at a time; None for what is free.
         options: how images are segmented.
         began: when, in UTC.
         hash_inputs: read every image once more for its SHA-256.
@@ -77,8 +82,12 @@ class Settings:
 
     run: str
     model: SentModel
-    source: Path
+    source: str
+    output: str
     destination: Destination
+    samples: tuple[Case, ...]
+    scratch: str | None
+    scratch_limit: int | None
     options: Options
     began: str
     hash_inputs: bool
@@ -91,18 +100,31 @@ class Settings:
 
     @classmethod
     def of(
-        cls, name: str, run: Run, source: Path, *, device: str, threads: int | None
+        cls,
+        name: str,
+        run: Run,
+        source: str,
+        output: str,
+        *,
+        samples: Sequence[Case],
+        scratch: str | None,
+        scratch_limit: int | None,
+        device: str,
+        threads: int | None,
     ) -> "Settings":
         """Of a run as `predict` prepares it."""
-        destination = replace(run.destination, folder=run.destination.folder.absolute())
         versions = compared_versions(run.identity.versions)
         if device != run.model.device.type:  # a client needs no GPU
             del versions["engine"]
         return cls(
             name,
             SentModel.of(run.model),
-            source.absolute(),
-            destination,
+            source,
+            output,
+            run.destination,
+            tuple(samples),
+            scratch,
+            scratch_limit,
             run.options,
             run.began.isoformat(timespec="seconds"),
             run.hash_inputs,
@@ -119,7 +141,7 @@ class Settings:
         return {
             "model": self.identity.model,
             "settings": dict(self.identity.settings),
-            "source": str(self.source),
+            "source": self.source,
             "formats": list(self.destination.formats or ()),
             "quality": self.options.quality,
             "probabilities": self.options.probabilities,

@@ -6,7 +6,7 @@ nobody has begun: a case comes to its end on a single worker too, and waits for 
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ from nnunet_octreenca.waiting import wait_limit
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+Submit = Callable[["Client", "BandTask"], "Future[Any]"]
+"""Gives a band to the cluster."""
+
 _POLL = 0.2  # seconds
 _CLIENT = 30.0  # seconds for a worker to become a client
 _BANDS_EACH = 3  # of a worker: the last ones to end are not waited for long
@@ -45,13 +48,15 @@ class BandTask:
     """What another worker needs to compute some rows of a case.
 
     Attributes:
-        case: its files.
+        case: its files, as any worker finds them.
+        stamp: of the files that the worker of the case reads.
         folder: for what is exchanged.
         rows: of what the networks see.
         statistics: of the image.
     """
 
     case: Case
+    stamp: str
     folder: Path
     rows: Rows
     statistics: ImageStatistics
@@ -66,17 +71,22 @@ class BandTask:
         """There while, and after, somebody computes it."""
         return self.path.with_suffix(".begun")
 
+    @property
+    def taken(self) -> bool:
+        """Whether somebody computes it, or has."""
+        return self.path.exists() or self.begun.exists()
 
-def exchange_folder(run_folder: Path, case: Case) -> Path:
-    """Where the workers of a case exchange its parts; another one once the image has changed."""
-    return run_folder / f"{case.name}_{stamp(all_files(case.files))[:12]}"
 
+def compute_band(
+    task: BandTask, case: Case, model: Model, options: Options, progress: Progress
+) -> None:
+    """Segment a band and leave its labels in the folder.
 
-def compute_band(task: BandTask, model: Model, options: Options, progress: Progress) -> None:
-    """Segment a band and leave its labels in the folder, unless somebody has begun it.
+    Not where somebody has begun it, or where the image has changed.
 
     Args:
         task: which.
+        case: its files on this machine.
         model, options: of the run.
         progress: told of every band that is read.
 
@@ -84,11 +94,11 @@ def compute_band(task: BandTask, model: Model, options: Options, progress: Progr
         OctreeNCAError: the image cannot be read.
         OSError: the folder cannot be written to, or is gone because the case is finished.
     """
-    if task.path.exists() or task.begun.exists():
+    if task.taken or stamp(all_files(case.files)) != task.stamp:
         return
     task.begun.touch()
     source = open_channels(
-        task.case.files, channels=model.channels, mpp=options.mpp, series=options.series
+        case.files, channels=model.channels, mpp=options.mpp, series=options.series
     )
     try:
         segmentation = Segmentation(source, model, options, task.statistics)
@@ -101,15 +111,19 @@ class Split:
     """Stands for `Segmentation.run`, with the help of other workers.
 
     Args:
-        case: its files.
+        case: its files, as any worker finds them.
         run_folder: of the run, which all workers see.
         workers: how many may help.
-        submit: gives a band to the cluster; None where it cannot.
+        submit: gives a band to the cluster.
+        stamp: of the files.
     """
 
-    def __init__(self, case: Case, run_folder: Path, workers: int, submit: "Any") -> None:
-        self._case, self._workers, self._submit = case, workers, submit
-        self._folder = exchange_folder(run_folder, case)
+    def __init__(
+        self, case: Case, run_folder: Path, workers: int, submit: Submit, stamp: str
+    ) -> None:
+        self._case, self._workers, self._submit, self._stamp = case, workers, submit, stamp
+        # Another one once the image has changed.
+        self._folder = run_folder / f"{case.name}_{stamp[:12]}"
 
     def __call__(self, segmentation: Segmentation, progress: Progress | None) -> Pixels:
         """The labels in the image's own grid: the bits of `Segmentation.run`."""
@@ -121,7 +135,9 @@ class Split:
         if not path.exists():  # a worker that died may have left it
             _save(path, segmentation.coarse(progress))
         statistics = segmentation.prepared.statistics
-        tasks = [BandTask(self._case, self._folder, band, statistics) for band in bands]
+        tasks = [
+            BandTask(self._case, self._stamp, self._folder, band, statistics) for band in bands
+        ]
         for task in tasks:
             task.begun.unlink(missing_ok=True)
         client, futures = self._submitted(tasks)

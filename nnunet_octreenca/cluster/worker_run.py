@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from nnunet_octreenca.cluster.attempts import Attempt, attempt
+from nnunet_octreenca.cluster.shared_files import SharedFiles
 from nnunet_octreenca.hashes import stamp
 from nnunet_octreenca.images.cases import Case
 from nnunet_octreenca.images.companions import all_files
 from nnunet_octreenca.inference.ensemble import Progress
 from nnunet_octreenca.locks import FolderLock
+from nnunet_octreenca.prediction.case import CaseResult, Spread
 from nnunet_octreenca.prediction.folder import Outcome, Run
 from nnunet_octreenca.prediction.options import Options
 from nnunet_octreenca.prediction.quality_files import possible_files
@@ -32,9 +34,13 @@ class WorkerRun(Run):
 
     Attributes:
         name: of the run on the cluster.
+        shared: files that all workers of it see.
+        share: gives a case, by its files' stamp, to several workers; None for one.
     """
 
     name: str = ""
+    shared: SharedFiles | None = None
+    share: Callable[[str], Spread] | None = None
 
     def again(self, case: Case, before: Sequence[Attempt], options: Options) -> "WorkerRun":
         """The run for one case.
@@ -59,15 +65,26 @@ class WorkerRun(Run):
         lock: FolderLock,
         tell: Callable[[str], object],
         progress: Progress | None,
+        publish: Callable[[CaseResult], CaseResult],
     ) -> Outcome:
         """As `Run` does, unless a worker that was lost has finished the case meanwhile."""
-        record = self._finished_meanwhile(case)
+        assert self.shared is not None
+        stamp_now = stamp(all_files(case.files))
+        record = self._finished_meanwhile(case, stamp_now)
         if record is not None:
             return Outcome(before=record)
         before = self._record(case)
-        with attempt(self.destination.folder, case, self.name):
+        if self.share is not None:
+            self.spread = self.share(stamp_now)
+        with attempt(self.shared, case.name, stamp_now, self.name) as half_there:
+
+            def published(done: CaseResult) -> CaseResult:
+                if self.remote is not None and self.remote.results is not None:
+                    half_there()
+                return publish(done)
+
             try:
-                return super().segment_held(case, lock, tell, progress)
+                return super().segment_held(case, lock, tell, progress, published)
             except Exception:
                 self._take_back(case, before)
                 raise
@@ -98,11 +115,11 @@ class WorkerRun(Run):
     def _record(self, case: Case) -> CaseRecord | None:
         return read_case_record(record_path(self.destination.folder, case.name))
 
-    def _finished_meanwhile(self, case: Case) -> CaseRecord | None:
+    def _finished_meanwhile(self, case: Case, stamp_now: str) -> CaseRecord | None:
         record = self._record(case)
         if record is None or record.state != FINISHED:
             return None
         same = (record.model, record.settings) == (self.identity.model, self.identity.settings)
         since = datetime.fromisoformat(record.ended) >= self.began
-        unchanged = record.stamp == stamp(all_files(case.files))
+        unchanged = record.stamp == stamp_now
         return record if same and since and unchanged else None

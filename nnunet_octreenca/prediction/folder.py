@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -280,20 +280,12 @@ class Run:
     def _reached(
         self, case: Case, tell: Callable[[str], object], progress: Progress | None
     ) -> Outcome:
-        """As `_segment`, with files and results in stores, if there are any."""
+        """As `attempt`, with files and results in stores, if there are any."""
         if self.remote is None:
-            return self._segment(case, tell, progress)
-        with self.remote.case(case, tell) as remote:
-            outcome = self._segment(remote.here, remote.tell, progress)
-            if outcome.done is None:
-                return outcome
-            return replace(outcome, done=remote.publish(outcome.done))
-
-    def _segment(
-        self, case: Case, tell: Callable[[str], object], progress: Progress | None
-    ) -> Outcome:
-        with self.hold(case) as lock:
-            return self.segment_held(case, lock, tell, progress)
+            with self.hold(case) as lock:
+                return self.segment_held(case, lock, tell, progress, lambda done: done)
+        with self.remote.case(case, tell) as remote, self.hold(remote.here) as lock:
+            return self.segment_held(remote.here, lock, remote.tell, progress, remote.publish)
 
     def segment_held(
         self,
@@ -301,8 +293,16 @@ class Run:
         lock: FolderLock,
         tell: Callable[[str], object],
         progress: Progress | None,
+        publish: Callable[[CaseResult], CaseResult],
     ) -> Outcome:
         """What becomes of a case whose lock this process holds.
+
+        Args:
+            case: its files on this machine.
+            lock: of it.
+            tell: takes lines about it.
+            progress: told of every band.
+            publish: puts results that were written on this machine where they go.
 
         Raises:
             Exception: whatever the case fails with.
@@ -324,7 +324,7 @@ class Run:
             tell=tell,
             progress=progress,
         )
-        return Outcome(done=done, peak_bytes=peak_memory())
+        return Outcome(done=publish(done), peak_bytes=peak_memory())
 
     def _has_quality(self, record: CaseRecord) -> bool:
         """Whether what is asked of a finished case's quality is there."""

@@ -88,9 +88,12 @@ class Remote:
             except OSError as error:
                 said = remote.shown(str(error))
                 if error.errno in _FULL:
+                    elsewhere = f"another --scratch (now {self._scratch.place})"
+                    if self.results is None and str(self._scratch.folder) not in str(error):
+                        elsewhere = "another folder with -o"
                     raise OutputError(
-                        f"{case.name}: the disk is full ({said}); free disk space, or give another "
-                        f"--scratch (now {self._scratch.place})"
+                        f"{case.name}: the disk is full ({said}); free disk space, or give "
+                        f"{elsewhere}"
                     ) from error
                 raise InputError(f"{case.name} cannot be segmented ({said})") from error
 

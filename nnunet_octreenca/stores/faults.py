@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from nnunet_octreenca.errors import EnvironmentMismatchError, OctreeNCAError
-from nnunet_octreenca.stores.urls import protocols, redact
+from nnunet_octreenca.errors import EnvironmentMismatchError, OctreeNCAError, first_line
+from nnunet_octreenca.stores.urls import AZURE, protocols, redact
 
 TRIES = 6
 """Of every request, before it is given up."""
@@ -21,11 +21,12 @@ _BUSY_ERRNO = {
     for name in ("EBUSY", "EREMOTEIO", "ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "EPIPE")
     if hasattr(errno, name)
 }
-# Of aiohttp, botocore and gcsfs, which need not be installed.
+# Of aiohttp, botocore, gcsfs and Azure's libraries, which need not be installed.
 _CONNECTION = {
     *("ClientConnectionError", "ClientPayloadError", "ServerTimeoutError", "FSTimeoutError"),
     *("HTTPClientError", "EndpointConnectionError", "ResponseStreamingError"),
     *("IncompleteReadError", "ConnectionClosedError", "ReadTimeoutError", "ConnectTimeoutError"),
+    *("ServiceRequestError", "ServiceResponseError", "TransportError"),
 }
 _UNKNOWN_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
 _UNKNOWN_CREDENTIALS |= {"DefaultCredentialsError", "NoAuthTokenError", "TokenRetrievalError"}
@@ -104,7 +105,9 @@ def _status(error: BaseException) -> int | None:
     if isinstance(response, dict):  # botocore
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        found = getattr(error, "status", None) or getattr(error, "code", None)
+        # aiohttp, gcsfs, Azure's
+        names = ("status", "code", "status_code")
+        found = next((value for name in names if (value := getattr(error, name, None))), None)
     return found if isinstance(found, int) else None
 
 
@@ -134,7 +137,8 @@ def _refused(causes: list[BaseException]) -> bool:
 def _sentence(causes: list[BaseException], url: str, kind: type[OctreeNCAError]) -> OctreeNCAError:
     names = {base.__name__ for error in causes for base in type(error).__mro__}
     said = _said(causes)
-    if names & _UNKNOWN_CREDENTIALS:
+    azure = protocols(url)[-1] in AZURE and "Must provide either a connection_string" in said
+    if names & _UNKNOWN_CREDENTIALS or azure:
         return EnvironmentMismatchError(
             f"{url} cannot be reached without credentials ({said}); {_credentials(url)}"
         )
@@ -150,6 +154,11 @@ def _credentials(url: str) -> str:
         return "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if protocols(url)[-1] in ("gs", "gcs"):
         return "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`"
+    if protocols(url)[-1] in AZURE:
+        return (
+            "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and "
+            "AZURE_STORAGE_ACCOUNT_KEY"
+        )
     return "give credentials in the environment or in fsspec's configuration"
 
 
@@ -159,7 +168,8 @@ def _said(causes: list[BaseException]) -> str:
     line = next((part.strip() for part in str(error).splitlines() if part.strip()), "")
     status = _status(error)
     if status is not None and getattr(error, "message", None):
-        line = f"{status} {getattr(error, 'message')}"  # noqa: B009  # aiohttp names the URL
+        # aiohttp names the URL; Azure's library adds lines
+        line = f"{status} {first_line(getattr(error, 'message'))}"  # noqa: B009
     elif isinstance(error, OSError) and error.strerror:
         line = error.strerror
     return redact(f"{type(error).__name__}: {line}" if line else type(error).__name__)

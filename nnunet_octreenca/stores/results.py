@@ -39,7 +39,7 @@ class StoredResults:
 
     Attributes:
         folder: on this machine.
-        shown: the URL without its secrets.
+        url, shown: the URL, and without its secrets.
 
     Raises:
         OutputError: the store cannot be written to.
@@ -48,10 +48,19 @@ class StoredResults:
 
     def __init__(self, url: str, scratch: Scratch) -> None:
         self._store = store_of(url, OutputError)
-        self._store.require_writable()
+        self.require_writable()
         self._scratch = scratch
         self.folder = scratch.new_folder("results")
+        self.url = url
         self.shown = self._store.shown
+
+    def require_writable(self) -> None:
+        """Write and remove an object.
+
+        Raises:
+            OutputError: results cannot be written there.
+        """
+        self._store.require_writable()
 
     @cached_property
     def _listed(self) -> dict[str, Entry]:
@@ -198,6 +207,7 @@ class CaseResults:
         for entry in before:
             if entry.path not in written:
                 self._store.remove(entry.path)
+        self._lock.require_held()  # a large upload may take longer than a lock lasts
         write_case_record(self._folder, record)
         self._store.put(place, remote)
 

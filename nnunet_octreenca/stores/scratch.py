@@ -6,9 +6,10 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
-from nnunet_octreenca.errors import InputError, OutputError
+from nnunet_octreenca.errors import InputError, NoRoomError, OutputError
 from nnunet_octreenca.locks import FolderLock, is_locked
 from nnunet_octreenca.resources import free_disk
 
@@ -37,6 +38,7 @@ class Scratch:
         self.place = Path(place or tempfile.gettempdir())
         self.limit, self._used = limit, 0
         self._guard = threading.Lock()
+        self._whole: Scratch | None = None  # which counts what this part has, too
         try:
             self.place.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.place)
@@ -47,6 +49,17 @@ class Scratch:
             ) from error
         self._lock = FolderLock(self.folder, "a prediction").acquire()
         atexit.register(self.close)
+
+    def part(self, limit: int) -> "Scratch":
+        """The same folder, for what may have no more than some of its bytes.
+
+        Args:
+            limit: bytes.
+        """
+        part = copy(self)
+        part.limit, part._used = limit, 0
+        part._guard, part._whole = threading.Lock(), self
+        return part
 
     def new_folder(self, name: str) -> Path:
         """A new folder in the folder."""
@@ -68,6 +81,8 @@ class Scratch:
             limited = self.limit is not None and self._used + wanted > self.limit
             if limited or self._free() < wanted:
                 return False
+            if self._whole is not None and not self._whole.try_reserve(wanted):
+                return False
             self._used += wanted
             return True
 
@@ -75,6 +90,8 @@ class Scratch:
         """The bytes are no longer there."""
         with self._guard:
             self._used -= given
+        if self._whole is not None:
+            self._whole.release(given)
 
     def _free(self) -> int:
         return free_disk(self.folder) - (_RESERVE if self.limit is None else 0)
@@ -87,7 +104,9 @@ class Scratch:
                 f"{(self.limit - self._used) / 1e6:,.1f} MB more; raise it, or save slides as "
                 f"tiled TIFF, of which only what is needed is read"
             )
-        return OutputError(
+        if self._whole is not None:
+            return self._whole._no_room(wanted, what)
+        return NoRoomError(
             f"{what} must be fetched ({size}), and {self.place} has "
             f"{max(self._free(), 0) / 1e6:,.1f} MB left; free disk space or give another --scratch"
         )

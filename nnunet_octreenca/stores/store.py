@@ -84,7 +84,7 @@ class Store:
         return f"Store({self.shown!r})"
 
     def __reduce__(self) -> Any:  # connections stay where they are
-        return Store, (self._url, self._kind)
+        return store_of, (self._url, self._kind)
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -296,6 +296,19 @@ class Store:
                 f"{self.named(path)} cannot be written: there is no such bucket or folder; create "
                 f"it, or correct the URL"
             ) from error
+
+    def require_readable(self, path: str) -> None:
+        """Read a byte of a file, or of the first file of a folder; one that is gone counts as read.
+
+        Raises:
+            OctreeNCAError: the store does not give it.
+        """
+        found = self.info(path)
+        if found is None or found.is_folder:
+            found = next(iter(self.walk(path)), None)
+        if found is not None and found.ranged:
+            with suppress(FileNotFoundError):
+                self.read(found, 0, 1)
 
     def require_writable(self) -> None:
         """Write and remove an object, rather than learn after hours that it cannot be done.

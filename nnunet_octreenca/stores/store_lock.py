@@ -1,16 +1,15 @@
-"""A case that one run at a time writes to a store: the counterpart of `locks` without a disk."""
+"""What one run at a time writes to a store: the counterpart of `locks` without a disk."""
 
 import json
-import os
-import platform
 import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import asdict
 
 from nnunet_octreenca.errors import LockedError, OctreeNCAError
 from nnunet_octreenca.files import JsonObject, load_json
-from nnunet_octreenca.locks import LIMIT
+from nnunet_octreenca.locks import LIMIT, Holder, has_gone, this_process
 from nnunet_octreenca.stores.store import Store
 
 HEARTBEAT = 60.0
@@ -18,37 +17,42 @@ HEARTBEAT = 60.0
 
 
 class StoreLock:
-    """An object that says who is at a case; it is made only where there is none.
+    """An object that says who is at something; it is made only where there is none.
 
-    A holder writes the time into it every minute. One that was silent for `locks.LIMIT` seconds is
-    gone, and the lock is taken from it. Clocks may differ by less than that.
+    A holder writes the time into it every minute. One that was silent for `locks.LIMIT` seconds, or
+    whose process was one of this machine and has ended, is gone, and the lock is taken from it.
+    Clocks may differ by less than that.
 
     Args:
         store: of the results.
         path: of the object.
         subject: what is locked, for people.
+        purpose: what this process does, for people.
 
     Raises:
         LockedError: (`with`) another run holds it.
         OutputError: (`with`) the store cannot be written to.
     """
 
-    def __init__(self, store: Store, path: str, subject: str) -> None:
+    def __init__(
+        self, store: Store, path: str, subject: str, purpose: str = "a prediction"
+    ) -> None:
         self._store, self._path, self._subject = store, path, subject
-        self._token = uuid.uuid4().hex
+        self._us = this_process(purpose, uuid.uuid4().hex)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="store lock", daemon=True)
 
     def __enter__(self) -> "StoreLock":
         if not self._store.create(self._path, self._content()):
             holder = self._holder()
-            if holder is not None and time.time() - float(holder.get("alive", 0)) <= LIMIT:
+            if holder is not None and not _is_over(holder):
                 raise LockedError(
-                    f"{self._subject} is in use by a prediction (process {holder.get('pid')} on "
-                    f"{holder.get('host')}); wait until it has ended, or delete "
-                    f"{self._store.named(self._path)} if it is gone"
+                    f"{self._subject} is in use by {holder.get('purpose', 'a prediction')} "
+                    f"(process {holder.get('pid')} on {holder.get('host')}); wait until it has "
+                    f"ended, or delete {self._store.named(self._path)} if it is gone"
                 )
-            self._store.remove(self._path)
+            if self._holder() == holder:  # nobody else has just taken it
+                self._store.remove(self._path)
             if not self._store.create(self._path, self._content()):
                 raise LockedError(f"{self._subject} is used by several runs; try again later")
         self._thread.start()
@@ -74,8 +78,7 @@ class StoreLock:
             )
 
     def _content(self) -> bytes:
-        who = {"token": self._token, "pid": os.getpid(), "host": platform.node()}
-        return json.dumps({**who, "alive": time.time()}).encode()
+        return json.dumps({**asdict(self._us), "alive": time.time()}).encode()
 
     def _holder(self) -> JsonObject | None:
         data = self._store.read_small(self._path)
@@ -87,10 +90,21 @@ class StoreLock:
 
     def _is_ours(self) -> bool:
         holder = self._holder()
-        return holder is not None and holder.get("token") == self._token
+        return holder is not None and holder.get("token") == self._us.token
 
     def _beat(self) -> None:
         while not self._end.wait(HEARTBEAT):
             with suppress(OctreeNCAError):  # a store that does not answer is told later
                 if self._is_ours():
                     self._store.write(self._path, self._content())
+
+
+def _is_over(content: JsonObject) -> bool:
+    """Whether a holder has ended, or said nothing for too long."""
+    about = {name: value for name, value in content.items() if name != "alive"}
+    try:
+        if time.time() - float(content.get("alive", 0)) > LIMIT:
+            return True
+        return has_gone(Holder(**about))
+    except (TypeError, ValueError):  # another release's
+        return False

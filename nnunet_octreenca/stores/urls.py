@@ -10,12 +10,17 @@ from nnunet_octreenca.errors import InputError
 
 _HIDDEN = "***"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/'\"]*@")
+AZURE = ("abfs", "abfss", "az", "adl", "wasb", "wasbs")
+"""Protocols of Azure, which has a container before the @ of a URL, and no user."""
+_USER = re.compile(rf"\b((?!(?:{'|'.join(AZURE)}):)[A-Za-z][A-Za-z0-9+.-]*://)[^\s/'\"]*@")
 # Up to the next space or quotation mark, but for the sentence's own punctuation before it.
 _QUERY = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*?(?=[);:,.]*(?:[\s'\"<>]|$))"
 )
-_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_VARIABLES = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING"),
+    *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET"),
+)
 _SHORTEST = 4  # characters of what is hidden wherever it stands; fewer would hide plain words
 
 _secrets: set[str] = set()  # of the URLs that this process was given
@@ -62,6 +67,19 @@ def require_local(places: Iterable[str], reason: str, instead: str) -> None:
             raise InputError(f"{reason}, and {shown(place)} is a URL; {instead}")
 
 
+def absolute(place: Path | str) -> str:
+    """A path, or the URL of a file in an archive on a disk, that means the same everywhere.
+
+    >>> absolute("s3://bucket/in"), absolute("zip://a.tif::/data/b.zip")
+    ('s3://bucket/in', 'zip://a.tif::/data/b.zip')
+    """
+    path = local_path(place)
+    if path is not None:
+        return str(path.absolute())
+    *outer, last = str(place).split("::")
+    return "::".join([*outer, last if is_url(last) else str(Path(last).absolute())])
+
+
 def shown(url: str) -> str:
     """A URL for people, reports and errors: without user, password and query.
 
@@ -90,16 +108,32 @@ def keep_secret(url: str) -> bool:
     Returns:
         Whether it has anything to hide.
     """
+    found = _kept(url)
+    _secrets.update(found)
+    return bool(found)
+
+
+def has_secrets(url: str) -> bool:
+    """Whether a URL has a user, a password or a query.
+
+    >>> has_secrets("https://me:word@host/a.svs"), has_secrets("s3://bucket/a.svs")
+    (True, False)
+    """
+    return bool(_kept(url))
+
+
+def _kept(url: str) -> set[str]:
+    """What a URL keeps secret."""
     found: set[str] = set()
     for part in url.split("::"):
         pieces = urlsplit(part)
         user, _, _ = pieces.netloc.rpartition("@")
+        if pieces.scheme in AZURE:
+            user = ""
         found |= {user, user.partition(":")[2], unquote(user.partition(":")[2]), pieces.query}
         found |= {value for _, value in parse_qsl(pieces.query)}
         found |= {item.partition("=")[2] for item in pieces.query.split("&")}
-    found.discard("")
-    _secrets.update(found)
-    return bool(found)
+    return found - {""}
 
 
 def protocols(url: str) -> list[str]:
@@ -109,6 +143,15 @@ def protocols(url: str) -> list[str]:
     ['zip', 's3']
     """
     return [part.partition("://")[0].lower() for part in url.split("::")]
+
+
+def creates_once(url: str) -> bool:
+    """Whether a store tells which of two that create an object at the same moment was first.
+
+    >>> creates_once("s3://bucket/out"), creates_once("sftp://host/out")
+    (True, False)
+    """
+    return protocols(url)[0] in ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 
 
 def last_name(path: str) -> str:

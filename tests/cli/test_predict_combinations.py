@@ -4,14 +4,14 @@ import pytest
 
 from nnunet_octreenca.cli.main import main
 
-URL = "s3://me:word@bucket/in"
+URL = "s3://me:hidden@bucket/in"
 
 
 @pytest.mark.parametrize(
     ("flags", "places", "sentence"),
     [
-        (["--dask", "tcp://here:8786"], (URL, "out"), "--dask segments files that workers see"),
-        (["--dask", "tcp://here:8786"], ("in", URL), "predict without --dask"),
+        (["--dask", "tcp://here:8786"], (URL, "out"), "holds a user, a password or a signature"),
+        (["--dask", "tcp://here:8786"], ("in", URL), "credentials in its own environment"),
         (["--watch"], (URL, "out"), "--watch looks at folders"),
         (["--watch"], ("in", URL), "with --continue every now and then"),
         (["--watch", "--dask", "tcp://here:8786"], ("in", "out"), "give it without --dask"),
@@ -22,4 +22,4 @@ def test_what_does_not_go_together_is_refused(flags, places, sentence, capsys):
     assert main(["predict", "-m", "nowhere", "-i", source, "-o", out, *flags]) == 1
     said = capsys.readouterr().err
     assert sentence in said
-    assert "word" not in said
+    assert "hidden" not in said

@@ -1,12 +1,14 @@
 """A model, pictures, and processes to make clusters of."""
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.clusters import Cluster, Forker
+from helpers.s3_server import the_server
 from helpers.slurm import Slurm
 from PIL import Image
 from untrained_model import model_folder
@@ -18,6 +20,8 @@ from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.prediction.earlier import Destination
 from nnunet_octreenca.prediction.folder import Run, predict
 from nnunet_octreenca.prediction.options import Options
+from nnunet_octreenca.prediction.remote import remote_of, results_folder
+from nnunet_octreenca.stores import faults
 
 PLAIN = Options(mirror=False)
 
@@ -46,6 +50,18 @@ def controller():
             yield slurm
         finally:
             slurm.close()
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """The empty store, with its credentials in the environment of the client."""
+    server = the_server()
+    server.empty()
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(faults, "FIRST_PAUSE", 0.001)
+    yield server
+    server.empty()
 
 
 @pytest.fixture(scope="session")
@@ -91,16 +107,18 @@ def segment(model, tmp_path):
         cluster,
         source,
         *,
+        output=tmp_path / "out",
         resume=False,
         attach=False,
         options=PLAIN,
         tick=lambda *about: None,
         **request,
     ):
-        destination = Destination(tmp_path / "out", None, False, resume)
-        run = Run(model, destination, options)
+        remote = remote_of(source, output)
+        destination = Destination(results_folder(output, remote), None, False, resume)
+        run = Run(model, destination, options, remote=remote, hash_inputs=True)
         told = []
-        with connected(cluster.address, None) as connection:
+        with closing(run), connected(cluster.address, None) as connection:
             on_cluster = ClusterRun(
                 run,
                 Request(cluster.address, attach=attach, **request),

@@ -5,10 +5,10 @@ import os
 import signal
 
 import pyarrow.parquet
-from helpers.clusters import kill, running, states, wait_until
+from helpers.clusters import kill, running, shared, states, wait_until
 
-from nnunet_octreenca.cluster.attempts import attempts_path
-from nnunet_octreenca.cluster.journal import run_path
+from nnunet_octreenca.cluster.attempts import attempts_name
+from nnunet_octreenca.cluster.journal import RUN
 from nnunet_octreenca.result_record import RECORDS
 
 NAMES = tuple("abcdefgh")
@@ -96,7 +96,7 @@ def test_a_poisoned_case_ends_two_workers_and_no_more(
     again = segment(cluster, source, resume=True)
     assert states(again) == {"poison": "failed", **dict.fromkeys(NAMES, "finished before")}
     assert sum(map(running, cluster.workers)) == 2, "nothing dies again"
-    assert attempts_path(tmp_path / "out", "poison").exists()
+    assert shared(tmp_path / "out", attempts_name("poison")).exists()
     # Another file of that name is another image.
     (source / "a.png").rename(source / "poison.png")
     cluster.add()
@@ -109,7 +109,7 @@ def test_a_case_is_not_blamed_for_workers_that_others_end(
     cluster, pictures, segment, same_as_one_process, tmp_path
 ):
     """A scheduler that goes, or a time limit, ends workers in the middle of a band."""
-    workers, path = [cluster.add(long=True)], attempts_path(tmp_path / "out", "long_a")
+    workers, path = [cluster.add(long=True)], shared(tmp_path / "out", attempts_name("long_a"))
     source = pictures("long_a", "b")
 
     def tick(found, client):
@@ -141,7 +141,7 @@ def test_a_client_that_was_killed_comes_back(
     arguments = ("-m", model_path, "-i", source, "-o", out, "--disable_tta", "-device", "cpu")
     dask = (*arguments, "--dask", cluster.address)
     first = cluster.client(*dask, output=tmp_path / "first.txt")
-    wait_until(lambda: list(run_path(out).parent.glob("*/*.json")))
+    wait_until(lambda: list(shared(out, RUN).parent.glob("*/*.json")))
     kill(first)
     other = cluster.client(*dask, output=tmp_path / "other.txt")
     wait_until(lambda: not running(other))
@@ -151,7 +151,7 @@ def test_a_client_that_was_killed_comes_back(
     wait_until(lambda: not running(second))
     assert "9 done" in (tmp_path / "second.txt").read_text()
     assert same_as_one_process(source) == 1 + len(NAMES)
-    assert not run_path(out).exists()
+    assert not shared(out, RUN).exists()
     content = json.loads(report.read_text())
     assert sorted(case["case"] for case in content["cases"]) == sorted(("slow_a", *NAMES))
     table = pyarrow.parquet.read_table(report.with_suffix(".parquet")).to_pylist()

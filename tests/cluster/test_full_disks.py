@@ -5,10 +5,10 @@ import os
 import re
 
 import pytest
-from helpers.clusters import no_mounts, running, states, tiny_disk, wait_until
+from helpers.clusters import no_mounts, running, shared, states, tiny_disk, wait_until
 
 from nnunet_octreenca.cluster import room
-from nnunet_octreenca.cluster.journal import run_path
+from nnunet_octreenca.cluster.journal import RUN
 from nnunet_octreenca.cluster.room import Room, is_full
 from nnunet_octreenca.cluster.scheduling import WithdrawnError
 from nnunet_octreenca.errors import InputError, NoRoomError, OutputError
@@ -90,7 +90,7 @@ def test_a_disk_of_all_workers_ends_the_run_and_it_goes_on(
         with pytest.raises(WithdrawnError, match=r"no worker is left .*; then run .* --continue"):
             segment(cluster, source, tick=tick)
         assert done
-        assert not run_path(out).exists()
+        assert not shared(out, RUN).exists()
         filler.unlink()
         wait_until(lambda: not list((out / RECORDS).glob("*.lock")))
         found = segment(cluster, source, resume=True)

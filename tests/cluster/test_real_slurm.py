@@ -16,12 +16,12 @@ import psutil
 import pyarrow.parquet
 import pytest
 import yaml
-from helpers.clusters import running, wait_until
+from helpers.clusters import running, shared, wait_until
 from helpers.slurm import no_slurm
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.cluster import jobs
-from nnunet_octreenca.cluster.attempts import attempts_path
+from nnunet_octreenca.cluster.attempts import attempts_name
 
 pytestmark = [
     pytest.mark.nightly,
@@ -95,7 +95,7 @@ def meanwhile(slurm, action):
 def attempts(slurm, case):
     """Those at a case, as they are noted."""
     try:
-        return json.loads(attempts_path(slurm.out, case).read_text())
+        return json.loads(shared(slurm.out, attempts_name(case)).read_text())
     except (OSError, ValueError):  # none, or just being written
         return []
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
-from helpers.clusters import free_port, kill, no_mounts, running, states, wait_until
+from helpers.clusters import free_port, kill, no_mounts, running, shared, states, wait_until
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.cluster import client, scheduling
 from nnunet_octreenca.cluster.address import checked_address, connected
-from nnunet_octreenca.cluster.journal import run_path
+from nnunet_octreenca.cluster.journal import RUN
 from nnunet_octreenca.cluster.scheduling import Scheduling
 from nnunet_octreenca.errors import InputError, LockedError, WorkerError
 from nnunet_octreenca.images.cases import Case
@@ -135,7 +135,7 @@ def test_memory_that_no_worker_has(cluster, segment, tmp_path):
 
 def test_two_clients_on_one_folder(cluster, pictures, segment, tmp_path):
     cluster.add()
-    place = run_path(tmp_path / "out").parent
+    place = shared(tmp_path / "out", RUN).parent
     with (
         FolderLock(place, "the client of a cluster", name="client.lock", subject="out"),
         pytest.raises(LockedError, match="out is in use by the client of a cluster"),
@@ -172,7 +172,7 @@ def test_the_scheduler_goes_and_another_one_takes_over(
     assert sorted(states(found)) == ["a", "b", "slow_c"]
     assert not found.run.failed
     assert same_as_one_process(source) == 3
-    assert not run_path(tmp_path / "out").exists()
+    assert not shared(tmp_path / "out", RUN).exists()
 
 
 def test_a_scheduler_that_is_started_again_at_once_knows_nothing(

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import helpers
 import pytest
 import yaml
-from helpers.clusters import running, wait_until
+from helpers.clusters import running, shared, wait_until
 
 import nnunet_octreenca
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.cluster import jobs, slurm
 from nnunet_octreenca.cluster.address import connected
-from nnunet_octreenca.cluster.attempts import attempts_path
-from nnunet_octreenca.cluster.journal import run_path
+from nnunet_octreenca.cluster.attempts import attempts_name
+from nnunet_octreenca.cluster.journal import RUN
 from nnunet_octreenca.cluster.slurm import import_jobqueue
 from nnunet_octreenca.errors import EnvironmentMismatchError, InputError
 
@@ -118,7 +118,7 @@ def test_ctrl_c_takes_jobs_from_the_queue(stand_in, pictures, model_path, tmp_pa
 
     def interrupt():
         wait_until(lambda: len(list(stand_in.jobs.glob("job*/script"))) == 2)
-        wait_until(run_path(tmp_path / "out").exists)
+        wait_until(shared(tmp_path / "out", RUN).exists)
         _thread.interrupt_main()
 
     thread = threading.Thread(target=interrupt, daemon=True)
@@ -128,7 +128,7 @@ def test_ctrl_c_takes_jobs_from_the_queue(stand_in, pictures, model_path, tmp_pa
     thread.join()
     assert "interrupted" in capsys.readouterr().err
     assert cancelled(stand_in.jobs) == ["job1", "job2"]
-    assert not run_path(tmp_path / "out").exists(), "nothing was begun"
+    assert not shared(tmp_path / "out", RUN).exists(), "nothing was begun"
 
 
 def test_a_refused_job_ends_all_with_a_sentence(stand_in):
@@ -222,7 +222,7 @@ def test_a_job_at_its_time_limit_is_submitted_again(
     stand_in.describe(worker_extra_args=["--preload", str(HELD)])
 
     def end():
-        wait_until(attempts_path(tmp_path / "out", "held_a").exists)
+        wait_until(shared(tmp_path / "out", attempts_name("held_a")).exists)
         (process,) = processes(stand_in.jobs)
         os.killpg(process, signal.SIGTERM)
         wait_until(lambda: not running(process))
@@ -251,7 +251,7 @@ def test_jobs_that_end_at_once(stand_in, pictures, model_path, tmp_path, capsys)
     assert said.count("takes its place") == 2 * (jobs.FRUITLESS - 1)
     assert "ERROR: no job is left: look at what job" in said
     assert "Traceback" not in said
-    assert not run_path(tmp_path / "out").exists(), "nothing was begun"
+    assert not shared(tmp_path / "out", RUN).exists(), "nothing was begun"
 
 
 def test_jobs_that_wait_are_named_at_the_limit(

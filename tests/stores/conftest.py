@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.s3_server import KEYS, S3Server
+from helpers.s3_server import the_server
 from helpers.tiny_slides import halved, picture, write_pyramid
 from PIL import Image
 from untrained_model import model_folder
@@ -14,24 +14,12 @@ from nnunet_octreenca.prediction.folder import predict
 from nnunet_octreenca.stores import faults
 
 
-@pytest.fixture(scope="package")
-def server():
-    """The server, for all tests."""
-    server = S3Server()
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def s3(server, monkeypatch):
+def s3(monkeypatch):
     """The empty server, with its credentials in the environment."""
+    server = the_server()
     server.empty()
-    for name, value in {
-        **KEYS,
-        "AWS_ENDPOINT_URL": server.url,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in server.environ.items():
         monkeypatch.setenv(name, value)
     yield server
     server.fails = lambda method, path: None

@@ -1,6 +1,7 @@
 """Stores that are slow, closed, missing or changing: one sentence, and nothing half written."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from nnunet_octreenca.errors import (
     LockedError,
     OutputError,
 )
+from nnunet_octreenca.locks import this_process
 from nnunet_octreenca.prediction import case as case_module
 from nnunet_octreenca.prediction.folder import predict
+from nnunet_octreenca.stores.faults import requested
 from nnunet_octreenca.stores.store import Store, store_of
 from nnunet_octreenca.stores.store_lock import StoreLock
 
@@ -98,6 +101,39 @@ def test_no_credentials(one, rgb, scratch, monkeypatch, tmp_path):
         run(rgb, scratch, IN, tmp_path / "out")
     S3FileSystem.clear_instance_cache()
     store_of.cache_clear()
+
+
+class HttpResponseError(Exception):
+    """As Azure's library has it."""
+
+    def __init__(self, status_code):
+        super().__init__("long")
+        self.status_code, self.message = status_code, "It says why.\nRequestId: 1"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sentence"),
+    [
+        (403, InputError, r"is denied \(HttpResponseError: 403 It says why\.\); set AZURE_STORAGE"),
+        (404, FileNotFoundError, "nothing is there"),
+        (503, InputError, r"did not answer 6 requests .*503 It says why\."),
+        (409, InputError, r"cannot be used \(HttpResponseError: 409 It says why\.\)"),
+    ],
+)
+def test_what_azure_answers(status, kind, sentence):
+    def ask():
+        raise HttpResponseError(status)
+
+    with pytest.raises(kind, match=sentence):
+        requested(ask, "abfs://container/a.tif", InputError)
+
+
+def test_azure_without_an_account():
+    def ask():
+        raise ValueError("Must provide either a connection_string or account_name with credentials")
+
+    with pytest.raises(EnvironmentMismatchError, match="set AZURE_STORAGE_CONNECTION_STRING, or"):
+        requested(ask, "abfs://container/a.tif", InputError)
 
 
 def changing(monkeypatch, change):
@@ -184,6 +220,20 @@ def test_another_run_is_at_the_case(one, rgb, scratch):
     one.put("out/.octreenca/a.lock", b'{"token": "x", "alive": 1.0}')  # of a run that was killed
     assert not run(rgb, scratch).failed
     assert one.keys("out/.octreenca") == [RECORD]
+
+
+def test_a_lock_whose_process_has_ended_is_taken_at_once(s3):
+    """Of a process of this machine: its number may have passed to another one."""
+    store = Store(OUT, OutputError)
+    path = store.below("lock")
+    here = {**vars(this_process("a prediction", "token")), "alive": time.time()}
+    s3.put("out/lock", json.dumps(here).encode())
+    with pytest.raises(LockedError), StoreLock(store, path, "it"):
+        pass
+    s3.put("out/lock", json.dumps({**here, "started": 1.0}).encode())
+    with StoreLock(store, path, "it"):
+        pass
+    assert not s3.keys("out/lock")
 
 
 def test_a_bad_case_does_not_end_the_others(one, images, rgb_folder, scratch, capsys, tmp_path):

@@ -20,12 +20,6 @@ from nnunet_octreenca.stores.scratch import Scratch
 IN, OUT = "s3://bucket/in", "s3://bucket/out"
 
 
-def upload(server, folder, prefix):
-    for path in folder.rglob("*"):
-        if path.is_file():
-            server.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-
-
 def run(model, scratch, source=IN, output=OUT, **options):
     return predict(source, output, model, scratch=scratch, **{"mirror": False, **options})
 
@@ -36,7 +30,7 @@ def same(server, local, names):
 
 
 def test_a_folder_of_pictures_from_bucket_to_bucket(s3, images, rgb, scratch):
-    upload(s3, images.pictures, "in")
+    s3.upload(images.pictures, "in")
     done = run(rgb, scratch)
     assert not done.failed
     assert [case.outputs[0] for case in done.done] == [f"{OUT}/a.png", f"{OUT}/b.png"]
@@ -52,7 +46,7 @@ def test_a_folder_of_pictures_from_bucket_to_bucket(s3, images, rgb, scratch):
 
 
 def test_one_file_to_a_folder_on_the_disk(s3, images, rgb, scratch, tmp_path):
-    upload(s3, images.pictures, "in")
+    s3.upload(images.pictures, "in")
     done = run(rgb, scratch, f"{IN}/b.png", tmp_path / "out")
     assert [case.case for case in done.done] == ["b"]
     assert (tmp_path / "out/b.png").read_bytes() == (images.pictures_out / "b.png").read_bytes()
@@ -97,14 +91,14 @@ def test_openslides_formats_are_fetched_within_the_limit(s3, rgb, scratch, tmp_p
 
 @pytest.mark.slow
 def test_cases_in_a_child_process(s3, images, rgb_folder, scratch):
-    upload(s3, images.pictures, "in")
+    s3.upload(images.pictures, "in")
     given = ["predict", "-m", str(rgb_folder), "-i", IN, "-o", OUT, "-device", "cpu", "--quiet"]
     assert main([*given, "--disable_tta", "--scratch", str(scratch), "--isolate"]) == 0
     same(s3, images.pictures_out, ["a.png", "b.png"])
 
 
 def test_a_full_scratch_folder(s3, images, rgb, scratch, monkeypatch):
-    upload(s3, images.pictures, "in")
+    s3.upload(images.pictures, "in")
     with pytest.raises(InputError, match=r"s3://bucket/in/a.png must be .* --scratch-limit allows"):
         run(rgb, scratch, f"{IN}/a.png", scratch_limit=1000)
     monkeypatch.setattr(scratch_module, "free_disk", lambda folder: 100)

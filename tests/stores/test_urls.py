@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nnunet_octreenca.stores.urls import keep_secret, redact, shown
+from nnunet_octreenca.stores.urls import absolute, has_secrets, keep_secret, redact, shown
 
 SIGNED = "https://h/a.tif?X-Amz-Credential=AKIAX&X-Amz-Signature=0f0f0f"
 
@@ -54,3 +54,19 @@ def test_the_list_of_processes():
     assert "https://h/a.tif?***" in said
     assert "AKIAX" not in said
     assert said.split("\0")[-3:-1] == ["-o", "out"]
+
+
+def test_azures_container_is_no_user():
+    url = "abfs://slides@account.dfs.core.windows.net/in"
+    assert not keep_secret(url)
+    assert not has_secrets(url)
+    assert shown(url) == url
+    assert shown("sftp://me@host/in") == "sftp://***@host/in"
+    assert has_secrets("sftp://me@host/in")
+
+
+def test_places_that_mean_the_same_in_another_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("zip://a.tif::b.zip") == f"zip://a.tif::{tmp_path}/b.zip"
+    assert absolute("zip://a.tif::s3://bucket/b.zip") == "zip://a.tif::s3://bucket/b.zip"
+    assert absolute("in") == absolute(f"file://{tmp_path}/in") == f"{tmp_path}/in"

@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 from distributed import Client
 
+from nnunet_octreenca.cluster.shared_files import DiskFiles
+
 LIMIT = 300.0  # seconds after which something hangs, however busy the machine
 MEMORY = 4 << 30
 
@@ -93,10 +95,15 @@ class Cluster:
         with Client(self.address) as client:
             client.wait_for_workers(len(self.workers), timeout=LIMIT)
 
-    def client(self, *arguments: object, output: Path) -> int:
+    def client(
+        self, *arguments: object, output: Path, environ: dict[str, str] | None = None
+    ) -> int:
         """`nnunet_octreenca predict` in a process of its own."""
         return self._forker.fork(
-            "client", arguments=["predict", *map(str, arguments)], output=str(output)
+            "client",
+            arguments=["predict", *map(str, arguments)],
+            output=str(output),
+            environ=environ,
         )
 
     def close(self) -> None:
@@ -123,6 +130,11 @@ def wait_until(true: Callable[[], object], limit: float = LIMIT) -> None:
     while not true():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.05)
+
+
+def shared(out: Path, name: str) -> Path:
+    """Where a run keeps one of its files beside results on a disk."""
+    return DiskFiles(out).path(name)
 
 
 def states(found: Any) -> dict[str, str]:

@@ -49,11 +49,16 @@ def worker(
     long: bool = False,
     gpu: bool = False,
     resources: dict[str, float] | None = None,
+    environ: dict[str, str] | None = None,
+    missing: str | None = None,
 ) -> None:
     from distributed import Worker
 
     from nnunet_octreenca.prediction import identity
 
+    os.environ.update(environ or {})
+    if missing is not None:
+        sys.modules[missing] = None  # type: ignore[assignment]
     if namespace is not None:
         _enter(namespace)
     if version is not None:
@@ -88,9 +93,10 @@ def worker(
     asyncio.run(run())
 
 
-def client(arguments: list[str], output: str) -> None:
+def client(arguments: list[str], output: str, environ: dict[str, str] | None = None) -> None:
     from nnunet_octreenca.cli.main import main
 
+    os.environ.update(environ or {})
     with Path(output).open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -157,13 +163,16 @@ def _own_mounts(*commands: tuple[str, ...]) -> None:
 
 
 def _serve() -> None:
+    import s3fs  # noqa: F401
     import torch
 
     import nnunet_octreenca.cli.main
     import nnunet_octreenca.cluster.client
-    import nnunet_octreenca.cluster.tasks  # noqa: F401
+    import nnunet_octreenca.cluster.tasks
+    import nnunet_octreenca.stores.faults
 
     torch.set_num_threads(1)
+    nnunet_octreenca.stores.faults.FIRST_PAUSE = 0.01
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     print("ready", flush=True)
     for line in sys.stdin:

@@ -3,6 +3,8 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -22,6 +24,12 @@ class _Silent(WSGIRequestHandler):
         pass
 
 
+@cache
+def the_server() -> "S3Server":
+    """The one of this process: connections to it are kept."""
+    return S3Server()
+
+
 class S3Server:
     """The server, with one bucket called "bucket".
 
@@ -29,12 +37,16 @@ class S3Server:
         sent: bytes of objects' content by key.
         asked: (method, path) of all requests.
         fails: gets method and path of a request; a status to answer with, or None.
+        refused: access keys that may nothing.
+        keys_seen: access key to the number of its requests.
     """
 
     def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
         self.asked: list[tuple[str, str]] = []
         self.fails: Callable[[str, str], int | None] = lambda method, path: None
+        self.refused: set[str] = set()
+        self.keys_seen: Counter[str] = Counter()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent
@@ -54,7 +66,10 @@ class S3Server:
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.asked.append((method, path))
-        status = self.fails(method, path)
+        _, _, signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")
+        key = signed.partition("/")[0]
+        self.keys_seen[key] += 1
+        status = 403 if key in self.refused else self.fails(method, path)
         if status is not None:
             code, message = _ERRORS[status]
             length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -70,7 +85,25 @@ class S3Server:
     def forget(self) -> None:
         """Count from 0."""
         self.sent.clear()
+        self.keys_seen.clear()
         self.asked.clear()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Variables with which its libraries find it."""
+        return {
+            **KEYS,
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def upload(self, folder: Path, prefix: str) -> str:
+        """Write all files of a folder; returns its URL."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return f"s3://bucket/{prefix}"
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object."""
@@ -88,12 +121,7 @@ class S3Server:
     def empty(self) -> None:
         """Remove all objects, and what fails."""
         self.fails = lambda method, path: None
+        self.refused.clear()
         for key in self.keys():
             self.client.delete_object(Bucket="bucket", Key=key)
         self.forget()
-
-    def close(self) -> None:
-        """End it."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
