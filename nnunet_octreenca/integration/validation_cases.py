@@ -67,6 +67,28 @@ def _folder(variable: str) -> Path:
     return Path(value)
 
 
+def held_out_names(preprocessed: Path, fold: int, ending: str) -> list[str]:
+    """Names of the validation cases of a fold, also where nnU-Net has yet to draw them.
+
+    Args:
+        preprocessed: nnU-Net's folder of the data set.
+        fold: of the cross-validation.
+        ending: of label maps.
+
+    Raises:
+        InputError: the file of splits is damaged, or says nothing of the fold.
+    """
+    path = preprocessed / "splits_final.json"
+    if path.is_file():
+        return validation_names(path, fold)
+    # The file that nnU-Net writes when it begins to train, which is always the same.
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    truth = preprocessed / "gt_segmentations"
+    names = sorted(path.name[: -len(ending)] for path in truth.glob(f"*{ending}"))
+    return [str(name) for name in generate_crossval_split(names)[fold]["val"]]
+
+
 def validation_names(path: Path, fold: int) -> list[str]:
     """Names of the validation cases of a fold.
 

@@ -8,7 +8,7 @@ from nnunet_octreenca.comparison.inputs import find_inputs
 from nnunet_octreenca.comparison.trained.collecting import fill_folder
 from nnunet_octreenca.comparison.trained.jobs import Request
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.integration.validation_cases import validation_names
+from nnunet_octreenca.integration.validation_cases import held_out_names
 
 
 def check_finished(
@@ -31,14 +31,15 @@ def check_finished(
             raise InputError(
                 f"--predictions {name}=...: {name} is trained, too; give it another name"
             )
-    source = request.preprocessed / "gt_segmentations"
-    names = [case for fold in request.folds for case in _held_out(request, fold, ending)]
+    folder = request.preprocessed
+    source = folder / "gt_segmentations"
+    names = [case for fold in request.folds for case in held_out_names(folder, fold, ending)]
     files = [f"{case}{ending}" for case in names]
     with tempfile.TemporaryDirectory(prefix="octreenca_compare_") as made:
         truth = Path(made) / "truth"
         fill_folder(truth, {file: source / file for file in files})
         links = link_finished(predictions, files, Path(made) / "predictions")
-        find_inputs(truth, links, labels=request.preprocessed / "dataset.json")
+        find_inputs(truth, links, labels=folder / "dataset.json")
 
 
 def link_finished(
@@ -68,16 +69,3 @@ def link_finished(
         found[name] = place / f"finished_{number}"
         fill_folder(found[name], {file: folder / file for file in files})
     return found
-
-
-def _held_out(request: Request, fold: int, ending: str) -> list[str]:
-    """Cases that a fold is validated on."""
-    path = request.preprocessed / "splits_final.json"
-    if path.is_file():
-        return validation_names(path, fold)
-    # The file that nnU-Net writes when it begins to train, which is always the same.
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    truth = request.preprocessed / "gt_segmentations"
-    names = sorted(path.name[: -len(ending)] for path in truth.glob(f"*{ending}"))
-    return [str(name) for name in generate_crossval_split(names)[fold]["val"]]
