@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_octreenca.errors import InputError
-from nnunet_octreenca.stores.urls import require_local
+from nnunet_octreenca.stores.urls import local_paths
 
 if TYPE_CHECKING:
     from nnunet_octreenca.prediction.folder import Run
@@ -73,11 +73,12 @@ def serve(arguments: argparse.Namespace, prepare: "Callable[[], Run]") -> int:
             )
     if arguments.dask is not None:
         raise InputError("--watch segments in this process; give it without --dask")
-    require_local(
+    places = local_paths(
         (arguments.i, arguments.o),
         "--watch looks at folders",
         "mount the store, or predict its cases with --continue every now and then",
     )
+    arguments.i, arguments.o = map(str, places)
     arguments.resume = True
     settle = SETTLE if arguments.settle is None else arguments.settle
     close_after = CLOSE_AFTER if arguments.close_after is None else arguments.close_after

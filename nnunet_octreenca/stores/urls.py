@@ -51,8 +51,8 @@ def local_path(text: Path | str) -> Path | None:
     return Path(unquote(parts.path))
 
 
-def require_local(places: Iterable[str], reason: str, instead: str) -> None:
-    """Refuse URLs where only folders will do.
+def local_paths(places: Iterable[str], reason: str, instead: str) -> list[Path]:
+    """The paths of folders, where no URLs of other machines will do.
 
     Args:
         places: paths or URLs.
@@ -62,9 +62,13 @@ def require_local(places: Iterable[str], reason: str, instead: str) -> None:
     Raises:
         InputError: one is a URL of another machine.
     """
+    found = []
     for place in places:
-        if local_path(place) is None:
+        path = local_path(place)
+        if path is None:
             raise InputError(f"{reason}, and {shown(place)} is a URL; {instead}")
+        found.append(path)
+    return found
 
 
 def absolute(place: Path | str) -> str:

@@ -392,6 +392,15 @@ def test_a_signal_ends_the_command(place, model_path, capsys, number):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_folders_by_url(place, model_path, capsys):
+    in_the_main_thread(signal.SIGTERM, lambda: (place.out / "failed" / "bad.png.json").exists())
+    places = SimpleNamespace(inputs=place.inputs.as_uri(), out=place.out.as_uri())
+    assert command(places, model_path, "--settle", "0.05", "--log", str(place.log)) == 0
+    assert outcomes(events(place)) == [("done", "a"), ("done", "b"), ("failed", "bad")]
+    assert (place.out / "a.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_signal_during_a_case_ends_it_between_two_bands(place, model_path, monkeypatch):
     stock, bands = case_module.Segmentation.run, []
 
