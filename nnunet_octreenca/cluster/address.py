@@ -1,5 +1,6 @@
 """From what `--dask` was given to a client of a scheduler."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -125,6 +126,7 @@ def _local(workers: int) -> Iterator[Any]:
         threads_per_worker=1,
         memory_limit=total_memory() // workers,
         dashboard_address=None,
+        silence_logs=logging.ERROR,  # at the end it warns of workers that it waits for
     ) as cluster:
         yield cluster
 
