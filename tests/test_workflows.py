@@ -32,7 +32,7 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@(v\d+(\.\d+)*|[0-9a-f]{40})")
 # Programs that the forge's machines have, or that a step before has installed.
 PROGRAMS = {"cibuildwheel", "gh", "mkdocs", "mypy", "nnunet_octreenca", "pip", "pipx", "pytest",
-            "python", "ruff"}  # fmt: skip
+            "python", "ruff", "sudo"}  # fmt: skip
 
 each_run = pytest.mark.parametrize("step", RUN.values(), ids=list(RUN))
 
