@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 
 import helpers
@@ -189,6 +190,9 @@ def requeue(controller, job):
     controller.run("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
+_LOOKS = 4  # seconds in which the client looks at the queue at least twice
+
+
 @pytest.mark.parametrize(
     ("end", "said"),
     [
@@ -214,6 +218,7 @@ def test_a_case_whose_job_is_ended_is_done_elsewhere(
         if end is terminate:
             # With one job and two cases left, another one is submitted.
             wait_until(lambda: len(slurm.controller.jobs()) == 2)
+        sleep(_LOOKS)
 
     source = pictures("held_a", "held_b", "c")
     with meanwhile(slurm, act):
