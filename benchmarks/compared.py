@@ -17,10 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from minutes_of_training import find_data, run
-from PIL import Image
-from recipe_data import DATA_SETS, prepare
+from minutes_of_training import OURS, PLANS, find_data, run
+from recipe_data import DATA_SETS, prepare, save_vessels
 
 METHODS = {
     "hippocampus": ("OctreeNCA", "nnU-Net", "TinyUNet", "M3D-NCA"),
@@ -42,9 +40,7 @@ def second_reader(source: Path, folder: Path) -> None:
     """Label maps of CHASE_DB1's second reader, under the names of the training cases."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((source / "labels").glob("*_2ndHO.png")):
-        vessel = np.asarray(Image.open(path).convert("L")) > 127
-        name = path.name.replace("_2ndHO", "")
-        Image.fromarray(vessel.astype(np.uint8)).save(folder / name)
+        save_vessels(path, folder / path.name.replace("_2ndHO", ""))
 
 
 def command_of(name: str, given: argparse.Namespace) -> list[str]:
@@ -67,7 +63,7 @@ def command_of(name: str, given: argparse.Namespace) -> list[str]:
 def compare(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Prepare, train, compare; returns the figures that are kept."""
     preprocessed = prepare(name, given.work, given.data)
-    if not (preprocessed / "nnUNetOctreeNCAPlans.json").exists():
+    if not (preprocessed / f"{PLANS[OURS]}.json").exists():
         extend = ["nnunet_octreenca", "extend_plans", "-d", str(DATA_SETS[name].number)]
         run(extend, given.work / f"{name}_extend.log")
     command = command_of(name, given)

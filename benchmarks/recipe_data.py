@@ -85,6 +85,14 @@ def acdc(source: Path, raw: Path) -> list[str]:
     return names[8:]
 
 
+def save_vessels(mask: Path, label: Path) -> None:
+    """A reader's mask of CHASE_DB1, white on black, as a label map."""
+    from PIL import Image
+
+    vessel: NDArray[np.bool_] = np.asarray(Image.open(mask).convert("L")) > 127
+    Image.fromarray(vessel.astype(np.uint8)).save(label)
+
+
 def chase_db1(source: Path, raw: Path) -> list[str]:
     """Fundus photographs of 10 children: both eyes of 6 to train on, of 4 to validate on."""
     from PIL import Image
@@ -93,11 +101,9 @@ def chase_db1(source: Path, raw: Path) -> list[str]:
     (raw / "labelsTr").mkdir()
     names = []
     for path in sorted((source / "images").iterdir()):
-        truth: NDArray[np.bool_] = (
-            np.asarray(Image.open(source / "labels" / f"{path.stem}_1stHO.png").convert("L")) > 127
-        )
+        mask = source / "labels" / f"{path.stem}_1stHO.png"
+        save_vessels(mask, raw / "labelsTr" / f"{path.stem}.png")
         Image.open(path).convert("RGB").save(raw / "imagesTr" / f"{path.stem}_0000.png")
-        Image.fromarray(truth.astype(np.uint8)).save(raw / "labelsTr" / f"{path.stem}.png")
         names.append(path.stem)
     describe(raw, ["rgb_to_0_1"] * 3, ["vessel"], ".png")
     children = sorted({name[:-1] for name in names})  # Image_01L, Image_01R

@@ -119,8 +119,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--seed is {arguments.seed}, but must be 0 or more")
     checked_tolerance(arguments.tolerance)
     checked_pattern(arguments.group_by)
-    finished = parse_predictions(arguments.predictions or [])
-    material = given or compare_trained.run(arguments, finished)
+    material = given or compare_trained.run(
+        arguments, parse_predictions(arguments.predictions or [])
+    )
     if material is None:
         return 0
     records = read_records(material.records, material.predictions) if material.records else {}

@@ -1,7 +1,7 @@
 """How one worker reaches the images and the results of a run, on disks and in stores."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 
@@ -89,31 +89,13 @@ class WorkerFiles:
             return str(said)
         return ""
 
-    @contextmanager
-    def header(self, case: Case) -> Iterator[Case]:
+    def header(self, case: Case) -> AbstractContextManager[Case]:
         """Context in which a case's files are here, as far as its header needs them."""
-        if not isinstance(case, StoredCase):
-            yield case
-            return
-        with self._here(case, self._headers) as here:
-            yield here
+        return _fetched(case, self._headers) if isinstance(case, StoredCase) else nullcontext(case)
 
-    @contextmanager
-    def image(self, case: Case) -> Iterator[Case]:
+    def image(self, case: Case) -> AbstractContextManager[Case]:
         """Context in which a case's files are here."""
-        if not isinstance(case, StoredCase):
-            yield case
-            return
-        with self._here(case, self._scratch) as here:
-            yield here
-
-    @contextmanager
-    def _here(self, case: StoredCase, scratch: Scratch) -> Iterator[Case]:
-        with local_case(case, scratch) as (here, files):
-            try:
-                yield here
-            except OctreeNCAError as error:
-                raise type(error)(files.shown(str(error))) from error
+        return _fetched(case, self._scratch) if isinstance(case, StoredCase) else nullcontext(case)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -136,6 +118,15 @@ class WorkerFiles:
         with self._lock:
             if self.remote is not None and self._over and not self._users:
                 self.remote.close()
+
+
+@contextmanager
+def _fetched(case: StoredCase, scratch: Scratch) -> Iterator[Case]:
+    with local_case(case, scratch) as (here, files):
+        try:
+            yield here
+        except OctreeNCAError as error:
+            raise type(error)(files.shown(str(error))) from error
 
 
 def _require_folders(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.clusters import Cluster, Forker
-from helpers.s3_server import the_server
+from helpers.s3_server import empty_server
 from helpers.slurm import Slurm
 from PIL import Image
 from untrained_model import model_folder
@@ -55,13 +55,8 @@ def controller():
 @pytest.fixture
 def s3(monkeypatch):
     """The empty store, with its credentials in the environment of the client."""
-    server = the_server()
-    server.empty()
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(faults, "FIRST_PAUSE", 0.001)
-    yield server
-    server.empty()
+    yield from empty_server(monkeypatch)
 
 
 @pytest.fixture(scope="session")

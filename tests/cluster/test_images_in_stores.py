@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
-from helpers.clusters import kill, running, shared, states, wait_until
+from helpers.clusters import SharerDies, interrupt, kill, running, shared, states, wait_until
 from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main
@@ -162,16 +162,9 @@ class TestSplit:
         pixels = np.random.default_rng(0).integers(0, 255, (1500, 64, 3), np.uint8)
         tiles = {"tile": (64, 64), "photometric": "rgb"}
         tifffile.imwrite(source / "slow_large.tif", pixels, **tiles)
-        seen = set()
-
-        def tick(found, client):
-            exchanged = list((tmp_path / "out").glob(".octreenca/cluster/*/slow_large_*/*.npz"))
-            seen.update(path.name for path in exchanged)
-            if len(seen) > 2 and all(map(running, workers)):
-                kill(workers[2])
-
+        tick = SharerDies(tmp_path / "out", "slow_large", workers[2])
         found = segment(cluster, s3.upload(source, "in"), tick=tick, split_above=10_000)
-        assert len(seen) > 3, "the coarsest level and several bands"
+        assert len(tick.seen) > 3, "the coarsest level and several bands"
         alone = predict(source, tmp_path / "alone", model, mirror=False)
         labels = [case.labels_sha256 for case in alone.done]
         assert [case.labels_sha256 for case in found.run.done] == labels
@@ -214,12 +207,8 @@ def test_ctrl_c(cluster, pictures, segment, s3, scratch, tmp_path):
     cluster.add(environ=s3.environ)
     url = s3.upload(pictures("slow_a", "slow_b", "slow_c"), "in")
 
-    def tick(found, client):
-        if found.records:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        segment(cluster, url, tick=tick, scratch=str(scratch))
+        segment(cluster, url, tick=interrupt, scratch=str(scratch))
     records = {path.stem for path in (tmp_path / "out" / RECORDS).glob("*.json")}
     assert {path.stem for path in (tmp_path / "out").glob("*.png")} == records
     assert len(records) < 3

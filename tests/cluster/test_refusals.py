@@ -6,7 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
-from helpers.clusters import free_port, kill, no_mounts, running, shared, states, wait_until
+from helpers.clusters import (
+    free_port,
+    interrupt,
+    kill,
+    no_mounts,
+    running,
+    shared,
+    states,
+    wait_until,
+)
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.cluster import client, scheduling
@@ -205,12 +214,8 @@ def test_ctrl_c_stops_at_the_end_of_a_band(cluster, pictures, segment, tmp_path)
     cluster.add()
     source = pictures("slow_a", "slow_b", "slow_c")
 
-    def tick(found, client):
-        if found.records:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        segment(cluster, source, tick=tick)
+        segment(cluster, source, tick=interrupt)
     out = tmp_path / "out"
     pictures_done = {path.stem for path in out.glob("*.png")}
     records = {path.stem for path in (out / ".octreenca").glob("*.json")}

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from helpers.clusters import kill, running, states, wait_until
+from helpers.clusters import interrupt, kill, running, states, wait_until
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.errors import InputError, LockedError
@@ -171,12 +171,8 @@ def test_ctrl_c_with_results_in_a_store(cluster, pictures, segment, s3):
     cluster.add(environ=s3.environ)
     url = s3.upload(pictures("slow_a", "slow_b", "slow_c"), "in")
 
-    def tick(found, client):
-        if found.records:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        segment(cluster, url, output=OUT, tick=tick)
+        segment(cluster, url, output=OUT, tick=interrupt)
     wait_until(lambda: not [key for key in s3.keys("out") if key.endswith(("attempts", "lock"))])
     records = [key for key in s3.keys("out/.octreenca") if key.count("/") == 2]
     assert len(records) < 3

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.clusters import kill, running
+from helpers.clusters import SharerDies
 from untrained_model import model_folder
 
 from nnunet_octreenca.bands import Rows
@@ -78,16 +78,9 @@ def test_a_slide_is_shared_though_a_worker_dies(
 ):
     workers = [cluster.add() for _ in range(3)]
     source = pictures("slow_large", shape=(1500, 60))
-    seen = set()
-
-    def tick(found, client):
-        exchanged = list((tmp_path / "out").glob(".octreenca/cluster/*/slow_large_*/*.npz"))
-        seen.update(path.name for path in exchanged)
-        if len(seen) > 2 and all(map(running, workers)):
-            kill(workers[2])
-
+    tick = SharerDies(tmp_path / "out", "slow_large", workers[2])
     found = segment(cluster, source, tick=tick, split_above=10_000)
-    assert len(seen) > 3, "the coarsest level and several bands"
+    assert len(tick.seen) > 3, "the coarsest level and several bands"
     assert [ended.state for ended in found.records] == ["done"]
     assert same_as_one_process(source) == 1
     assert not list((tmp_path / "out").glob(".octreenca/cluster*"))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.s3_server import the_server
+from helpers.s3_server import empty_server
 from helpers.tiny_slides import halved, picture, write_pyramid
 from PIL import Image
 from untrained_model import model_folder
@@ -17,12 +17,7 @@ from nnunet_octreenca.stores import faults
 @pytest.fixture
 def s3(monkeypatch):
     """The empty server, with its credentials in the environment."""
-    server = the_server()
-    server.empty()
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.fails = lambda method, path: None
+    yield from empty_server(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

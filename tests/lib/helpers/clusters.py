@@ -137,6 +137,35 @@ def shared(out: Path, name: str) -> Path:
     return DiskFiles(out).path(name)
 
 
+def interrupt(found: Any, client: Client) -> None:
+    """A tick that is Ctrl-C, once a case has ended."""
+    if found.records:
+        raise KeyboardInterrupt
+
+
+class SharerDies:
+    """A tick that kills a worker when several have left bands of a split case.
+
+    Args:
+        output: folder of the results.
+        case: that is split.
+        worker: process to kill.
+
+    Attributes:
+        seen: names of the parts that workers have exchanged.
+    """
+
+    def __init__(self, output: Path, case: str, worker: int) -> None:
+        self._output, self._case, self._worker = output, case, worker
+        self.seen: set[str] = set()
+
+    def __call__(self, found: Any, client: Client) -> None:
+        exchanged = self._output.glob(f".octreenca/cluster/*/{self._case}_*/*.npz")
+        self.seen.update(path.name for path in exchanged)
+        if len(self.seen) > 2 and running(self._worker):
+            kill(self._worker)
+
+
 def states(found: Any) -> dict[str, str]:
     """What became of each case of a run."""
     return {ended.case: ended.state for ended in found.records}

@@ -2,12 +2,13 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -28,6 +29,16 @@ class _Silent(WSGIRequestHandler):
 def the_server() -> "S3Server":
     """The one of this process: connections to it are kept."""
     return S3Server()
+
+
+def empty_server(monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Server"]:
+    """The server of this process for one test, with its credentials in the environment."""
+    server = the_server()
+    server.empty()
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.empty()
 
 
 class S3Server:
