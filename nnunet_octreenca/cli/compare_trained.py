@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace, finished: Mapping[str, Path]) -> Material
     )
     if finished:
         names = [*(job.name for job in jobs), *checkpoints]
-        check_finished(finished, names, request, str(description["file_ending"]))
+        check_finished(finished, names, request, str(description["file_ending"]), Path(arguments.o))
     images = _raw_images(request)
     device = find_device(arguments.device)
     if arguments.collect:

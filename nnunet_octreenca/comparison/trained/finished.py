@@ -12,7 +12,11 @@ from nnunet_octreenca.integration.validation_cases import held_out_names
 
 
 def check_finished(
-    predictions: Mapping[str, Path], methods: Sequence[str], request: Request, ending: str
+    predictions: Mapping[str, Path],
+    methods: Sequence[str],
+    request: Request,
+    ending: str,
+    report: Path,
 ) -> None:
     """Check them against the truth of the held-out cases, before anything is trained.
 
@@ -21,12 +25,18 @@ def check_finished(
         methods: names that the report has already.
         request: of the comparison.
         ending: of label maps.
+        report: its folder.
 
     Raises:
-        InputError: a name is taken, a folder or a case is missing, or a label map has other
-            labels, another shape or geometry than its truth.
+        InputError: a name is taken, a folder or a case is missing, a folder lies in the report's,
+            or a label map has other labels, another shape or geometry than its truth.
     """
-    for name in predictions:
+    for name, given in predictions.items():
+        if given.resolve().is_relative_to(report.resolve()):
+            raise InputError(
+                f"{given} of --predictions {name} lies in {report}, whose label maps are written "
+                f"anew; give another folder with -o"
+            )
         if name in methods:
             raise InputError(
                 f"--predictions {name}=...: {name} is trained, too; give it another name"

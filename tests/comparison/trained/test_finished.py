@@ -69,6 +69,18 @@ def test_what_is_refused_before_training(prepared, reader, monkeypatch, capsys, 
     assert not (prepared / "report").exists()
 
 
+def test_label_maps_of_an_earlier_report_are_not_lost(prepared, reader, monkeypatch, capsys):
+    """The report's own folders are made anew, and these would be gone before they are linked."""
+    monkeypatch.setattr(running, "run_child", lambda *_, **__: pytest.fail("trained"))
+    out = prepared / "report"
+    earlier = out / "predictions" / "finished_0"
+    earlier.parent.mkdir(parents=True)
+    reader.rename(earlier)
+    assert main([*WORDS, "--predictions", f"second={earlier}", "-o", str(out)]) == 1
+    assert "whose label maps are written anew; give another folder" in capsys.readouterr().err
+    assert len(list(earlier.iterdir())) == 3
+
+
 def test_cases_of_a_split_that_nnunet_has_yet_to_make(prepared, reader, monkeypatch, capsys):
     monkeypatch.setattr(running, "run_child", lambda *_, **__: pytest.fail("trained"))
     folder = prepared / "preprocessed" / DATASET
