@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -102,6 +103,12 @@ class NNUNet:
         plans = json.loads(path.read_text())
         change(plans)
         path.write_text(json.dumps(plans))
+
+
+def pytest_configure() -> None:
+    """Ctrl-C does what it does in a terminal, though a shell ignores it in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
