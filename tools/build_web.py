@@ -3,11 +3,14 @@
     python tools/build_web.py                 # writes nnunet_octreenca/export/web/*.wasm
     python tools/build_web.py --check         # compares them with a fresh build
 
-The same sources and the same compiler give the same bytes, in whichever folder: a test compares
-them. Run it after a change in `cpu/`, and commit the result: users need no compiler.
+The same sources and the same compiler give the same bytes, in whichever folder: a nightly test
+compares them, one on every push the sources with those that the modules were built from. Run it
+after a change in `cpu/`, and commit the result: users need no compiler.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +41,19 @@ LINK = (
 )
 # Only the kernels differ: nothing else may round otherwise than the native engine does.
 MODULES = {"simd128": (), "relaxed": ("-mrelaxed-simd",)}
+BUILT_FROM = ROOT / "tools/web_sources.json"
+"""Digests of what the committed modules were built from."""
+
+
+def sources() -> dict[str, str]:
+    """SHA-256 of every file that may go into the modules, and of the way they are built."""
+    files = [ROOT / f"cpu/{name}.cpp" for name in SOURCES] + sorted(ROOT.glob("cpu/*.hpp"))
+    digests = {
+        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+    way = json.dumps([COMPILER, SOURCES, FLAGS, LINK, MODULES])
+    return {**digests, "compiler and flags": hashlib.sha256(way.encode()).hexdigest()}
 
 
 def compiler() -> list[str]:
@@ -109,6 +125,8 @@ def main() -> int:
             if not check:
                 FOLDER.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
+    if not check:
+        BUILT_FROM.write_text(json.dumps(sources(), indent=4) + "\n")
     for file in different:
         print(f"{file} {'differs: run tools/build_web.py' if check else 'written'}")
     return int(check and bool(different))

@@ -57,6 +57,7 @@ def test_conflicts_of_what_chance_picks():
     assert 1 <= conflicts(True, 4) < 1.15 < 1.6 < conflicts(False, 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_rung_spills_nothing_and_passes_fall():
     if cuda_module() is None:

@@ -22,7 +22,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu_engine.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spatial", [(21, 34), (5, 6, 7)])
+@pytest.mark.parametrize("spatial", [(21, 34), pytest.param((5, 6, 7), marks=pytest.mark.nightly)])
 def test_rungs_agree(spatial, tmp_path):
     state, weights = make(spatial, 16, 3, 64, 2)
     origin = [3] * (2 * len(spatial))

@@ -145,6 +145,14 @@ def test_memory_of_a_picture(tmp_path):
     assert found["megabytes"] < 32
 
 
+def test_committed_modules_are_built_from_these_sources():
+    kept = json.loads(build_web.BUILT_FROM.read_text())
+    found = build_web.sources()
+    changed = {name for name in kept | found if kept.get(name) != found.get(name)}
+    assert not changed, "run tools/build_web.py"
+
+
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_committed_modules_are_what_the_sources_give(tmp_path):
     try:
