@@ -34,6 +34,35 @@ NOTE = (
 
 
 @dataclass(frozen=True)
+class _Comparison:
+    """What is compared, checked before anything is trained.
+
+    Attributes:
+        request: data set, configuration, folds, seeds, budget.
+        jobs: the trainings.
+        description: dataset.json of the preprocessed data set.
+        images: image files of each training case.
+        report: folder of the report.
+        device: "cpu", "cuda" or "mps".
+        cases: how many predictions are timed on.
+        memory: bytes up to which the memory of one pass is measured; 0 leaves it out.
+        checkpoints: prompted method to its weights.
+        finished: predictions that were there before, name to folder.
+    """
+
+    request: "Request"
+    jobs: "list[Job]"
+    description: JsonMapping
+    images: dict[str, list[str]]
+    report: Path
+    device: str
+    cases: int
+    memory: int
+    checkpoints: dict[str, Path]
+    finished: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
 class Material:
     """What a report is made of.
 
@@ -179,7 +208,18 @@ def run(arguments: argparse.Namespace, finished: Mapping[str, Path]) -> Material
     report = Path(arguments.o)
     running.run_jobs(jobs, request, report, device, _say)
     return _collect(
-        jobs, request, images, report, device, arguments.cases, memory, checkpoints, finished
+        _Comparison(
+            request=request,
+            jobs=jobs,
+            description=description,
+            images=images,
+            report=report,
+            device=device,
+            cases=arguments.cases,
+            memory=memory,
+            checkpoints=checkpoints,
+            finished=finished,
+        )
     )
 
 
@@ -243,17 +283,7 @@ def _time(hours: float) -> str:
     return f"{hours:.0f} h" if hours >= 10 else f"{hours:.2f} h"
 
 
-def _collect(
-    jobs: "Sequence[Job]",
-    request: "Request",
-    images: dict[str, list[str]],
-    report: Path,
-    device: str,
-    count: int,
-    memory: int,
-    checkpoints: dict[str, Path],
-    finished: Mapping[str, Path],
-) -> Material:
+def _collect(comparison: _Comparison) -> Material:
     """Time the predictions, measure memory; gather what the report takes."""
     from nnunet_octreenca.comparison.trained import collecting, measuring
     from nnunet_octreenca.comparison.trained.finished import link_finished
@@ -261,15 +291,20 @@ def _collect(
     from nnunet_octreenca.comparison.trained.paper import paper_table
     from nnunet_octreenca.comparison.trained.prompted import note, segment_cases
 
-    description = read_json(request.preprocessed / "dataset.json", "preprocess it again")
+    jobs, request, report = comparison.jobs, comparison.request, comparison.report
+    device, description = comparison.device, comparison.description
     ending = str(description["file_ending"])
     compared = collecting.first_seed(jobs)
     tables = [collecting.trainings_table(jobs)]  # finds damaged files before anything is timed
     truth, predictions = collecting.gather(compared, request, report, ending)
     files = [path.name for path in truth.iterdir()]
-    beside = link_finished(finished, files, report / "predictions")
+    beside = link_finished(comparison.finished, files, report / "predictions")
     fold, cases = next(iter(collecting.held_out_cases(compared, ending).items()))
-    timed = {case: images[case] for case in cases[:count] if case in images}
+    timed = {
+        case: comparison.images[case]
+        for case in cases[: comparison.cases]
+        if case in comparison.images
+    }
     if not timed:
         raise InputError(
             f"{request.raw} lacks the images of fold {fold}, such as {cases[0]}, on which "
@@ -278,13 +313,13 @@ def _collect(
     models = [job for job in compared if job.fold == fold]
     measured = measuring.measure(models, timed, report / "timing", device, _say)
     sizes = (
-        measure_all(models, request, report / "timing" / "logs", device, memory, _say)
-        if memory
+        measure_all(models, request, report / "timing" / "logs", device, comparison.memory, _say)
+        if comparison.memory
         else {}
     )
     shown, prompted_records = segment_cases(
-        checkpoints,
-        images,
+        comparison.checkpoints,
+        comparison.images,
         truth,
         request,
         report / "predictions",
@@ -300,7 +335,7 @@ def _collect(
     write_json(records, found)
     write_json(report / "timing" / "answers.json", _answers(measured))
     if sizes:
-        tables.append(sizes_table(sizes, memory))
+        tables.append(sizes_table(sizes, comparison.memory))
     paper = paper_table(description)
     folder = request.raw / "imagesTr"
     return Material(
@@ -313,8 +348,11 @@ def _collect(
         tuple([*tables, paper] if paper is not None else tables),
         (
             *_caveats(jobs, request),
-            *(f"{name}: {note(name)}" for name in checkpoints),
-            *(f"{name}: not trained here; label maps of {finished[name]}." for name in finished),
+            *(f"{name}: {note(name)}" for name in comparison.checkpoints),
+            *(
+                f"{name}: not trained here; label maps of {folder}."
+                for name, folder in comparison.finished.items()
+            ),
         ),
     )
 
