@@ -46,7 +46,8 @@ class Budget(NamedTuple):
 
 
 # `extend`: flags of `extend_plans`. `batch_size`, `octreenca`, `arch_kwargs`: keys of the plans.
-# `crop_cells`: the most that a crop for speed has.
+# `crop_cells`: the most that a crop for speed has. `halve`: which axes a level halves.
+# `steps`: of every level but the coarsest.
 # `trial`: fields of recipe_trials.Trial. `stock`: nnU-Net's own trainer and plans.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -57,6 +58,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
     "crops of 30,000 cells": {"crop_cells": 30_000},
     "crops of 10,000 cells": {"crop_cells": 10_000},
+    "halved by spacing": {"halve": "by spacing"},
+    "5 steps": {"steps": 5},
+    "7 steps": {"steps": 7},
     "foreground 0.8": {"octreenca": {"oversample_foreground_percent": 0.8}},
     "image as it is": {"arch_kwargs": {"input_mean": None, "input_std": None}},
     "one step a context": {"octreenca": {"steps_per_context": 1}},
