@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from recipe_trials import Trial, TrialTrainer
 
 from nnunet_octreenca.files import read_json, write_json
 from nnunet_octreenca.integration.time_budget import nnUNetTrainerTimeBudget
-from nnunet_octreenca.octree import Shape, level_shapes
+from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import MOST_CROP_CELLS, speed_crop
-from nnunet_octreenca.planning.rules import LONGEST_COARSE_AXIS, MIN_AXIS, USUAL_LEVELS, level_steps
+from nnunet_octreenca.planning.rules import level_factors, level_steps
 
 EPOCH = 25  # iterations between two looks at the time for a checkpoint
 SAVE_EVERY = 60.0  # seconds
@@ -110,36 +109,6 @@ class BudgetedStock(Budgeted, nnUNetTrainer):
         nnUNetTrainerTimeBudget.follow_the_clock(self)
 
 
-def factors_by_spacing(shape: Sequence[int], spacing: Sequence[float]) -> list[Shape]:
-    """Which axes each level halves, where thick slices wait until the others are as coarse.
-
-    As the planner's, but an axis whose cells are at least twice as long as the shortest is not
-    halved (nnU-Net's rule for its pooling).
-
-    Args:
-        shape: cells of level 0 per axis.
-        spacing: length of these cells, in mm.
-
-    >>> factors_by_spacing((10, 256, 224), (10.0, 1.5, 1.5))
-    [(1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
-    """
-    cells, lengths = tuple(shape), tuple(spacing)
-    factors: list[Shape] = []
-    while len(factors) + 1 < USUAL_LEVELS or max(cells) > LONGEST_COARSE_AXIS:
-        halved = [-(-n // 2) >= MIN_AXIS for n in cells]
-        if not any(halved):
-            break
-        shortest = min(length for length, can in zip(lengths, halved, strict=True) if can)
-        factor = tuple(
-            2 if can and length < 2 * shortest else 1
-            for length, can in zip(lengths, halved, strict=True)
-        )
-        factors.append(factor)
-        cells = tuple(-(-n // f) for n, f in zip(cells, factor, strict=True))
-        lengths = tuple(length * f for length, f in zip(lengths, factor, strict=True))
-    return factors
-
-
 def changed(plans: dict[str, Any], configuration: str, change: dict[str, Any], seed: int) -> None:
     """Put a recipe's keys into the plans, in place."""
     chosen = plans["configurations"][configuration]
@@ -151,15 +120,14 @@ def changed(plans: dict[str, Any], configuration: str, change: dict[str, Any], s
         network = chosen["architecture"]["arch_kwargs"]
         network.update(change.get("arch_kwargs", {}))
         context = tuple(chosen["patch_size"])
-        if change.get("halve") == "by spacing":
-            factors = factors_by_spacing(context, chosen["spacing"])
+        halve_by_spacing = change.get("halve_by_spacing", False)
+        if halve_by_spacing:
+            factors = level_factors(context, chosen["spacing"])
             steps = level_steps(level_shapes(context, factors))
             network.update(factors=[list(row) for row in factors], steps=steps)
         if "steps" in change:
-            network["steps"] = [change["steps"]] * (len(network["steps"]) - 1) + [
-                network["steps"][-1]
-            ]
-        if "crop_cells" in change or "halve" in change:
+            network["steps"][:-1] = [change["steps"]] * len(network["factors"])
+        if "crop_cells" in change or halve_by_spacing:
             most = change.get("crop_cells", MOST_CROP_CELLS)
             crop = speed_crop(context, network["factors"], most)
             shape, levels = crop or (None, 0)

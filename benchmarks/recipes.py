@@ -46,7 +46,7 @@ class Budget(NamedTuple):
 
 
 # `extend`: flags of `extend_plans`. `batch_size`, `octreenca`, `arch_kwargs`: keys of the plans.
-# `crop_cells`: the most that a crop for speed has. `halve`: which axes a level halves.
+# `crop_cells`: the most that a crop for speed has. `halve_by_spacing`: axes of long cells wait.
 # `steps`: of every level but the coarsest.
 # `trial`: fields of recipe_trials.Trial. `stock`: nnU-Net's own trainer and plans.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
     "crops of 30,000 cells": {"crop_cells": 30_000},
     "crops of 10,000 cells": {"crop_cells": 10_000},
-    "halved by spacing": {"halve": "by spacing"},
+    "halved by spacing": {"halve_by_spacing": True},
     "5 steps": {"steps": 5},
     "7 steps": {"steps": 7},
     "foreground 0.8": {"octreenca": {"oversample_foreground_percent": 0.8}},

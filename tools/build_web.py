@@ -9,7 +9,6 @@ after a change in `cpu/`, and commit the result: users need no compiler.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +17,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from nnunet_octreenca.files import write_json
+from nnunet_octreenca.hashes import blocks_hash, file_hash
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "nnunet_octreenca/export/web"
@@ -48,12 +50,9 @@ BUILT_FROM = ROOT / "tools/web_sources.json"
 def sources() -> dict[str, str]:
     """SHA-256 of every file that may go into the modules, and of the way they are built."""
     files = [ROOT / f"cpu/{name}.cpp" for name in SOURCES] + sorted(ROOT.glob("cpu/*.hpp"))
-    digests = {
-        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    digests = {path.relative_to(ROOT).as_posix(): file_hash(path) for path in files}
     way = json.dumps([COMPILER, SOURCES, FLAGS, LINK, MODULES])
-    return {**digests, "compiler and flags": hashlib.sha256(way.encode()).hexdigest()}
+    return {**digests, "compiler and flags": blocks_hash([way.encode()])}
 
 
 def compiler() -> list[str]:
@@ -126,7 +125,7 @@ def main() -> int:
                 FOLDER.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
     if not check:
-        BUILT_FROM.write_text(json.dumps(sources(), indent=4) + "\n")
+        write_json(BUILT_FROM, sources())
     for file in different:
         print(f"{file} {'differs: run tools/build_web.py' if check else 'written'}")
     return int(check and bool(different))

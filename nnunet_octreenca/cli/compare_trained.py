@@ -350,8 +350,8 @@ def _collect(comparison: _Comparison) -> Material:
             *_caveats(jobs, request),
             *(f"{name}: {note(name)}" for name in comparison.checkpoints),
             *(
-                f"{name}: not trained here; label maps of {folder}."
-                for name, folder in comparison.finished.items()
+                f"{name}: not trained here; label maps of {path}."
+                for name, path in comparison.finished.items()
             ),
         ),
     )

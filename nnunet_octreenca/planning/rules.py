@@ -18,7 +18,7 @@ WIDTH, WIDEST = 16, 48  # channels of coarser levels come in multiples of a kern
 SHARE_OF_WORK = 15  # 1/16 of the finest level's, with room for axes that are rounded up
 
 
-def level_factors(shape: Sequence[int]) -> list[Shape]:
+def level_factors(shape: Sequence[int], spacing: Sequence[float] | None = None) -> list[Shape]:
     """Which axes each level halves, so that the paper's Table 1 comes out.
 
     An axis is halved while the result has at least 5 cells; there are five levels, more only
@@ -26,19 +26,31 @@ def level_factors(shape: Sequence[int]) -> list[Shape]:
 
     Args:
         shape: cells of level 0 per axis.
+        spacing: length of these cells per axis. Where given, axes whose cells are at least twice
+            as long as the shortest that can be halved wait (nnU-Net's rule for its pooling). The
+            planner gives none; `benchmarks/recipes.py` tries it.
 
     Returns:
         L - 1 rows with 1 or 2 per axis, finest first.
 
     >>> level_factors((24, 320, 320))
     [(2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2)]
+    >>> level_factors((10, 256, 224), spacing=(10.0, 1.5, 1.5))
+    [(1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
     """
     current = tuple(int(n) for n in shape)
+    lengths = () if spacing is None else tuple(spacing)
     factors: list[Shape] = []
     while len(factors) + 1 < USUAL_LEVELS or max(current) > LONGEST_COARSE_AXIS:
         factor = tuple(2 if -(-n // 2) >= MIN_AXIS else 1 for n in current)
         if max(factor) == 1:
             break
+        if lengths:
+            shortest = min(n for n, f in zip(lengths, factor, strict=True) if f == 2)
+            factor = tuple(
+                1 if n >= 2 * shortest else f for n, f in zip(lengths, factor, strict=True)
+            )
+            lengths = tuple(n * f for n, f in zip(lengths, factor, strict=True))
         factors.append(factor)
         current = tuple(-(-n // f) for n, f in zip(current, factor, strict=True))
     return factors
