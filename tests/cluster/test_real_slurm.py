@@ -199,9 +199,13 @@ def requeue(controller, job):
             1,
             r"SLURM job {job} has ended \((FAILED|COMPLETED)\); job \d+ takes its place",
         ),
-        # SLURM calls a job that it puts back FAILED for up to some seconds: two looks must not
-        # fall into them, as they do not with the 20 s of users.
-        (requeue, 8, r"(?s)^(?!.*takes its place)"),
+        # SLURM calls a job that it puts back FAILED for some seconds; two looks must not fall into
+        # them, nor do they with the 20 s of users.
+        (
+            requeue,
+            8,
+            r"(?s)^(?!.*takes its place)(.*1 of 2 jobs wait in SLURM's queue \(BeginTime\)|$)",
+        ),
     ],
 )
 def test_a_case_whose_job_is_ended_is_done_elsewhere(
