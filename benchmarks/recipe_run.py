@@ -38,13 +38,13 @@ class Budgeted:
     started: float | None = None
 
     def _clock(self) -> float:
-        if self.unit == "iterations":
-            return float(self.done)
         return time.monotonic() if self.unit == "minutes" else time.process_time()
 
     @property
     def used(self) -> float:
         """Of the budget, in seconds or iterations."""
+        if self.unit == "iterations":
+            return float(self.done)
         return self.spent + (0.0 if self.started is None else self._clock() - self.started)
 
     @property
@@ -64,7 +64,7 @@ class Budgeted:
             self.done = trainer.current_epoch * EPOCH
             self.spent = float(kept[str(trainer.current_epoch)])
         trainer.num_iterations_per_epoch = EPOCH
-        self.started = self._clock() if self.unit != "iterations" else 0.0
+        self.started = self._clock()
         saved = time.monotonic()
         while self.progress < 1:
             trainer.on_train_epoch_start()
@@ -123,13 +123,13 @@ def changed(plans: dict[str, Any], configuration: str, change: dict[str, Any], s
         halve_by_spacing = change.get("halve_by_spacing", False)
         if halve_by_spacing:
             factors = level_factors(context, chosen["spacing"])
-            steps = level_steps(level_shapes(context, factors))
+            steps = level_steps(level_shapes(context, factors), steps=network["steps"][0])
             network.update(factors=[list(row) for row in factors], steps=steps)
         if "steps" in change:
             network["steps"][:-1] = [change["steps"]] * len(network["factors"])
         if "crop_cells" in change or halve_by_spacing:
             most = change.get("crop_cells", MOST_CROP_CELLS)
-            crop = speed_crop(context, network["factors"], most)
+            crop = speed_crop(context, network["factors"], most, network["steps"][0])
             shape, levels = crop or (None, 0)
             chosen["octreenca"].update(crop_shape=shape and list(shape), crop_levels=levels)
 

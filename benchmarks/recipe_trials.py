@@ -37,10 +37,12 @@ class Trial:
         schedule: "plans" or "cosine".
         crops: of each sample, whose coarse levels they share.
         random_steps: steps of a level vary by up to so many in training.
-        predict_fire_rate: of predictions; None for the training's.
+        predict_fire_rate: of predictions, whose updates are scaled so that their expected sum
+            stays; None for the training's.
         start_std: of the last layer's weights at the start.
         augmentation: "full" (nnU-Net's), "spatial" or "mirror".
         skeleton: weight of a skeleton recall beside the loss of the finest level.
+        shift: samples are moved along every axis by up to this share of it, at random.
     """
 
     softmax: bool = False
@@ -52,11 +54,12 @@ class Trial:
     start_std: float = 0.0
     augmentation: str = "full"
     skeleton: float = 0.0
+    shift: float = 0.0
 
     @property
     def changes_network(self) -> bool:
         """Whether another network or loss than the package's is needed."""
-        keeping = ("optimizer", "schedule", "augmentation", "skeleton")
+        keeping = ("optimizer", "schedule", "augmentation", "skeleton", "shift")
         return replace(self, **{name: getattr(Trial, name) for name in keeping}) != Trial()
 
 
@@ -112,9 +115,11 @@ class TrialNetwork(OctreeNCA):
         rate = self.trial.predict_fire_rate
         fire_rate = self.fire_rate if self.training or rate is None else rate
         for level in reversed(range(len(self.steps))):
+            weights = self.level_weights(level)
+            update = weights.update_weight * (self.fire_rate / fire_rate)
             state = nca_steps_channels_last(
                 self.enter_level(level, images[level], boxes, state).contiguous(),
-                self.level_weights(level),
+                weights._replace(update_weight=update),
                 self._steps(level, seed),
                 fire_rate=fire_rate,
                 seed=seed,
@@ -283,6 +288,22 @@ def skeleton_tubes(wanted: Tensor) -> Tensor:
     return torch.from_numpy(tubes)
 
 
+def shifted(batch: dict, share: float, seed: int) -> dict:
+    """A batch whose samples are moved; what comes in is the mean of the image, and background."""
+    generator = np.random.RandomState(seed % (1 << 32))
+    moved = dict(batch)
+    shape = batch["data"].shape[2:]
+    offsets = [round(generator.uniform(-share, share) * n) for n in shape]
+    for key in ("data", "target"):
+        values = batch[key]
+        result = torch.zeros_like(values)
+        to = tuple(slice(max(0, o), n + min(0, o)) for o, n in zip(offsets, shape, strict=True))
+        of = tuple(slice(max(0, -o), n + min(0, -o)) for o, n in zip(offsets, shape, strict=True))
+        result[(..., *to)] = values[(..., *of)]
+        moved[key] = result
+    return moved
+
+
 class TrialTrainer(OctreeNCATrainer):
     """OctreeNCATrainer with a trial's changes; set `trial` before it is made."""
 
@@ -358,6 +379,8 @@ class TrialTrainer(OctreeNCATrainer):
 
     def train_step(self, batch: dict) -> dict:
         """OctreeNCATrainer's, but for trials that need several crops or levels of truth."""
+        if self.trial.shift:
+            batch = shifted(batch, self.trial.shift, self._iteration_seed())
         if not isinstance(self.bare_network, TrialNetwork):
             return super().train_step(batch)
         data, target = batch["data"], batch["target"]
