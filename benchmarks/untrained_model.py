@@ -88,11 +88,14 @@ def model_folder(
     steps: int | None = None,
     standardizes: bool = False,
     cells: Sequence[int] | None = None,
+    always_fires: bool = False,
 ) -> Path:
     """Write one; `OctreeNCA`s with weights large enough to give every label somewhere.
 
     `steps` are every level's, instead of the plan's. `standardizes`: as today's plans have it for
     intensities that nnU-Net leaves raw. `cells`: channels of every level, the finest first.
+    `always_fires`: as today's plans have it; else half of the cells fire, which is where engines,
+    bands and seeds can differ.
     """
     labels = labels or {"background": 0, "first": 1, "second": 2}
     name = "2d" if len(patch) == 2 else "3d_fullres"
@@ -115,7 +118,9 @@ def model_folder(
         has_regions=regions is not None,
         batch_size=2,
         settings={} if cells is None else {"channels": list(cells)},
-        recipe=RECIPES["default"]._replace(standardizes=standardizes),
+        recipe=RECIPES["default" if always_fires else "stochastic"]._replace(
+            standardizes=standardizes
+        ),
     )
     described = {
         "channel_names": channel_names or {str(c): f"channel {c}" for c in range(channels)},

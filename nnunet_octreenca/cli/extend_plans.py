@@ -43,9 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preset",
-        help="wide: more channels on coarse levels, where they are nearly free; paper: train as "
-        "published, on whole contexts; radiology, pathology or surgery: one of the paper's three "
-        "configurations",
+        help="wide: more channels on coarse levels, where they are nearly free; stochastic: ten "
+        "steps a level in which half of the cells fire at random, instead of five in which all "
+        "do; paper: stochastic, and trained as published, on whole contexts; radiology, pathology "
+        "or surgery: one of the paper's three configurations",
     )
     parser.add_argument(
         "--set",

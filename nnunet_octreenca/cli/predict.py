@@ -122,7 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="SEED",
-        help="seeds of the fire draws; logits are averaged over them (default: the plans')",
+        help="seeds of the fire draws; logits are averaged over them (default: the plans'); they "
+        "change nothing where all cells of the model fire",
     )
     how.add_argument(
         "--quality",
@@ -130,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="say how sure the model is: compare N seeds (4 or more) of each case; maps and scores "
         "in OUT/quality, the most doubtful cases first in OUT/quality.csv; the labels are those "
-        "of the mean of the seeds",
+        "of the mean of the seeds, or the usual ones where all cells of the model fire",
     )
     how.add_argument(
         "--save_probabilities",
@@ -184,6 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(run: "Run", arguments: argparse.Namespace, began: float) -> int:
+    from nnunet_octreenca.prediction.options import always_fires
     from nnunet_octreenca.prediction.report import summary, write_report
 
     model = run.model
@@ -194,6 +196,8 @@ def _run(run: "Run", arguments: argparse.Namespace, began: float) -> int:
         f"{_counted(len(run.options.seeds_of(model)), 'seed')}, engine "
         f"{model.networks[0].engine().name}"
     )
+    if arguments.seeds is not None and run.options.quality is None and always_fires(model):
+        print("note: every cell of this model fires in every step; its labels depend on no seed")
     given = {key: value for key, value in vars(arguments).items() if key not in _NO_ARGUMENTS}
     report = Path(arguments.report) if arguments.report else None
     if report is not None:  # now, rather than when all is computed, it shows that it can be written

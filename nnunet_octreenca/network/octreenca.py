@@ -1,6 +1,7 @@
 """OctreeNCA: the automaton run from the coarsest level of an octree to the finest."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 from math import isfinite
 from typing import TypedDict
@@ -161,6 +162,17 @@ class OctreeNCA(nn.Module):
         if any(s < 0 for s in self.steps):
             raise ValueError(f"steps ({list(self.steps)}) must be at least 0")
         fire_threshold(self.fire_rate)
+
+    def at_fire_rate(self, fire_rate: float) -> "OctreeNCA":
+        """A network of the same weights, shared, whose cells fire with another probability.
+
+        Raises:
+            ValueError: `fire_rate` is not within [0, 1].
+        """
+        fire_threshold(fire_rate)
+        other = copy(self)
+        other.fire_rate = float(fire_rate)
+        return other
 
     def _statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Both as tensors."""

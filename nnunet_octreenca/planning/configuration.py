@@ -12,7 +12,7 @@ from nnunet_octreenca.planning.level_sizes import LevelSizes, check_room
 from nnunet_octreenca.planning.loading import steps_per_context
 from nnunet_octreenca.planning.memory import training_bytes
 from nnunet_octreenca.planning.recipe import RECIPES, Recipe
-from nnunet_octreenca.planning.rules import brief, level_steps
+from nnunet_octreenca.planning.rules import brief
 from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 NETWORK_CLASS = "nnunet_octreenca.network.OctreeNCA"
@@ -43,7 +43,7 @@ def octreenca_configuration(
         batch_size: samples per training step; the recipe's if left out.
         settings: keys of the `octreenca` block that differ from the recipe's; a crop of another
             number of axes is left to other configurations.
-        recipe: how the network is trained.
+        recipe: the network's channels, steps and fire rate, and how it is trained.
         statistics: of the image, where the network is to standardize it.
         sizes: channels and hidden units that differ from the recipe's.
 
@@ -72,7 +72,7 @@ def octreenca_configuration(
 
     def cells(context: Context) -> tuple[tuple[int, ...], tuple[int, ...]]:
         shapes = level_shapes(context.shape, context.factors)
-        planned = recipe.channels(input_channels, logits, shapes, level_steps(shapes))
+        planned = recipe.channels(input_channels, logits, shapes, recipe.level_steps(shapes))
         return sizes.of(len(shapes), planned)
 
     def fits(context: Context) -> bool:
@@ -80,7 +80,7 @@ def octreenca_configuration(
         needed = training_bytes(
             context.shape,
             factors=context.factors,
-            steps=level_steps(level_shapes(context.shape, context.factors)),
+            steps=recipe.level_steps(level_shapes(context.shape, context.factors)),
             channels=channels,
             hidden=hidden,
             input_channels=input_channels,
@@ -88,6 +88,7 @@ def octreenca_configuration(
             batch_size=batch_size,
             crop=context.crop,
             every_level=chosen.loss_on_levels > 0,
+            fire_rate=recipe.fire_rate,
             engine="cuda",  # what trains on a GPU, whose memory the target is about
         )
         return needed <= gpu_memory_target_in_gb * GIBIBYTE
@@ -95,7 +96,7 @@ def octreenca_configuration(
     context = plan_context(median_shape, fits, crops)
     crop_shape, crop_levels = context.crop or (None, 0)
     chosen = replace(chosen, crop_shape=crop_shape, crop_levels=crop_levels)
-    steps = level_steps(level_shapes(context.shape, context.factors))
+    steps = recipe.level_steps(level_shapes(context.shape, context.factors))
     channels, hidden = cells(context)
     check_room(channels, input_channels, logits)
     if recipe.reuses_contexts and "steps_per_context" not in settings:
@@ -107,6 +108,7 @@ def octreenca_configuration(
             channels=channels,
             hidden=hidden,
             input_channels=input_channels,
+            fire_rate=recipe.fire_rate,
         )
         chosen = replace(chosen, steps_per_context=uses)
     return {
@@ -120,7 +122,7 @@ def octreenca_configuration(
                 "hidden": brief(hidden),
                 "factors": [list(row) for row in context.factors],
                 "steps": steps,
-                "fire_rate": 0.5,
+                "fire_rate": recipe.fire_rate,
                 "constant_background": not has_regions,
                 **({} if statistics is None else _standardizing(statistics)),
             },

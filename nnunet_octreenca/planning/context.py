@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.octree import Crop, Shape, level_shapes, total_factors
-from nnunet_octreenca.planning.rules import level_factors, level_steps, round_up
+from nnunet_octreenca.planning.rules import STEPS, level_factors, level_steps, round_up
 
 # A crop with a longest axis below this shows too little (the paper's have 80 and 106).
 MIN_CROP_AXIS = 64
@@ -40,9 +40,11 @@ def crops_for_memory(context: Shape, factors: Sequence[Shape]) -> Iterable[Crop 
             yield Crop(shape, levels)
 
 
-def crops_for_speed(context: Shape, factors: Sequence[Shape]) -> Iterable[Crop | None]:
+def crops_for_speed(
+    context: Shape, factors: Sequence[Shape], steps: int = STEPS
+) -> Iterable[Crop | None]:
     """The crop of `speed_crop` first, then smaller ones of `crops_for_memory`."""
-    first = speed_crop(context, factors)
+    first = speed_crop(context, factors, steps=steps)
     yield first
     most = prod(context if first is None else first.shape)
     for crop in crops_for_memory(context, factors):
@@ -51,7 +53,10 @@ def crops_for_speed(context: Shape, factors: Sequence[Shape]) -> Iterable[Crop |
 
 
 def speed_crop(
-    context: Shape, factors: Sequence[Shape], most_cells: int = MOST_CROP_CELLS
+    context: Shape,
+    factors: Sequence[Shape],
+    most_cells: int = MOST_CROP_CELLS,
+    steps: int = STEPS,
 ) -> Crop | None:
     """A crop whose every level takes as long as all the levels together that are seen whole.
 
@@ -63,6 +68,7 @@ def speed_crop(
         context: cells of level 0 per axis.
         factors: L - 1 rows with 1 or 2 per axis.
         most_cells: of a crop.
+        steps: of every level but the coarsest.
 
     Returns:
         None where the crop would not be smaller than the context, or no level is left whole.
@@ -71,10 +77,10 @@ def speed_crop(
     Crop(shape=(22, 30, 22), levels=1)
     """
     shapes = level_shapes(context, factors)
-    steps = level_steps(shapes)
-    work = [prod(shape) * count for shape, count in zip(shapes, steps, strict=True)]
+    counts = level_steps(shapes, steps=steps)
+    work = [prod(shape) * count for shape, count in zip(shapes, counts, strict=True)]
     for levels in range(1, len(shapes)):
-        cells = sum(work[levels:]) / steps[0]
+        cells = sum(work[levels:]) / counts[0]
         if cells <= most_cells:
             break
     else:

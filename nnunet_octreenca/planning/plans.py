@@ -66,7 +66,7 @@ def extend_plans(
         >>> plans["configurations"]["2d"]["patch_size"]
         [320, 320]
         >>> plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["steps"]
-        [10, 10, 10, 10, 20]
+        [5, 5, 5, 5, 20]
     """
     if not isinstance(plans.get("configurations"), Mapping) or not plans["configurations"]:
         raise PlansError(

@@ -1,22 +1,33 @@
-"""Recipes: what the plans say of training where the user does not."""
+"""Recipes: what the plans say of the network and its training where the user does not."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from nnunet_octreenca.errors import PlansError
 from nnunet_octreenca.files import JsonMapping
 from nnunet_octreenca.octree import Shape
 from nnunet_octreenca.planning.context import Crops, crops_for_memory, crops_for_speed
-from nnunet_octreenca.planning.rules import equal_channels, widening_channels
+from nnunet_octreenca.planning.rules import (
+    STEPS,
+    equal_channels,
+    level_steps,
+    widening_channels,
+)
+
+# Of levels whose cells always fire: as much work as ten of which half fires, and as far a reach.
+STEPS_OF_ALL_CELLS = 5
 
 
 class Recipe(NamedTuple):
-    """How a network is trained.
+    """The network, and how it is trained.
 
     Attributes:
         batch_size: samples per training step.
         crops: which crops of the finest levels are tried, the best first.
         channels: (image channels, logits, shapes and steps of all levels) -> C of every level.
+        steps: of every level but the coarsest.
+        fire_rate: probability that a cell applies its update.
         settings: keys of the `octreenca` block that differ from the defaults.
         standardizes: whether the network standardizes intensities that nnU-Net leaves raw.
         reuses_contexts: whether several steps use a context that takes long to load.
@@ -25,15 +36,23 @@ class Recipe(NamedTuple):
     batch_size: int
     crops: Crops
     channels: Callable[[int, int, Sequence[Shape], Sequence[int]], list[int]]
+    steps: int
+    fire_rate: float
     settings: JsonMapping
     standardizes: bool
     reuses_contexts: bool
 
+    def level_steps(self, shapes: Sequence[Shape]) -> list[int]:
+        """Steps of every level, as `rules.level_steps`."""
+        return level_steps(shapes, steps=self.steps)
+
 
 _DEFAULT = Recipe(
     batch_size=1,
-    crops=crops_for_speed,
+    crops=partial(crops_for_speed, steps=STEPS_OF_ALL_CELLS),
     channels=equal_channels,
+    steps=STEPS_OF_ALL_CELLS,
+    fire_rate=1.0,
     settings={"initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5},
     standardizes=True,
     reuses_contexts=True,
@@ -45,10 +64,14 @@ RECIPES = {
         batch_size=3,
         crops=crops_for_memory,
         channels=equal_channels,
+        steps=STEPS,
+        fire_rate=0.5,
         settings={"lr_schedule": "exponential", "gradient_clip": None},
         standardizes=False,
         reuses_contexts=False,
     ),
+    # As the default, but half of the cells fire in a step, at random.
+    "stochastic": _DEFAULT._replace(crops=crops_for_speed, steps=STEPS, fire_rate=0.5),
     # Measured with three seeds on three data sets (docs/explanation/recipes.md).
     "wide": _DEFAULT._replace(channels=widening_channels),
 }

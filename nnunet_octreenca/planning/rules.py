@@ -8,7 +8,7 @@ from nnunet_octreenca.octree import Shape
 MIN_AXIS = 5  # an axis is halved while the result has at least this many cells
 USUAL_LEVELS = 5
 LONGEST_COARSE_AXIS = 32  # more than the usual levels only while the coarsest is longer
-STEPS = 10
+STEPS = 10  # of the paper, whose cells fire half of the time
 ALPHA0 = 1.0  # steps of the coarsest level per cell of its longest axis
 MIN_CHANNELS = 16
 HIDDEN_CHANNELS = 8  # besides image and logits
@@ -56,19 +56,21 @@ def level_factors(shape: Sequence[int], spacing: Sequence[float] | None = None) 
     return factors
 
 
-def level_steps(shapes: Sequence[Shape], alpha0: float = ALPHA0) -> list[int]:
-    """Steps of every level: 10, and alpha0 * longest axis on the coarsest.
+def level_steps(shapes: Sequence[Shape], alpha0: float = ALPHA0, steps: int = STEPS) -> list[int]:
+    """Steps of every level: `steps`, and alpha0 * longest axis on the coarsest.
 
     There a step carries information one cell further, so that alpha0 = 1 lets it cross the
     whole image (paper section 3).
 
     Args:
         shapes: cells of every level, finest first.
+        alpha0: steps of the coarsest level per cell of its longest axis.
+        steps: of every other level.
 
     >>> level_steps([(320, 320), (160, 160), (80, 80), (40, 40), (20, 20)])
     [10, 10, 10, 10, 20]
     """
-    return [STEPS] * (len(shapes) - 1) + [max(1, round(alpha0 * max(shapes[-1])))]
+    return [steps] * (len(shapes) - 1) + [max(1, round(alpha0 * max(shapes[-1])))]
 
 
 def cell_channels(input_channels: int, logits: int) -> int:

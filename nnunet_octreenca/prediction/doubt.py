@@ -1,4 +1,4 @@
-"""How sure a model is of a case: its seeds compared voxel by voxel, in the image's own grid."""
+"""How sure a model is of a case: samples compared voxel by voxel, in the image's own grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Doubt:
-    """Labels of a case, and how much its seeds disagree.
+    """Labels of a case, and how much its samples disagree.
 
     Attributes:
-        labels: of the mean logits of all seeds, (y, x) or (z, y, x).
-        deviation: standard deviation of the probabilities over the seeds, of the class in which
+        labels: of the mean logits of all seeds, (y, x) or (z, y, x); where cells always fire, of
+            the logits without chance.
+        deviation: standard deviation of the probabilities over the samples, of the class in which
             it is largest, 0 to 0.5, in the labels' grid.
         probabilities: (heads, *labels' shape) of the mean logits, each divided by its
             temperature; None where nobody asked.
@@ -55,7 +56,7 @@ def probabilities_of(logits: Values, plain: bool) -> Values:
 
 
 class DoubtRestorer:
-    """Collects a case's labels and the disagreement of its seeds, part by part, band by band.
+    """Collects a case's labels and the disagreement of its samples, part by part, band by band.
 
     Standard deviations are taken of probabilities in the image's grid, block by block: what is
     held for the whole image is the labels and 4 bytes a cell, or those and the probabilities.
@@ -63,6 +64,8 @@ class DoubtRestorer:
     Args:
         prepared: the case.
         folds, seeds: how many of each; members come fold by fold.
+        apart: whether a fold's first member gives the labels, and the others the samples; else
+            the labels are those of the mean of all.
         copies: mirrored copies of each member.
         plain: labels are plain, not regions.
         temperatures: of the heads, if probabilities are wanted; None if not.
@@ -76,10 +79,12 @@ class DoubtRestorer:
         seeds: int,
         copies: int,
         plain: bool,
+        apart: bool = False,
         temperatures: Sequence[float] | None = None,
     ) -> None:
         self._prepared, self._plain = prepared, plain
         self._folds, self._seeds, self._copies = folds, seeds, copies
+        self._apart = apart
         self._labels = prepared.restorer()
         layout, dimension = prepared.layout, prepared.dimension
         heads = layout.preprocessing.num_classes
@@ -132,7 +137,7 @@ class DoubtRestorer:
             number: the part.
             first: row or plane within the box.
             of_seeds: logits (seeds, heads, rows, ...).
-            mean: of the seeds, (heads, rows, ...), if probabilities are wanted.
+            mean: of the labels, (heads, rows, ...), if probabilities are wanted.
         """
         logits = torch.from_numpy(of_seeds)
         probable = logits.softmax(1) if self._plain else logits.sigmoid()
@@ -168,19 +173,21 @@ class DoubtPart:
         self._mean = None if restorer._probabilities is None else PartLogits(layout)
 
     def add(self, values: Values) -> None:
-        """Add the next band: sums over mirrored copies, (folds * seeds, heads, rows, ...)."""
-        folds, seeds, copies = (
-            self._restorer._folds, self._restorer._seeds, self._restorer._copies
-        )  # fmt: skip
-        total = values[0].copy()
-        for one in values[1:]:
+        """Add the next band: sums over mirrored copies, (members, heads, rows, ...)."""
+        folds, copies = self._restorer._folds, self._restorer._copies
+        apart = int(self._restorer._apart)
+        of_fold = apart + self._restorer._seeds
+        deciding = values[::of_fold] if apart else values
+        total = deciding[0].copy()
+        for one in deciding[1:]:
             total += one
-        total /= len(values) * copies
+        total /= len(deciding) * copies
         self._labels.add_logits(total)
         if self._mean is not None:
             self._mean.add_logits(total)
         for number, part in enumerate(self._of_seeds):
-            part.add_logits(values[number::seeds].sum(0) / np.float32(folds * copies))
+            samples = values[apart + number :: of_fold]
+            part.add_logits(samples.sum(0) / np.float32(folds * copies))
         means = [] if self._mean is None else self._mean.take()
         blocks = zip(*(part.take() for part in self._of_seeds), strict=True)
         for place, block in enumerate(blocks):

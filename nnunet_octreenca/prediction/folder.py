@@ -421,7 +421,8 @@ def predict(
         band_rows: rows (2-D) or planes (3-D) of a band; None for the planner's choice. It does
             not change the labels of a single pass.
         quality: seeds to compare, for maps of doubt and scores in `output`/quality and a table
-            quality.csv; the labels are those of the mean of the seeds. None for neither.
+            quality.csv; the labels are those of the mean of the seeds, or the usual ones where
+            all cells fire. None for neither.
         probabilities: with `quality`, write the probabilities of all classes too.
         scratch: folder for what must be fetched from URLs; the system's folder for temporary files
             if left out.

@@ -23,7 +23,7 @@ from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.planning import Output
 from nnunet_octreenca.prediction.doubt import Doubt, DoubtRestorer
 from nnunet_octreenca.prediction.memory import planned
-from nnunet_octreenca.prediction.options import Options, loaded
+from nnunet_octreenca.prediction.options import Options, always_fires, loaded
 from nnunet_octreenca.prediction.watched_image import rows_at_a_time
 from nnunet_octreenca.preprocessing.case import PreprocessedCase
 from nnunet_octreenca.preprocessing.restore import labels_of_logits
@@ -44,7 +44,7 @@ class Segmentation:
 
     Attributes:
         prepared: the image as the networks see it.
-        passes: networks times seeds times mirrored copies.
+        passes: networks with their seeds, times mirrored copies.
         plan: of the memory.
 
     Raises:
@@ -211,6 +211,7 @@ class Segmentation:
             seeds=len(options.seeds_of(model)),
             copies=len(mirrorings(self._mirror_axes)),
             plain=network.constant_background,
+            apart=always_fires(model),
             temperatures=asked if options.probabilities else None,
         )
         ensemble = self._ensemble(progress)

@@ -76,11 +76,11 @@ def build(plans, name, n_in, classes):
 @pytest.mark.parametrize(
     ("name", "context", "coarsest", "steps", "n_in", "crop"),
     [
-        ("2d", [56, 40], (7, 5), [10, 10, 10, 7], 1, (32, 24)),
-        ("3d_lowres", [24, 40, 24], (6, 5, 6), [10, 10, 10, 6], 1, (16, 22, 16)),
-        ("3d_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1, (22, 30, 22)),
-        ("3d_cascade_fullres", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 3, (22, 30, 22)),
-        ("3d_fullres_small_batch", [40, 56, 40], (5, 7, 5), [10, 10, 10, 7], 1, (22, 30, 22)),
+        ("2d", [56, 40], (7, 5), [5, 5, 5, 7], 1, (32, 24)),
+        ("3d_lowres", [24, 40, 24], (6, 5, 6), [5, 5, 5, 6], 1, (16, 22, 16)),
+        ("3d_fullres", [40, 56, 40], (5, 7, 5), [5, 5, 5, 7], 1, (22, 30, 22)),
+        ("3d_cascade_fullres", [40, 56, 40], (5, 7, 5), [5, 5, 5, 7], 3, (22, 30, 22)),
+        ("3d_fullres_small_batch", [40, 56, 40], (5, 7, 5), [5, 5, 5, 7], 1, (22, 30, 22)),
     ],
 )
 def test_configurations(name, context, coarsest, steps, n_in, crop):
@@ -96,7 +96,7 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     )
     assert network.steps == tuple(steps)
     assert level_shapes(context, network.factors)[-1] == coarsest
-    assert network.fire_rate == 0.5
+    assert network.fire_rate == 1
     assert network.constant_background
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
     recipe = Settings(initial_lr=4e-3, warm_up=0.05, loss_on_levels=0.5)
@@ -358,10 +358,21 @@ def test_the_wide_recipe_has_more_channels_on_coarse_levels():
     network = build(extended, "3d_fullres", 1, 3)
     assert network.level_channels == (16, 16, 32, 48)
     assert network.level_hidden == (64, 64, 128, 192)
-    assert build(extended, "2d", 1, 3).level_channels == (16, 16, 16, 32)
+    assert build(extended, "2d", 1, 3).level_channels == (16, 16, 16, 16)
     assert build(extend_plans(PLANS, **DATA), "3d_fullres", 1, 3).level_channels == (16,) * 4
     given = extend_plans(PLANS, **DATA, recipe=RECIPES["wide"], settings={"channels": 20})
     assert build(given, "3d_fullres", 1, 3).level_channels == (20,) * 4
+
+
+def test_the_stochastic_recipe_differs_in_steps_and_fire_rate_alone():
+    usual, stochastic = (
+        extend_plans(PLANS, **DATA, recipe=RECIPES[name])["configurations"]["3d_fullres"]
+        for name in ("default", "stochastic")
+    )
+    network = stochastic["architecture"]["arch_kwargs"]
+    assert (network["steps"], network["fire_rate"]) == ([10, 10, 10, 7], 0.5)
+    network.update(steps=[5, 5, 5, 7], fire_rate=1.0)
+    assert stochastic == usual
 
 
 def test_a_list_is_for_the_configurations_of_as_many_levels():

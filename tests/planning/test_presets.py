@@ -45,7 +45,8 @@ def test_preset(name, n_in, parameters, context, coarsest, crop, batch, steps):
 
 def test_an_unknown_preset_is_named():
     with pytest.raises(
-        PlansError, match="'prostate'; choose from paper, wide, pathology, radiology, surgery"
+        PlansError,
+        match="'prostate'; choose from paper, stochastic, wide, pathology, radiology, surgery",
     ):
         load_preset("prostate")
 

@@ -18,7 +18,7 @@ from nnunet_octreenca.inference.resilience import Overlap, disturbed
 from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.prediction.calibrated import model_files
 from nnunet_octreenca.prediction.folder import predict
-from nnunet_octreenca.prediction.options import Options
+from nnunet_octreenca.prediction.options import SAMPLE_FIRE_RATE, Options
 from nnunet_octreenca.prediction.segmentation import segment_file
 
 SEEDS = (0, 1, 2)
@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
         base / "regions", labels={"background": 0, "whole": [1, 2], "core": [2]}, regions=(1, 2),
         steps=3,
     )  # fmt: skip
+    model_folder(base / "certain", folds=("0", "1"), steps=3, always_fires=True)
     volumes = {"channels": 1, "ending": ".nii.gz", "steps": 2}
     model_folder(base / "volume", patch=(8, 16, 16), spacing=(2, 1, 1), **volumes)
     model_folder(
@@ -100,6 +101,45 @@ def test_the_map_and_the_score_of_a_picture(folder, tmp_path, name):
     if name == "rgb":
         assert np.array_equal(written[:, 0].argmax(0), labels)
         assert np.allclose(written.sum(0), 1, atol=1e-5)
+
+
+def test_samples_beside_the_result_where_cells_always_fire(folder, tmp_path):
+    """Seeds alone would agree, and each result look certain."""
+    model = load_model(folder / "certain")
+    run = predict(
+        folder / "images" / "a.png", tmp_path, model, quality=3, probabilities=True, mirror=False,
+        band_rows=8,
+    )  # fmt: skip
+    pixels = np.asarray(Image.open(folder / "images" / "a.png"))
+    plain = probabilities(model, pixels, 0)
+    with np.load(tmp_path / "quality" / "a_probabilities.npz") as file:
+        assert np.allclose(file["probabilities"][:, 0], plain, atol=1e-5)
+    labels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(labels, segment_file(folder / "images" / "a.png", model, mirror=False))
+    for network in model.networks:
+        network.fire_rate = SAMPLE_FIRE_RATE
+    each = np.stack([probabilities(model, pixels, seed) for seed in SEEDS])
+    found = np.asarray(Image.open(tmp_path / "quality" / "a_deviation.tif"))
+    assert np.allclose(found, each.std(0).max(0), atol=1e-5)
+    foreground = 1 - each[:, 0]
+    (case,) = run.done
+    assert case.quality.nqm == pytest.approx(
+        foreground.std(0).sum() / foreground.mean(0).sum(), rel=1e-4
+    )
+    assert case.quality.nqm > 0
+
+
+def test_seeds_change_nothing_where_cells_always_fire(folder, tmp_path, capsys):
+    images, model = str(folder / "images"), str(folder / "certain")
+    given = ["predict", "-m", model, "-i", images, "-device", "cpu"]
+    assert main([*given, "-o", str(tmp_path / "one")]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert main([*given, "-o", str(tmp_path / "three"), "--seeds", "4", "5", "6"]) == 0
+    assert "every cell of this model fires" in capsys.readouterr().out
+    for name in ("a.png", "b.png"):
+        one, three = (tmp_path / out / name for out in ("one", "three"))
+        assert one.read_bytes() == three.read_bytes()
+    assert len(Options(seeds=(4, 5, 6)).members_of(load_model(folder / "certain"))) == 2
 
 
 @pytest.mark.parametrize("name", ["volume", "planes", "turned"])

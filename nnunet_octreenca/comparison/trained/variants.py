@@ -80,9 +80,11 @@ def _levels(configuration: JsonObject, value: Any) -> None:
     for key in ("channels", "hidden"):
         if isinstance(network.get(key), list):
             network[key] = network[key][:value]
-    network["steps"] = level_steps(level_shapes(context, network["factors"]))
+    shapes = level_shapes(context, network["factors"])
+    network["steps"] = level_steps(shapes, steps=network["steps"][0])
     if block.get("crop_levels", 0) >= value:
-        crop = speed_crop(context, network["factors"]) if value > 1 else None
+        steps = network["steps"][0]
+        crop = speed_crop(context, network["factors"], steps=steps) if value > 1 else None
         block["crop_shape"] = None if crop is None else list(crop.shape)
         block["crop_levels"] = 0 if crop is None else crop.levels
 
@@ -91,6 +93,10 @@ def _alpha0(configuration: JsonObject, value: float) -> None:
     network = configuration["architecture"]["arch_kwargs"]
     shapes = level_shapes(tuple(configuration["patch_size"]), network["factors"])
     network["steps"] = [*network["steps"][:-1], max(1, round(value * max(shapes[-1])))]
+
+
+def _fire_rate(configuration: JsonObject, value: float) -> None:
+    configuration["architecture"]["arch_kwargs"]["fire_rate"] = value
 
 
 def _channels(configuration: JsonObject, value: Any) -> None:
@@ -113,6 +119,7 @@ KEYS: Mapping[str, Callable[[JsonObject, Any], None]] = {
     "steps": _steps,
     "levels": _levels,
     "alpha0": _alpha0,
+    "fire_rate": _fire_rate,
     "channels": _channels,
     "lambda": _block("dice_weight"),
     "ema": _block("ema_decay"),
@@ -120,7 +127,7 @@ KEYS: Mapping[str, Callable[[JsonObject, Any], None]] = {
     "batch": _batch,
 }
 """What can be varied: steps of all levels but the coarsest, levels, steps of the coarsest per cell
-of its longest axis (alpha0), channels, weight of the Dice loss (lambda), decay of the weights'
-average (ema), learning rate (lr) and batch size."""
+of its longest axis (alpha0), probability of an update (fire_rate), channels, weight of the Dice
+loss (lambda), decay of the weights' average (ema), learning rate (lr) and batch size."""
 
 _WHOLE = ("steps", "levels", "channels", "batch")
