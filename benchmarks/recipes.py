@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 from minutes_of_training import run
 from recipe_data import DATA_SETS, prepare
 
+from nnunet_octreenca.planning.context import MOST_CROP_CELLS
+
 HERE = Path(__file__).parent
 
 
@@ -53,7 +55,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"extend": ["--preset", "paper"]},
     "wide": {"extend": ["--preset", "wide"]},
-    "stochastic": {"extend": ["--preset", "stochastic"]},
+    # As `--preset stochastic`, by its keys, so that it can be joined with another preset.
+    "stochastic": {
+        "arch_kwargs": {"fire_rate": 0.5},
+        "steps": 10,
+        "crop_cells": MOST_CROP_CELLS,
+    },
     "nnunet": {"stock": True},
     "batch 3": {"batch_size": 3},
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
@@ -67,8 +74,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "image as it is": {"arch_kwargs": {"input_mean": None, "input_std": None}},
     "one step a context": {"octreenca": {"steps_per_context": 1}},
     "context 1024": {"patch_size": [1024, 1024]},
-    "fire rate 1": {"arch_kwargs": {"fire_rate": 1.0}},
-    "5 steps": {"steps": 5},
     "fire rate 0.5": {"arch_kwargs": {"fire_rate": 0.5}},
     "fire rate 0.9": {"arch_kwargs": {"fire_rate": 0.9}},
     "average 0.998": {"octreenca": {"ema_decay": 0.998}},

@@ -163,17 +163,6 @@ class OctreeNCA(nn.Module):
             raise ValueError(f"steps ({list(self.steps)}) must be at least 0")
         fire_threshold(self.fire_rate)
 
-    def at_fire_rate(self, fire_rate: float) -> "OctreeNCA":
-        """A network of the same weights, shared, whose cells fire with another probability.
-
-        Raises:
-            ValueError: `fire_rate` is not within [0, 1].
-        """
-        fire_threshold(fire_rate)
-        other = copy(self)
-        other.fire_rate = float(fire_rate)
-        return other
-
     def _statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Both as tensors."""
         if not len(mean) == len(std) == self.input_channels or not all(
@@ -482,6 +471,17 @@ class OctreeNCA(nn.Module):
         engine = self.engine()
         assert isinstance(engine, OctreeEngine)
         return engine
+
+    def at_fire_rate(self, fire_rate: float) -> "OctreeNCA":
+        """A network of the same weights, shared, whose cells fire with another probability.
+
+        Raises:
+            ValueError: `fire_rate` is not within [0, 1].
+        """
+        fire_threshold(fire_rate)
+        other = copy(self)
+        other.fire_rate = float(fire_rate)
+        return other
 
     def level_weights(self, level: int) -> StepWeights:
         """The weights of a level, 0 the finest, for the image as it is given."""

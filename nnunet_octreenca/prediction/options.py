@@ -9,6 +9,7 @@ import torch
 from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.inference.passes import Member
 from nnunet_octreenca.integration.model import Model, load_model
+from nnunet_octreenca.ops.fire import CERTAIN, fire_threshold
 
 SAMPLE_FIRE_RATE = 0.95
 """Of samples of a network whose cells always fire, so that there is chance to compare them by.
@@ -101,7 +102,7 @@ class Options:
 
 def always_fires(model: Model) -> bool:
     """Whether every cell fires in every step, so that nothing depends on a seed."""
-    return all(network.fire_rate == 1 for network in model.networks)
+    return all(fire_threshold(network.fire_rate) == CERTAIN for network in model.networks)
 
 
 def loaded(model: Model | Path | str, device: torch.device | str) -> Model:

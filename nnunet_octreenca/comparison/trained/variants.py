@@ -80,10 +80,9 @@ def _levels(configuration: JsonObject, value: Any) -> None:
     for key in ("channels", "hidden"):
         if isinstance(network.get(key), list):
             network[key] = network[key][:value]
-    shapes = level_shapes(context, network["factors"])
-    network["steps"] = level_steps(shapes, steps=network["steps"][0])
+    steps = network["steps"][0]
+    network["steps"] = level_steps(level_shapes(context, network["factors"]), steps=steps)
     if block.get("crop_levels", 0) >= value:
-        steps = network["steps"][0]
         crop = speed_crop(context, network["factors"], steps=steps) if value > 1 else None
         block["crop_shape"] = None if crop is None else list(crop.shape)
         block["crop_levels"] = 0 if crop is None else crop.levels
