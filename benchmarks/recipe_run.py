@@ -15,7 +15,7 @@ from recipe_data import DATA_SETS
 from recipe_trials import Trial, TrialTrainer
 
 from nnunet_octreenca.files import read_json, write_json
-from nnunet_octreenca.integration.time_budget import nnUNetTrainerTimeBudget
+from nnunet_octreenca.integration.time_budget import LAST_PROGRESS, nnUNetTrainerTimeBudget
 from nnunet_octreenca.octree import level_shapes
 from nnunet_octreenca.planning.context import MOST_CROP_CELLS, speed_crop
 from nnunet_octreenca.planning.rules import level_factors, level_steps
@@ -48,9 +48,14 @@ class Budgeted:
         return self.spent + (0.0 if self.started is None else self._clock() - self.started)
 
     @property
+    def part_used(self) -> float:
+        """Of the budget, 0 to 1 or a little above."""
+        return self.used / (self.amount * (1 if self.unit == "iterations" else 60))
+
+    @property
     def progress(self) -> float:
-        """Part of the budget that is used, 0 to 1."""
-        return min(1.0, self.used / (self.amount * (1 if self.unit == "iterations" else 60)))
+        """Part of the budget that is used, 0 to `LAST_PROGRESS`, for the learning rate."""
+        return min(self.part_used, LAST_PROGRESS)
 
     def run_training(self) -> None:
         """Nothing is validated in between."""
@@ -66,7 +71,7 @@ class Budgeted:
         trainer.num_iterations_per_epoch = EPOCH
         self.started = self._clock()
         saved = time.monotonic()
-        while self.progress < 1:
+        while self.part_used < 1:
             trainer.on_train_epoch_start()
             losses = []
             for _ in range(EPOCH):
@@ -74,7 +79,7 @@ class Budgeted:
                 step = trainer.train_step(next(trainer.dataloader_train))
                 losses.append(float(step["loss"]))
                 self.done += 1
-                if self.progress >= 1:
+                if self.part_used >= 1:
                     break
             trainer.current_epoch += 1
             if trainer.current_epoch % 20 == 0:

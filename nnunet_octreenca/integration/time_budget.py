@@ -27,6 +27,9 @@ EPOCH_VAL_ITERATIONS = 2
 # An epoch ends in validation, checkpoints and a picture, which cost as much as many iterations of
 # a small network: no more than so many epochs a training.
 MOST_EPOCHS = 50
+# Of the schedule: at its very end the rate is 0, and an iteration that begins as the time ends, or
+# the first of an epoch that began before, would change nothing.
+LAST_PROGRESS = 0.999
 # What a checkpoint's init_args also hold: nnU-Net reads only what it knows of them.
 SPENT = "octreenca_time_budget"
 
@@ -77,8 +80,8 @@ class TimeBudget:
 
     @property
     def progress(self) -> float:
-        """Fraction of the budget spent, 0 to 1."""
-        return min(self.seconds_spent / budget_seconds(), 1.0)
+        """Fraction of the budget spent, 0 to `LAST_PROGRESS`, for the learning rate."""
+        return min(self.seconds_spent / budget_seconds(), LAST_PROGRESS)
 
     def run_training(self) -> None:
         """nnU-Net's training loop, ended by the clock instead of by epochs.
@@ -86,7 +89,7 @@ class TimeBudget:
         Raises:
             TrainingError: a training is to be continued that had no budget.
         """
-        budget_seconds()
+        budget = budget_seconds()
         self._resume_clock()
         # The fewest of an epoch: nnU-Net's 250 may not end within the budget of a slow machine.
         self.num_iterations_per_epoch = min(self.num_iterations_per_epoch, EPOCH_ITERATIONS)
@@ -97,15 +100,15 @@ class TimeBudget:
         trainer: Any = self
         trainer.save_every = 1  # what a kill costs: an epoch, a fiftieth of the budget or more
         trainer.on_train_start()
-        while self.progress < 1.0:
+        while self.seconds_spent < budget:
             trainer.on_epoch_start()
             trainer.on_train_epoch_start()
             outputs: list[dict] = []
-            ends_at = self.progress + 1 / MOST_EPOCHS
+            ends_at = min(self.seconds_spent + budget / MOST_EPOCHS, budget)
             while (
                 not outputs
-                or self.progress < min(ends_at, 1.0)
-                or (len(outputs) < self.num_iterations_per_epoch and self.progress < 1.0)
+                or self.seconds_spent < ends_at
+                or (len(outputs) < self.num_iterations_per_epoch and self.seconds_spent < budget)
             ):
                 self.follow_the_clock()
                 outputs.append(trainer.train_step(next(self.dataloader_train)))
@@ -202,7 +205,7 @@ class _StockTimeBudget(TimeBudget, WholeCheckpoints):
 
     def follow_the_clock(self) -> None:
         """nnU-Net's polynomial decay over the budget."""
-        rate = self.initial_lr * (1 - min(self.progress, 0.999)) ** 0.9
+        rate = self.initial_lr * (1 - self.progress) ** 0.9
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

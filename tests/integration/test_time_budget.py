@@ -33,7 +33,13 @@ def clock(request, monkeypatch):
 
 
 def test_clocks_that_jump_change_no_budget(make_trainer, on_noise, monkeypatch, clock):
-    """Neither the end of the training nor its learning rates follow the machine's clock."""
+    """Neither the end of the training nor its learning rates follow the machine's clock.
+
+    A step takes a quarter of a second, by a clock of the test's own: a busy machine changes
+    nothing.
+    """
+    now = [0.0]
+    monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
     monkeypatch.setenv(MINUTES_VARIABLE, str(1.5 / 60))
     trainer = on_noise(make_trainer(trainer="OctreeNCATrainerTimeBudget", warm_up=0.0))
     rates, step = [], trainer.train_step
@@ -41,14 +47,46 @@ def test_clocks_that_jump_change_no_budget(make_trainer, on_noise, monkeypatch, 
     def watched(batch):
         result = step(batch)
         rates.append(trainer.optimizer.param_groups[0]["lr"])
+        now[0] += 0.25
         return result
 
     trainer.train_step = watched
-    begun = time.monotonic()
     trainer.run_training()
-    assert 1.5 <= time.monotonic() - begun < 30
-    assert rates == sorted(rates, reverse=True)
-    assert 0 < rates[-1] < rates[0] <= 4e-3
+    parts = np.arange(6) / 6
+    assert rates == pytest.approx(list(4e-3 * (1 - parts) ** 0.9))
+    assert now[0] == 1.5
+
+
+@pytest.mark.parametrize("name", ["OctreeNCATrainerTimeBudget", "TinyUNetTrainer"])
+def test_no_iteration_is_in_vain(make_trainer, stock_plans, on_noise, monkeypatch, name):
+    """An iteration that begins after the time was over, on a busy machine, still teaches."""
+    from nnunet_octreenca.baselines.tiny_unet import TinyUNetTrainer
+
+    monkeypatch.setitem(time_budget.TRAINERS, "TinyUNetTrainer", with_budget(TinyUNetTrainer))
+    now, rates = [0.0], []
+    monkeypatch.setattr(time_budget, "monotonic", lambda: now[0])
+    monkeypatch.setenv(MINUTES_VARIABLE, "1")
+    plans = stock_plans((8, 12, 10)) if name == "TinyUNetTrainer" else None
+    trainer = on_noise(make_trainer(trainer=name, plans=plans))
+    trainer.print_plans = lambda: None
+    follow = trainer.follow_the_clock
+
+    def late():
+        now[0] += 35
+        follow()
+
+    trainer.follow_the_clock = late
+    step, trainer.validation_step = trainer.train_step, validated
+
+    def watched(batch):
+        result = step(batch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return result
+
+    trainer.train_step = watched
+    trainer.run_training()
+    assert now[0] == 70, "the last iteration began after the end"
+    assert min(rates) > 0
 
 
 def validated(batch):
@@ -147,7 +185,7 @@ def test_a_killed_training_goes_on_with_what_is_left(
     trainer.load_checkpoint(latest)
     trainer.run_training()
     assert first == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    assert second == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    assert second == pytest.approx([0.6, 0.7, 0.8, 0.9, time_budget.LAST_PROGRESS])
     assert trainer.iterations_done == 10
     assert trainer.__class__.__name__ == name
 
