@@ -225,7 +225,7 @@ def test_what_cannot_be_read_holds_while_it_is_fresh(tmp_path, text):
 def test_the_holder_touches_it(tmp_path):
     with FolderLock(tmp_path, "predict", heartbeat=0.02):
         os.utime(tmp_path / LOCK_NAME, (1, 1))
-        patience = time.monotonic() + 5
+        patience = time.monotonic() + 60
         while (tmp_path / LOCK_NAME).stat().st_mtime < 2 and time.monotonic() < patience:
             time.sleep(0.01)
         assert abs((tmp_path / LOCK_NAME).stat().st_mtime - time.time()) < 60

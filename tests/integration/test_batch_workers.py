@@ -151,7 +151,7 @@ def test_a_process_that_hangs_ends_the_training(monkeypatch, fault):
     begun = time.monotonic()
     with pytest.raises(WorkerError, match=r"no training batch for .* s: .* hangs .*wait_limit"):
         drawn(batches, 3000)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     assert not multiprocessing.active_children()
 
 
@@ -187,4 +187,4 @@ def test_nothing_is_left_behind(how):
     )  # fmt: skip
     assert run.returncode == (-9 if how == "killed" else 0), run.stderr
     left = [psutil.Process(int(pid)) for pid in run.stdout.split() if psutil.pid_exists(int(pid))]
-    assert not psutil.wait_procs(left, timeout=5)[1]
+    assert not psutil.wait_procs(left, timeout=60)[1]

@@ -118,7 +118,7 @@ def test_a_process_that_hangs_ends_the_wait(run, monkeypatch, collect, fault):
     begun = time.monotonic()
     with pytest.raises(WorkerError, match=r"the export processes have done nothing for .* s"):
         run(lambda pool: collect(pool, pool.apply_async(fault)))
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 60
     assert not multiprocessing.active_children()
 
 
@@ -132,7 +132,7 @@ def test_an_interrupt_does_not_wait_for_a_stopped_process(run):
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(work)
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 60
     assert not multiprocessing.active_children()
 
 
