@@ -47,6 +47,9 @@ class Budget(NamedTuple):
         return f"{self.amount:g}-{self.unit}"
 
 
+ADAM: dict[str, Any] = {"optimizer": "adam", "initial_lr": 4e-3}
+"""What was the default before SOAP."""
+
 # `extend`: flags of `extend_plans`. `batch_size`, `octreenca`, `arch_kwargs`: keys of the plans.
 # `crop_cells`: the most that a crop for speed has. `halve_by_spacing`: axes of long cells wait.
 # `steps`: of every level but the coarsest.
@@ -60,7 +63,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "arch_kwargs": {"fire_rate": 0.5},
         "steps": 10,
         "crop_cells": MOST_CROP_CELLS,
+        "octreenca": ADAM,
     },
+    "Adam": {"octreenca": ADAM},
     "nnunet": {"stock": True},
     "batch 3": {"batch_size": 3},
     "whole contexts": {"extend": ["--set", "crop_shape=null"]},
@@ -79,12 +84,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "average 0.998": {"octreenca": {"ema_decay": 0.998}},
     "rate 1.6e-3": {"octreenca": {"initial_lr": 1.6e-3, "warm_up": 0.0}},
     "rate 4e-3": {"octreenca": {"initial_lr": 4e-3}},
+    "rate 6e-3": {"octreenca": {"initial_lr": 6e-3}},
     "rate 1e-2": {"octreenca": {"initial_lr": 1e-2}},
     "rate 2e-2": {"octreenca": {"initial_lr": 2e-2}},
     "no warm-up": {"octreenca": {"warm_up": 0.0}},
     "not clipped": {"octreenca": {"gradient_clip": None}},
     "exponential decay": {"octreenca": {"lr_schedule": "exponential"}},
-    "AdamW": {"octreenca": {"weight_decay": 0.01}, "trial": {"optimizer": "adamw"}},
+    "AdamW": {"octreenca": {**ADAM, "weight_decay": 0.01}, "trial": {"optimizer": "adamw"}},
     "cosine": {"trial": {"schedule": "cosine"}},
     "2 crops": {"trial": {"crops": 2}},
     "softmax": {"trial": {"softmax": True}},

@@ -50,6 +50,7 @@ from nnunet_octreenca.training import (
     learning_rate,
 )
 from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
+from nnunet_octreenca.training.optimizers import load_state, make_optimizer
 from nnunet_octreenca.training.processes import different_engines, global_rank, local_device
 
 error_reporting.install()
@@ -212,15 +213,8 @@ class OctreeNCATrainer(nnUNetTrainer):
         )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Adam; the learning rate is set at every iteration, nothing is scheduled by epoch."""
-        optimizer = torch.optim.Adam(
-            self.network.parameters(),
-            self.initial_lr,
-            betas=self.settings.betas,
-            weight_decay=self.weight_decay,
-            fused=self.device.type in ("cpu", "cuda") or None,
-        )
-        return optimizer, _NoScheduler()
+        """The plans' optimizer; its rate is set at every iteration, not scheduled by epoch."""
+        return make_optimizer(self.settings, self.network.parameters()), _NoScheduler()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """OctreeNCA has none."""
@@ -493,7 +487,7 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.logger.load_checkpoint(checkpoint["logging"])
         self._best_ema = checkpoint["_best_ema"]
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        load_state(self.optimizer, checkpoint["optimizer_state"], self.settings)
         self._set_learning_rate()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -16,6 +16,7 @@ from nnunet_octreenca.planning.value_rules import short
 
 BLOCK = "octreenca"
 LR_SCHEDULES = ("poly", "exponential")
+OPTIMIZERS = ("adam", "soap")
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Settings:
         crop_levels: how many of the finest levels are cropped.
         steps_per_context: training steps that use a batch of contexts, each with other crops; for
             contexts that take longer to load and augment than to train on.
-        initial_lr: learning rate of Adam at the start.
-        betas: Adam's.
-        weight_decay: Adam's.
+        optimizer: "adam" (the paper's) or "soap", Adam in a basis that follows the gradients
+            (`training.soap`).
+        initial_lr: the optimizer's learning rate at the start.
+        betas: the optimizer's.
+        weight_decay: the optimizer's.
         lr_schedule: "poly" falls to 0 at the end of num_epochs (nnU-Net's); "exponential"
             multiplies by `lr_decay` after every epoch (the paper's).
         warm_up: part of the training in which the learning rate rises from 0.
@@ -53,6 +56,7 @@ class Settings:
     crop_shape: tuple[int, ...] | None = None
     crop_levels: int = 0
     steps_per_context: int = 1
+    optimizer: str = "adam"
     initial_lr: float = 1.6e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -141,6 +145,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "crop_levels": (lambda value: value == 0 or _whole(value), "a whole number, at least 0"),
     "steps_per_context": (_whole, "a whole number above 0, at most 2^31"),
+    "optimizer": (lambda value: value in OPTIMIZERS, f"one of {OPTIMIZERS}"),
     "initial_lr": (lambda value: value > 0, "above 0"),
     "betas": (
         lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),

@@ -1,4 +1,4 @@
-"""Components of training: loss, weight average, learning rate, crops."""
+"""Components of training: loss, optimizer, weight average, learning rate, crops."""
 
 from nnunet_octreenca.training.crops import crop_origins, cut
 from nnunet_octreenca.training.loss import SegmentationLoss

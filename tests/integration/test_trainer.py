@@ -12,6 +12,7 @@ from nnunet_octreenca.errors import CheckpointError, PlansError, TrainingError
 from nnunet_octreenca.integration.trainer import AVERAGE, RAW_WEIGHTS
 from nnunet_octreenca.integration.trainer_variants import EPOCHS, VARIANTS
 from nnunet_octreenca.octree import window_shapes
+from nnunet_octreenca.training.soap import SOAP
 
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "inner": 2}, "regions": [1, 2]}
 IGNORED = {"labels": {"background": 0, "first": 1, "second": 2, "ignore": 3}}
@@ -64,9 +65,9 @@ def test_first_loss_is_that_of_an_undecided_network(make_trainer, batch):
 def test_the_plans_recipe_is_trained(make_trainer):
     trainer = make_trainer()
     trainer.initialize()
-    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    assert isinstance(trainer.optimizer, SOAP)
     group = trainer.optimizer.param_groups[0]
-    assert (group["lr"], group["betas"]) == (4e-3, (0.9, 0.99))
+    assert (group["lr"], group["betas"]) == (1e-2, (0.9, 0.99))
     assert (trainer.average.decay, trainer.loss.dice_weight) == (0.99, 1.0)
     assert trainer.probabilistic_oversampling == (trainer.configuration_manager.batch_size == 1)
 
@@ -107,9 +108,9 @@ def test_learning_rate_of_every_iteration(make_trainer, batch, schedule):
             trainer.train_step(batch(trainer))
             rates.append(trainer.optimizer.param_groups[0]["lr"])
     if schedule == "poly":
-        expected = [4e-3 * (1 - i / 20) ** 0.9 for i in range(20)]
+        expected = [1e-2 * (1 - i / 20) ** 0.9 for i in range(20)]
     else:
-        expected = [4e-3 * 0.5 ** (i // 5) for i in range(20)]
+        expected = [1e-2 * 0.5 ** (i // 5) for i in range(20)]
     assert rates == pytest.approx(expected)
     assert all(a >= b for a, b in pairwise(rates))
 
@@ -130,6 +131,17 @@ def test_average_is_validated_and_raw_weights_go_on(make_trainer, batch):
         assert torch.equal(value, raw[key])
 
 
+@pytest.mark.parametrize(("before", "now"), [("adam", "soap"), ("soap", "adam")])
+def test_a_checkpoint_of_another_optimizer(make_trainer, batch, tmp_path, before, now):
+    """Plans that were made again, as by an upgrade between a kill and `--c`."""
+    trainer = make_trainer(optimizer=before)
+    trainer.initialize()
+    train(trainer, batch, 1)
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    with pytest.raises(CheckpointError, match=f"no state of the plans' optimizer, '{now}'"):
+        make_trainer(optimizer=now).load_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+
 def test_checkpoint_resumes_to_the_same_bits(make_trainer, batch, tmp_path):
     """Ten iterations equal five, a checkpoint, and five more in a new trainer."""
     whole = make_trainer()
@@ -145,7 +157,7 @@ def test_checkpoint_resumes_to_the_same_bits(make_trainer, batch, tmp_path):
     second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert second.current_epoch == 1
     left = 15 / 20 / 0.95  # of what follows the warm-up
-    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * left**0.9)
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * left**0.9)
     train(second, batch, 5)
 
     for key, value in whole.network.state_dict().items():

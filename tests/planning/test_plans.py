@@ -99,7 +99,7 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     assert network.fire_rate == 1
     assert network.constant_background
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
-    recipe = Settings(initial_lr=4e-3, warm_up=0.05, loss_on_levels=0.5)
+    recipe = Settings(optimizer="soap", initial_lr=1e-2, warm_up=0.05, loss_on_levels=0.5)
     uses = 2 if n_in == 3 else 1  # three channels take longer to load than a step
     assert settings == replace(recipe, crop_shape=crop, crop_levels=1, steps_per_context=uses)
 
@@ -364,7 +364,7 @@ def test_the_wide_recipe_has_more_channels_on_coarse_levels():
     assert build(given, "3d_fullres", 1, 3).level_channels == (20,) * 4
 
 
-def test_the_stochastic_recipe_differs_in_steps_and_fire_rate_alone():
+def test_the_stochastic_recipe_differs_in_steps_fire_rate_and_optimizer_alone():
     usual, stochastic = (
         extend_plans(PLANS, **DATA, recipe=RECIPES[name])["configurations"]["3d_fullres"]
         for name in ("default", "stochastic")
@@ -372,6 +372,8 @@ def test_the_stochastic_recipe_differs_in_steps_and_fire_rate_alone():
     network = stochastic["architecture"]["arch_kwargs"]
     assert (network["steps"], network["fire_rate"]) == ([10, 10, 10, 7], 0.5)
     network.update(steps=[5, 5, 5, 7], fire_rate=1.0)
+    assert stochastic["octreenca"]["optimizer"] == "adam"
+    stochastic["octreenca"].update(optimizer="soap", initial_lr=1e-2)
     assert stochastic == usual
 
 

@@ -44,6 +44,9 @@ def test_unknown_keys_are_named():
 
 
 BAD = [
+    ("optimizer", "sgd"),
+    ("optimizer", None),
+    ("optimizer", ["soap"]),
     ("initial_lr", 0),
     ("initial_lr", float("nan")),
     ("initial_lr", "fast"),
