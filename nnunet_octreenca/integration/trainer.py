@@ -51,7 +51,12 @@ from nnunet_octreenca.training import (
 )
 from nnunet_octreenca.training.checkpoints import VERSIONS, read_checkpoint
 from nnunet_octreenca.training.optimizers import load_state, make_optimizer
-from nnunet_octreenca.training.processes import different_engines, global_rank, local_device
+from nnunet_octreenca.training.processes import (
+    different_engines,
+    global_rank,
+    local_device,
+    share_weights,
+)
 
 error_reporting.install()
 nnunet_version()
@@ -262,6 +267,8 @@ class OctreeNCATrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Back to the raw weights; the learning rate is that of the epoch's first iteration."""
         self._averaged.close()
+        if self.is_ddp:
+            share_weights(self.bare_network)
         self.iteration = self.current_epoch * self.num_iterations_per_epoch
         self._set_learning_rate()
         super().on_train_epoch_start()

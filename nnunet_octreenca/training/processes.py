@@ -4,6 +4,7 @@ import os
 
 import torch
 from torch import distributed as dist
+from torch import nn
 
 from nnunet_octreenca.ops.engine import ENGINES, Engine
 
@@ -30,6 +31,16 @@ def local_device(device: torch.device) -> torch.device:
     if device.type == "cpu":
         return device
     return torch.device(device.type, int(os.environ.get("LOCAL_RANK", global_rank())))
+
+
+def share_weights(network: nn.Module) -> None:
+    """Take the weights of process 0; all processes must call this.
+
+    All take steps with one gradient, but processors round them differently.
+    """
+    if several():
+        for weights in network.parameters():
+            dist.broadcast(weights.data, 0)
 
 
 def different_engines(engine: Engine, device: torch.device) -> str | None:

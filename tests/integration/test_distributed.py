@@ -42,6 +42,13 @@ if __name__ == "__main__":
         })
         return result
     trainer.train_step = watched
+    end = trainer.on_epoch_end
+    def rounded():  # as another processor does
+        end()
+        with torch.no_grad():
+            for weights in trainer.network.parameters() if rank else ():
+                weights.mul_(1 + 1e-6)
+    trainer.on_epoch_end = rounded
     trainer.run_training()
     trainer.perform_actual_validation(False)
     with open(f"{out}/{rank}.json", "w") as file:
