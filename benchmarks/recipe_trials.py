@@ -42,7 +42,6 @@ class Trial:
         start_std: of the last layer's weights at the start.
         augmentation: "full" (nnU-Net's), "spatial" or "mirror".
         skeleton: weight of a skeleton recall beside the loss of the finest level.
-        shift: samples are moved along every axis by up to this share of it, at random.
     """
 
     softmax: bool = False
@@ -54,12 +53,11 @@ class Trial:
     start_std: float = 0.0
     augmentation: str = "full"
     skeleton: float = 0.0
-    shift: float = 0.0
 
     @property
     def changes_network(self) -> bool:
         """Whether another network or loss than the package's is needed."""
-        keeping = ("optimizer", "schedule", "augmentation", "skeleton", "shift")
+        keeping = ("optimizer", "schedule", "augmentation", "skeleton")
         return replace(self, **{name: getattr(Trial, name) for name in keeping}) != Trial()
 
 
@@ -288,22 +286,6 @@ def skeleton_tubes(wanted: Tensor) -> Tensor:
     return torch.from_numpy(tubes)
 
 
-def shifted(batch: dict, share: float, seed: int) -> dict:
-    """A batch whose samples are moved; what comes in is the mean of the image, and background."""
-    generator = np.random.RandomState(seed % (1 << 32))
-    moved = dict(batch)
-    shape = batch["data"].shape[2:]
-    offsets = [round(generator.uniform(-share, share) * n) for n in shape]
-    for key in ("data", "target"):
-        values = batch[key]
-        result = torch.zeros_like(values)
-        to = tuple(slice(max(0, o), n + min(0, o)) for o, n in zip(offsets, shape, strict=True))
-        of = tuple(slice(max(0, -o), n + min(0, -o)) for o, n in zip(offsets, shape, strict=True))
-        result[(..., *to)] = values[(..., *of)]
-        moved[key] = result
-    return moved
-
-
 class TrialTrainer(OctreeNCATrainer):
     """OctreeNCATrainer with a trial's changes; set `trial` before it is made."""
 
@@ -379,16 +361,14 @@ class TrialTrainer(OctreeNCATrainer):
 
     def train_step(self, batch: dict) -> dict:
         """OctreeNCATrainer's, but for trials that need several crops or levels of truth."""
-        if self.trial.shift:
-            batch = shifted(batch, self.trial.shift, self._iteration_seed())
         if not isinstance(self.bare_network, TrialNetwork):
             return super().train_step(batch)
-        data, target = batch["data"], batch["target"]
         seed = self._iteration_seed()
+        generator = torch.Generator().manual_seed(seed)
+        data, target = self._shifted(batch["data"], batch["target"], generator)
         crop, origins = self.settings.crop, None
         if crop is not None:
             each = target.repeat_interleave(self.trial.crops, 0)
-            generator = torch.Generator().manual_seed(seed)
             origins = crop_origins(each, crop.shape, self.oversample_foreground_percent, generator)
         assert isinstance(self.loss, TrialLoss)
         self.loss.network = [self.bare_network]

@@ -57,6 +57,7 @@ from nnunet_octreenca.training.processes import (
     local_device,
     share_weights,
 )
+from nnunet_octreenca.training.shift import draw_offsets, moved
 
 error_reporting.install()
 nnunet_version()
@@ -298,14 +299,25 @@ class OctreeNCATrainer(nnUNetTrainer):
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
         seed = self._iteration_seed()
+        generator = torch.Generator().manual_seed(seed)
+        data, target = self._shifted(data, target, generator)
         crop, origins = self.settings.crop, None
         if crop is not None:
-            generator = torch.Generator().manual_seed(seed)
             origins = crop_origins(
                 self._annotated(target), crop.shape, self.oversample_foreground_percent, generator
             )
         self._set_learning_rate()
         return self.take_step(self._training_loss(data, target, seed, origins), batch)
+
+    def _shifted(
+        self, data: Tensor, target: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Image and truth, moved as the plans' `shift` says."""
+        share = self.settings.shift
+        if share == 0:
+            return data, target
+        offsets = draw_offsets(len(data), data.shape[2:], share, generator)
+        return moved(data, offsets), moved(target, offsets)
 
     def _training_loss(
         self, data: Tensor, target: Tensor, seed: int, origins: Sequence[Shape] | None

@@ -28,6 +28,8 @@ class Settings:
         crop_levels: how many of the finest levels are cropped.
         steps_per_context: training steps that use a batch of contexts, each with other crops; for
             contexts that take longer to load and augment than to train on.
+        shift: contexts are moved along every axis by up to this part of it in training; 0 leaves
+            them where they are (the paper).
         optimizer: "adam" (the paper's) or "soap", Adam in a basis that follows the gradients
             (`training.soap`).
         initial_lr: the optimizer's learning rate at the start.
@@ -56,6 +58,7 @@ class Settings:
     crop_shape: tuple[int, ...] | None = None
     crop_levels: int = 0
     steps_per_context: int = 1
+    shift: float = 0.0
     optimizer: str = "adam"
     initial_lr: float = 1.6e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -145,6 +148,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "crop_levels": (lambda value: value == 0 or _whole(value), "a whole number, at least 0"),
     "steps_per_context": (_whole, "a whole number above 0, at most 2^31"),
+    "shift": (lambda value: 0 <= value < 1, "within [0, 1)"),
     "optimizer": (lambda value: value in OPTIMIZERS, f"one of {OPTIMIZERS}"),
     "initial_lr": (lambda value: value > 0, "above 0"),
     "betas": (

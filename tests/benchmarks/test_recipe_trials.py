@@ -7,7 +7,6 @@ from recipe_trials import (
     Trial,
     TrialLoss,
     TrialNetwork,
-    shifted,
     skeleton_tubes,
 )
 from recipes import RECIPES
@@ -73,22 +72,6 @@ def test_skeleton_recall_asks_for_thin_vessels():
     blind = logits.detach().clone()
     blind[:, 1] = torch.where(tube > 0, -20.0, 20.0)
     assert SkeletonRecallLoss(plain, 1.0)(blind, target) > plain(blind, target) + 0.99
-
-
-def test_a_shifted_batch_moves_image_and_truth_together():
-    image = torch.arange(1.0, 1 + 20 * 30).reshape(1, 1, 20, 30)
-    batch = {"data": image, "target": image.long(), "keys": ["a"]}
-    seen = set()
-    for seed in range(8):
-        moved = shifted(batch, 0.2, seed)
-        assert torch.equal(moved["data"].long(), moved["target"])
-        assert moved["keys"] == ["a"]
-        kept = moved["data"][moved["data"] > 0]
-        assert len(kept) >= 16 * 24, "at most a fifth of each axis is lost"
-        assert torch.equal(kept, kept.sort().values)
-        seen.add(float(kept[0]))
-    assert len(seen) > 4
-    assert torch.equal(batch["data"], image)
 
 
 def test_updates_are_scaled_where_a_prediction_fires_more_often():

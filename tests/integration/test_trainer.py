@@ -83,6 +83,34 @@ def test_same_seed_same_training_other_seed_other(make_trainer, batch):
     assert not torch.equal(weights(1), weights(2))
 
 
+def test_contexts_are_shifted_with_their_truth(make_trainer, batch):
+    """By another offset in every iteration, the same ones in another process."""
+
+    def trained_on(shift):
+        trainer, seen = make_trainer(shift=shift, crop_shape=None, crop_levels=0), []
+        trainer.initialize()
+        loss = trainer._training_loss
+
+        def watched(data, target, *others):
+            seen.append((data.clone(), target.clone()))
+            return loss(data, target, *others)
+
+        trainer._training_loss = watched
+        given = batch(trainer)
+        given["target"] = (given["data"][:, :1] > 0).to(given["target"].dtype)
+        for _ in range(5):
+            trainer.train_step(given)
+        return given["data"], seen
+
+    data, seen = trained_on(0.3)
+    assert len({image.numpy().tobytes() for image, _ in seen}) > 2
+    for image, truth in seen:
+        assert torch.equal((image[:, :1] > 0).to(truth.dtype), truth)
+        assert 0.3 * data.count_nonzero() < image.count_nonzero() <= data.count_nonzero()
+    assert all(torch.equal(*pair) for pair in zip(seen[3], trained_on(0.3)[1][3], strict=True))
+    assert all(torch.equal(image, data) for image, _ in trained_on(0.0)[1])
+
+
 def test_every_iteration_draws_anew(make_trainer, monkeypatch):
     """And every process: their number on one machine, the same on all of them, says nothing."""
     trainer = make_trainer()

@@ -44,6 +44,9 @@ def test_unknown_keys_are_named():
 
 
 BAD = [
+    ("shift", 1),
+    ("shift", -0.1),
+    ("shift", "far"),
     ("optimizer", "sgd"),
     ("optimizer", None),
     ("optimizer", ["soap"]),
