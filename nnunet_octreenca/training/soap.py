@@ -57,12 +57,13 @@ def _change(
     if gradient.ndim > 1:
         gradient = gradient.flatten(1)
     if not state:
-        state.update(step=0, mean=torch.zeros_like(gradient), squares=torch.zeros_like(gradient))
+        zeros = torch.zeros_like(gradient)
+        state.update(step=torch.tensor(0.0), mean=zeros, squares=zeros.clone())
         for side, factor in _factors(gradient):
             state[side] = factor
             state[f"{side}_basis"] = torch.linalg.eigh(factor)[1]
     state["step"] += 1
-    count: int = state["step"]
+    count = int(state["step"])
     state["mean"].lerp_(gradient, 1 - first)
     turned = _into_basis(gradient, state)
     state["squares"].lerp_(turned.square(), 1 - second)
