@@ -178,11 +178,14 @@ def make_trainer(given: argparse.Namespace, work: Path) -> Any:
 
 
 def parsed(pair: str) -> tuple[str, Any]:
-    """KEY=VALUE as `extend_plans --set` reads it."""
+    """KEY=VALUE as `extend_plans --set` reads it, or whole numbers with commas between."""
     key, _, text = pair.partition("=")
     if "," in text:
         return key, [int(part) for part in text.split(",")]
-    return key, json.loads(text)
+    try:
+        return key, json.loads(text)
+    except ValueError:
+        return key, text
 
 
 def use_noise(trainer: Any) -> None:
