@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         help="wide: more channels on coarse levels, where they are nearly free; stochastic: ten "
         "steps a level in which half of the cells fire at random, instead of five in which all "
-        "do; paper: stochastic, and trained as published, on whole contexts; radiology, pathology "
-        "or surgery: one of the paper's three configurations",
+        "do, and Adam instead of SOAP; paper: stochastic, and trained as published, on whole "
+        "contexts; radiology, pathology or surgery: one of the paper's three configurations",
     )
     parser.add_argument(
         "--set",

@@ -15,7 +15,8 @@ class SOAP(torch.optim.Optimizer):
     Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3. A
     weight of several axes is a matrix, its first axis against all others; a vector takes Adam's
     steps. An automaton's matrices have at most some dozen rows and columns, so that their bases
-    cost little beside a training step.
+    cost little beside a training step. They are found on the CPU: no GPU is faster at matrices of
+    this size, and not every device can.
 
     Args:
         params: to be trained.
@@ -61,7 +62,7 @@ def _change(
         state.update(step=torch.tensor(0.0), mean=zeros, squares=zeros.clone())
         for side, factor in _factors(gradient):
             state[side] = factor
-            state[f"{side}_basis"] = torch.linalg.eigh(factor)[1]
+            state[f"{side}_basis"] = torch.linalg.eigh(factor.cpu())[1].to(factor.device)
     state["step"] += 1
     count = int(state["step"])
     state["mean"].lerp_(gradient, 1 - first)
@@ -72,7 +73,8 @@ def _change(
     for side, factor in _factors(gradient):
         state[side].lerp_(factor, 1 - second)
         if count % _REFRESH == 0:  # one step of the power method, which keeps the order
-            state[f"{side}_basis"] = torch.linalg.qr(state[side] @ state[f"{side}_basis"])[0]
+            turned = state[side] @ state[f"{side}_basis"]
+            state[f"{side}_basis"] = torch.linalg.qr(turned.cpu())[0].to(turned.device)
     return change / (1 - first**count)
 
 
