@@ -12,6 +12,7 @@ def test_defaults_are_the_papers():
     """DESIGN section 3."""
     settings = Settings()
     assert (settings.initial_lr, settings.betas) == (1.6e-3, (0.9, 0.99))
+    assert (settings.optimizer, settings.shift) == ("adam", 0.0)
     assert (settings.lr_decay, settings.ema_decay, settings.dice_weight) == (0.9992, 0.99, 1.0)
     assert (settings.gradient_clip, settings.lr_schedule) == (1.0, "poly")
     assert settings.crop is None
