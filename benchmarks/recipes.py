@@ -47,7 +47,7 @@ class Budget(NamedTuple):
         return f"{self.amount:g}-{self.unit}"
 
 
-ADAM: dict[str, Any] = {"optimizer": "adam", "initial_lr": 4e-3}
+ADAM: dict[str, Any] = {"optimizer": "adam"}
 """What was the default before SOAP."""
 
 # `extend`: flags of `extend_plans`. `batch_size`, `octreenca`, `arch_kwargs`: keys of the plans.

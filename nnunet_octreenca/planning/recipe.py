@@ -53,7 +53,7 @@ _DEFAULT = Recipe(
     channels=equal_channels,
     steps=STEPS_OF_ALL_CELLS,
     fire_rate=1.0,
-    settings={"optimizer": "soap", "initial_lr": 1e-2, "warm_up": 0.05, "loss_on_levels": 0.5},
+    settings={"optimizer": "soap", "initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5},
     standardizes=True,
     reuses_contexts=True,
 )
@@ -75,7 +75,7 @@ RECIPES = {
         crops=crops_for_speed,
         steps=STEPS,
         fire_rate=0.5,
-        settings={**_DEFAULT.settings, "optimizer": "adam", "initial_lr": 4e-3},
+        settings={**_DEFAULT.settings, "optimizer": "adam"},
     ),
     # Measured with three seeds on three data sets (docs/explanation/recipes.md).
     "wide": _DEFAULT._replace(channels=widening_channels),

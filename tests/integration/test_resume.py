@@ -55,7 +55,7 @@ def test_kill_and_continue(nnunet):
     expected = [
         learning_rate(
             epoch / EPOCHS,
-            initial_lr=1e-2,
+            initial_lr=4e-3,
             lr_schedule="poly",
             num_epochs=EPOCHS,
             poly_exponent=0.9,

@@ -53,7 +53,7 @@ def test_clocks_that_jump_change_no_budget(make_trainer, on_noise, monkeypatch, 
     trainer.train_step = watched
     trainer.run_training()
     parts = np.arange(6) / 6
-    assert rates == pytest.approx(list(1e-2 * (1 - parts) ** 0.9))
+    assert rates == pytest.approx(list(4e-3 * (1 - parts) ** 0.9))
     assert now[0] == 1.5
 
 

@@ -67,7 +67,7 @@ def test_the_plans_recipe_is_trained(make_trainer):
     trainer.initialize()
     assert isinstance(trainer.optimizer, SOAP)
     group = trainer.optimizer.param_groups[0]
-    assert (group["lr"], group["betas"]) == (1e-2, (0.9, 0.99))
+    assert (group["lr"], group["betas"]) == (4e-3, (0.9, 0.99))
     assert (trainer.average.decay, trainer.loss.dice_weight) == (0.99, 1.0)
     assert trainer.probabilistic_oversampling == (trainer.configuration_manager.batch_size == 1)
 
@@ -136,9 +136,9 @@ def test_learning_rate_of_every_iteration(make_trainer, batch, schedule):
             trainer.train_step(batch(trainer))
             rates.append(trainer.optimizer.param_groups[0]["lr"])
     if schedule == "poly":
-        expected = [1e-2 * (1 - i / 20) ** 0.9 for i in range(20)]
+        expected = [4e-3 * (1 - i / 20) ** 0.9 for i in range(20)]
     else:
-        expected = [1e-2 * 0.5 ** (i // 5) for i in range(20)]
+        expected = [4e-3 * 0.5 ** (i // 5) for i in range(20)]
     assert rates == pytest.approx(expected)
     assert all(a >= b for a, b in pairwise(rates))
 
@@ -185,7 +185,7 @@ def test_checkpoint_resumes_to_the_same_bits(make_trainer, batch, tmp_path):
     second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert second.current_epoch == 1
     left = 15 / 20 / 0.95  # of what follows the warm-up
-    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * left**0.9)
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * left**0.9)
     train(second, batch, 5)
 
     for key, value in whole.network.state_dict().items():

@@ -99,7 +99,7 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     assert network.fire_rate == 1
     assert network.constant_background
     settings = octreenca_settings(configuration, configuration_name=name, plans_name="p")
-    recipe = Settings(optimizer="soap", initial_lr=1e-2, warm_up=0.05, loss_on_levels=0.5)
+    recipe = Settings(optimizer="soap", initial_lr=4e-3, warm_up=0.05, loss_on_levels=0.5)
     uses = 2 if n_in == 3 else 1  # three channels take longer to load than a step
     assert settings == replace(recipe, crop_shape=crop, crop_levels=1, steps_per_context=uses)
 
@@ -373,7 +373,7 @@ def test_the_stochastic_recipe_differs_in_steps_fire_rate_and_optimizer_alone():
     assert (network["steps"], network["fire_rate"]) == ([10, 10, 10, 7], 0.5)
     network.update(steps=[5, 5, 5, 7], fire_rate=1.0)
     assert stochastic["octreenca"]["optimizer"] == "adam"
-    stochastic["octreenca"].update(optimizer="soap", initial_lr=1e-2)
+    stochastic["octreenca"].update(optimizer="soap")
     assert stochastic == usual
 
 
