@@ -220,7 +220,14 @@ class OctreeNCATrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """The plans' optimizer; its rate is set at every iteration, not scheduled by epoch."""
-        return make_optimizer(self.settings, self.network.parameters()), _NoScheduler()
+        optimizer = make_optimizer(
+            self.settings.optimizer,
+            self.network.parameters(),
+            self.initial_lr,
+            betas=self.settings.betas,
+            weight_decay=self.weight_decay,
+        )
+        return optimizer, _NoScheduler()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """OctreeNCA has none."""
@@ -506,7 +513,7 @@ class OctreeNCATrainer(nnUNetTrainer):
         self.logger.load_checkpoint(checkpoint["logging"])
         self._best_ema = checkpoint["_best_ema"]
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-        load_state(self.optimizer, checkpoint["optimizer_state"], self.settings)
+        load_state(self.optimizer, checkpoint["optimizer_state"], self.settings.optimizer)
         self._set_learning_rate()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from nnunet_octreenca.planning.settings import Settings
 from nnunet_octreenca.training.optimizers import load_state, make_optimizer
 from nnunet_octreenca.training.soap import SOAP
 
@@ -84,7 +83,8 @@ def training(name):
     """A small network and its optimizer."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    return network, make_optimizer(Settings(optimizer=name), network.parameters())
+    options = {"betas": (0.9, 0.99), "weight_decay": 0.0}
+    return network, make_optimizer(name, network.parameters(), 1.6e-3, **options)
 
 
 def go_on(network, optimizer, steps):
@@ -103,7 +103,7 @@ def test_a_training_that_goes_on_is_the_one_that_was_not_ended(name, tmp_path):
     again, other = training(name)
     weights, state = torch.load(tmp_path / "kept.pt", weights_only=True)
     again.load_state_dict(weights)
-    load_state(other, state, Settings(optimizer=name))
+    load_state(other, state, name)
     assert torch.equal(go_on(network, optimizer, 13), go_on(again, other, 13))
 
 
@@ -113,4 +113,4 @@ def test_the_state_of_another_optimizer(before, now):
     go_on(network, optimizer, 1)
     state = copy.deepcopy(optimizer.state_dict())
     with pytest.raises(ValueError, match=f"no state of the plans' optimizer, '{now}'"):
-        load_state(training(now)[1], state, Settings(optimizer=now))
+        load_state(training(now)[1], state, now)
