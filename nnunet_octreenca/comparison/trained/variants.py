@@ -123,10 +123,12 @@ KEYS: Mapping[str, Callable[[JsonObject, Any], None]] = {
     "lambda": _block("dice_weight"),
     "ema": _block("ema_decay"),
     "lr": _block("initial_lr"),
+    "shift": _block("shift"),
     "batch": _batch,
 }
 """What can be varied: steps of all levels but the coarsest, levels, steps of the coarsest per cell
 of its longest axis (alpha0), probability of an update (fire_rate), channels, weight of the Dice
-loss (lambda), decay of the weights' average (ema), learning rate (lr) and batch size."""
+loss (lambda), decay of the weights' average (ema), learning rate (lr), shift of
+contexts and batch size."""
 
 _WHOLE = ("steps", "levels", "channels", "batch")

@@ -9,7 +9,9 @@ from nnunet_octreenca.planning import RECIPES, extend_plans
 
 
 def test_variants_change_what_they_name(prepared):
-    _, jobs = jobs_of("OctreeNCA", ablate=("steps=3", "levels=1", "alpha0=2", "ema=0.5", "batch=3"))
+    _, jobs = jobs_of(
+        "OctreeNCA", ablate=("steps=3", "levels=1", "alpha0=2", "ema=0.5", "shift=0.1", "batch=3")
+    )
     found = {job.name: job.plans["configurations"]["3d_fullres"] for job in jobs}
     network = {name: own["architecture"]["arch_kwargs"] for name, own in found.items()}
     assert network["OctreeNCA"]["steps"] == [5, 8]
@@ -18,6 +20,7 @@ def test_variants_change_what_they_name(prepared):
     assert network["OctreeNCA levels=1"]["steps"] == [12]
     assert network["OctreeNCA alpha0=2"]["steps"] == [5, 16]
     assert found["OctreeNCA ema=0.5"]["octreenca"]["ema_decay"] == 0.5
+    assert found["OctreeNCA shift=0.1"]["octreenca"]["shift"] == 0.1
     assert found["OctreeNCA batch=3"]["batch_size"] == 3
     for key in ("seed", "num_epochs"):
         assert len({own["octreenca"][key] for own in found.values()}) == 1
