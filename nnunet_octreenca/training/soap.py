@@ -15,8 +15,8 @@ class SOAP(torch.optim.Optimizer):
     Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3. A
     weight of several axes is a matrix, its first axis against all others; a vector takes Adam's
     steps. An automaton's matrices have at most some dozen rows and columns, so that their bases
-    cost little beside a training step. They are found on the CPU: no GPU is faster at matrices of
-    this size, and not every device can.
+    cost little beside a training step. They are found on the CPU, since not every device has the
+    decompositions.
 
     Args:
         params: to be trained.
@@ -44,7 +44,8 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             for weights in group["params"]:
                 if weights.grad is not None:
-                    weights.mul_(1 - group["lr"] * group["weight_decay"])
+                    if group["weight_decay"]:
+                        weights.mul_(1 - group["lr"] * group["weight_decay"])
                     step = _change(weights.grad, self.state[weights], group["betas"], group["eps"])
                     weights.sub_(step.view_as(weights), alpha=group["lr"])
         return loss
