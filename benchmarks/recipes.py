@@ -85,7 +85,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "average 0.998": {"octreenca": {"ema_decay": 0.998}},
     "rate 1.6e-3": {"octreenca": {"initial_lr": 1.6e-3, "warm_up": 0.0}},
     "rate 4e-3": {"octreenca": {"initial_lr": 4e-3}},
-    "rate 6e-3": {"octreenca": {"initial_lr": 6e-3}},
     "rate 1e-2": {"octreenca": {"initial_lr": 1e-2}},
     "rate 2e-2": {"octreenca": {"initial_lr": 2e-2}},
     "no warm-up": {"octreenca": {"warm_up": 0.0}},

@@ -179,13 +179,12 @@ def make_trainer(given: argparse.Namespace, work: Path) -> Any:
 
 def parsed(pair: str) -> tuple[str, Any]:
     """KEY=VALUE as `extend_plans --set` reads it, or whole numbers with commas between."""
+    from nnunet_octreenca.cli.extend_plans import parse_settings
+
     key, _, text = pair.partition("=")
     if "," in text:
         return key, [int(part) for part in text.split(",")]
-    try:
-        return key, json.loads(text)
-    except ValueError:
-        return key, text
+    return key, parse_settings([pair])[key]
 
 
 def use_noise(trainer: Any) -> None:

@@ -275,8 +275,7 @@ class OctreeNCATrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Back to the raw weights; the learning rate is that of the epoch's first iteration."""
         self._averaged.close()
-        if self.is_ddp:
-            share_weights(self.bare_network)
+        share_weights(self.bare_network)
         self.iteration = self.current_epoch * self.num_iterations_per_epoch
         self._set_learning_rate()
         super().on_train_epoch_start()
