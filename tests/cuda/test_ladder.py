@@ -21,8 +21,9 @@ if shutil.which("g++") is None or cuda_module() is None:
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu_engine.py"
 
 
+@pytest.mark.nightly  # the package's own kernels are compared with PyTorch at every push
 @pytest.mark.slow
-@pytest.mark.parametrize("spatial", [(21, 34), pytest.param((5, 6, 7), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("spatial", [(21, 34), (5, 6, 7)])
 def test_rungs_agree(spatial, tmp_path):
     state, weights = make(spatial, 16, 3, 64, 2)
     origin = [3] * (2 * len(spatial))
@@ -72,7 +73,7 @@ def test_states_are_entered_as_at_first(tmp_path):
     ("cases", "rows"),
     [
         pytest.param(("levels", "training", "layerwise", "unet"), 10, id="some"),
-        # Three minutes, in which nearly all is g++'s: the rungs' kernels are compared above.
+        # Three minutes, in which nearly all is g++'s.
         pytest.param((), 28, id="all", marks=pytest.mark.nightly),
     ],
 )
