@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 from skimage.morphology import skeletonize
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class Trial:
             stays; None for the training's.
         start_std: of the last layer's weights at the start.
         augmentation: "full" (nnU-Net's), "spatial" or "mirror".
+        turned: probability with which contexts are turned, and with which they are scaled; None
+            for nnU-Net's, 0.2.
         skeleton: weight of a skeleton recall beside the loss of the finest level.
     """
 
@@ -52,12 +55,13 @@ class Trial:
     predict_fire_rate: float | None = None
     start_std: float = 0.0
     augmentation: str = "full"
+    turned: float | None = None
     skeleton: float = 0.0
 
     @property
     def changes_network(self) -> bool:
         """Whether another network or loss than the package's is needed."""
-        keeping = ("optimizer", "schedule", "augmentation", "skeleton")
+        keeping = ("optimizer", "schedule", "augmentation", "turned", "skeleton")
         return replace(self, **{name: getattr(Trial, name) for name in keeping}) != Trial()
 
 
@@ -347,7 +351,7 @@ class TrialTrainer(OctreeNCATrainer):
         return super()._learning_rate()
 
     def get_training_transforms(self, *arguments: Any, **options: Any) -> Any:
-        """nnU-Net's, or fewer of them."""
+        """nnU-Net's, fewer of them, or likelier ones."""
         transforms = super().get_training_transforms(*arguments, **options)
         if self.trial.augmentation != "full":
             kept = ["Mirror", "Convert", "Remove", "Region", "Mask"]
@@ -357,6 +361,10 @@ class TrialTrainer(OctreeNCATrainer):
                 for each in transforms.transforms
                 if any(word in type(getattr(each, "transform", each)).__name__ for word in kept)
             ]
+        if self.trial.turned is not None:
+            for each in transforms.transforms:
+                if isinstance(each, SpatialTransform):
+                    each.p_rotation = each.p_scaling = self.trial.turned
         return transforms
 
     def train_step(self, batch: dict) -> dict:

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from recipe_trials import (
     SkeletonRecallLoss,
     Trial,
     TrialLoss,
     TrialNetwork,
+    TrialTrainer,
     skeleton_tubes,
 )
 from recipes import RECIPES
@@ -49,6 +52,22 @@ def test_a_trial_teaches_every_parameter(name, cropped):
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().sum() > 0, key
+
+
+def test_contexts_are_turned_and_scaled_as_often_as_asked(monkeypatch):
+    trainer = TrialTrainer.__new__(TrialTrainer)
+    arguments = ((8, 16, 16), (-0.1, 0.1), None, (0, 1, 2), True)
+    for turned, expected in ((None, 0.2), (0.7, 0.7)):
+        monkeypatch.setattr(TrialTrainer, "trial", Trial(turned=turned))
+        made = trainer.get_training_transforms(*arguments)
+        (spatial,) = (each for each in made.transforms if isinstance(each, SpatialTransform))
+        assert (spatial.p_rotation, spatial.p_scaling) == (expected, expected)
+    (stock,) = (
+        each
+        for each in nnUNetTrainer.get_training_transforms(*arguments).transforms
+        if isinstance(each, SpatialTransform)
+    )
+    assert stock.p_rotation == 0.2
 
 
 def test_skeleton_recall_asks_for_thin_vessels():
