@@ -9,7 +9,7 @@ from nnunet_octreenca.errors import InputError
 from nnunet_octreenca.files import JsonObject, read_json, write_json
 
 FILE = "calibration.json"
-_FORM = 1  # raised where a record can no longer be read by older code
+_FORM = 2  # 1 was of mirrored copies whose logits had no bound
 _ADVICE = "run `nnunet_octreenca calibrate` again, or remove the file"
 SCORES = ("nqm", "resilience")
 """Scores of doubt. A case is the more doubtful the higher its nqm, the lower its resilience."""

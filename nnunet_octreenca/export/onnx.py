@@ -11,6 +11,7 @@ from nnunet_octreenca import __version__
 from nnunet_octreenca.export.onnx_nodes import Nodes, int64
 from nnunet_octreenca.export.onnx_octree import image_levels, not_finite, octree_logits
 from nnunet_octreenca.files import write_result
+from nnunet_octreenca.inference.whole_image import LOGIT_BOUND
 from nnunet_octreenca.integration.model import Model
 from nnunet_octreenca.libraries import import_optional
 from nnunet_octreenca.network import OctreeNCA
@@ -84,6 +85,7 @@ def metadata(model: Model, title: str, seeds: Sequence[int] | None = None) -> di
         "transpose_forward": preprocessing.transpose_forward,
         "context": preprocessing.context,
         "mirror_axes": model.mirror_axes or (),
+        "logit_bound": LOGIT_BOUND,
         "folds": model.folds,
         "seeds": [_signed(seed) for seed in (seeds if seeds is not None else (model.seed,))],
     }

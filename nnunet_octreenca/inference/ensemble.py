@@ -21,7 +21,7 @@ from nnunet_octreenca.inference.stream import (
     read_ahead,
 )
 from nnunet_octreenca.inference.tissue import TissueMap
-from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.inference.whole_image import LOGIT_BOUND, mirrorings
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.finite import LOGITS_NOT_FINITE
 from nnunet_octreenca.planning import Output
@@ -33,6 +33,8 @@ Progress = Callable[[str, int], object]
 
 class Ensemble:
     """Networks whose logits are averaged, each over all mirrored copies, band by band.
+
+    Of several copies, each one's logits are averaged within `whole_image.LOGIT_BOUND`.
 
     `segment` gives labels and `logits` gives logits. Neither needs the whole image in memory, and
     the result is that of whole images, whatever the height of the bands.
@@ -350,7 +352,15 @@ class Ensemble:
     ) -> Iterator[Values]:
         """The sum of each member's mirrored copies."""
         for group in _by_member(passes, len(self.mirrorings)):
-            yield self._sum(part.take(band, stretch, band_rows) for part in group)
+            yield self._sum(self._bounded(part.take(band, stretch, band_rows)) for part in group)
+
+    def _bounded(self, logits: Values) -> Values:
+        """A copy's part of the mean."""
+        if len(self.mirrorings) == 1:
+            return logits
+        if not np.isfinite(logits).all():
+            raise NotFiniteError(LOGITS_NOT_FINITE)
+        return np.clip(logits, -LOGIT_BOUND, LOGIT_BOUND)
 
     @staticmethod
     def _sum(parts: Iterable[Values]) -> Values:

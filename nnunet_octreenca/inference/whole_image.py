@@ -12,6 +12,13 @@ from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.finite import LOGITS_NOT_FINITE
 from nnunet_octreenca.planning import inference_bytes
 
+LOGIT_BOUND = 4.0
+"""Of a mirrored copy's logits, a probability of 0.982, where several copies are averaged.
+
+The coarsest levels may lose a whole object, and with certainty. Unbounded, one copy that has lost
+it outvotes all that have not (docs/explanation/recipes.md).
+"""
+
 _BAND = 1 << 22  # cells looked at at a time
 
 
@@ -43,7 +50,8 @@ def predict_logits(
         image: (n_in, z, y, x) as nnU-Net hands it over. A 2-D network segments the planes one
             by one, each as if it were alone.
         mirror_axes: spatial axes of the network to mirror (test-time augmentation); the
-            logits of all 2^axes passes are averaged. None or empty: a single pass.
+            logits of all 2^axes passes are averaged, each within `LOGIT_BOUND`. None or empty: a
+            single pass, whose logits are as they are.
         context: cells per axis of the network that it was trained with (nnU-Net's patch size). A
             smaller image is surrounded by zeros up to it, as nnU-Net does in training and in its
             own predictor: the network knows the coarsest levels of that size. On the hippocampus
@@ -84,6 +92,9 @@ def predict_logits(
                 one = network.infer(given.flip(flipped) if axes else given, seed)[0]
                 if axes:
                     one = one.flip([axis - 1 for axis in flipped])
+                if len(passes) > 1:
+                    _require_finite(one)
+                    one = one.clamp_(-LOGIT_BOUND, LOGIT_BOUND)
                 total = one if total is None else total.add_(one)
             except (MemoryError, RuntimeError) as error:
                 if _is_out_of_memory(error):
@@ -93,13 +104,17 @@ def predict_logits(
                 progress(1)
         assert total is not None
         total /= len(passes)
-        if _not_finite(total):
-            raise NotFiniteError(LOGITS_NOT_FINITE)
+        _require_finite(total)
         if target.numel() == logits.numel() and total.device.type == "cpu":
             # The only part: its logits are not copied, and `logits` never took any memory.
             return total[inside].float().contiguous().view(logits.shape)
         target.copy_(total[inside])
     return logits
+
+
+def _require_finite(logits: Tensor) -> None:
+    if _not_finite(logits):
+        raise NotFiniteError(LOGITS_NOT_FINITE)
 
 
 def _not_finite(values: Tensor) -> int:

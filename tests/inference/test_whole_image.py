@@ -1,12 +1,16 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nnunet_octreenca.errors import InputError, OutOfMemoryError
+from nnunet_octreenca.errors import InputError, NotFiniteError, OutOfMemoryError
+from nnunet_octreenca.images.source import ArraySource
 from nnunet_octreenca.inference import predict_logits
-from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.inference.ensemble import Ensemble
+from nnunet_octreenca.inference.passes import Pass
+from nnunet_octreenca.inference.whole_image import LOGIT_BOUND, mirrorings
 from nnunet_octreenca.network import OctreeNCA
 from nnunet_octreenca.ops.native import cpu_engine_wanted
 from nnunet_octreenca.planning import inference_bytes
@@ -54,10 +58,41 @@ def test_mirrored_passes_are_averaged(mirror_axes):
     passes = []
     for bits in range(2 ** len(mirror_axes)):
         axes = [axis + 2 for i, axis in enumerate(mirror_axes) if bits >> i & 1]
-        passes.append(network(image[None].flip(axes), seed=3).flip(axes)[0])
+        one = network(image[None].flip(axes), seed=3).flip(axes)[0]
+        passes.append(one.clamp(-LOGIT_BOUND, LOGIT_BOUND))
     average = torch.stack(passes).double().mean(0)
     torch.testing.assert_close(logits.double(), average, rtol=1e-3, atol=1e-6)
     assert float((logits - passes[0]).abs().max()) > 0.01, "mirroring changes something"
+
+
+def test_no_copy_outvotes_the_others_by_its_certainty():
+    network, image = make(), torch.randn(1, 5, 9, 8)
+    network.levels[0].update.weight.data *= 1e3
+    alone = predict_logits(network, image, seed=3)
+    assert float(alone.abs().max()) > 10 * LOGIT_BOUND  # a single pass is as it is
+    other = predict_logits(network, image.flip(1), seed=3).flip(1)
+    expected = sum(one.clamp(-LOGIT_BOUND, LOGIT_BOUND) for one in (alone, other)) / 2
+    several = predict_logits(network, image, mirror_axes=(0,), seed=3)
+    assert torch.equal(several, expected)
+    ensemble = Ensemble([(network, 3)], mirror_axes=(0,))
+    bands = [values for _, values in ensemble.logits(ArraySource(image.numpy()))]
+    assert np.array_equal(np.concatenate(bands, 1), several.numpy())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_copy_that_is_not_finite_is_no_bounded_vote(value, monkeypatch):
+    """Infinity within bounds would be a number, and its label one that nobody doubts."""
+    network, image = make(), torch.randn(1, 5, 9, 8)
+
+    def infer(image, seed):
+        return torch.full((1, 3, *image.shape[2:]), value)
+
+    monkeypatch.setattr(network, "infer", infer)
+    with pytest.raises(NotFiniteError):
+        predict_logits(network, image, mirror_axes=(0,), seed=3)
+    monkeypatch.setattr(Pass, "take", lambda *_: np.full((3, 5, 9, 8), value, np.float32))
+    with pytest.raises(NotFiniteError):
+        list(Ensemble([make()], mirror_axes=(0,)).segment(ArraySource(image.numpy())))
 
 
 @pytest.mark.parametrize("mirror_axes", [None, (1,), (0, 1)])

@@ -304,6 +304,9 @@ def test_a_calibrated_model_warns_and_scales(folder, tmp_path, capsys):
         command(folder, tmp_path / "other", *flags)
         assert "is left out" in capsys.readouterr().out
         path.write_text('{"form": 1}')
+        with pytest.raises(InputError, match=r"another version.* calibrate` again"):
+            predict(image, tmp_path / "old", model, quality=2)
+        path.write_text('{"form": 2}')
         with pytest.raises(InputError, match="damaged"):
             predict(image, tmp_path / "bad", model, quality=2)
     finally:

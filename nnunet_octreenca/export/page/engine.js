@@ -9,6 +9,9 @@ const NO_FILE = 52; // WASI's "not supported": the engine opens nothing
 const LOST =
   'the network lost its state (NaN or infinite values): the image lies far outside of what the model was trained on';
 
+/** Of a mirrored copy's logits where several are averaged, as in inference/whole_image.py. */
+const LOGIT_BOUND = 4;
+
 /** All sets of axes to mirror, the unmirrored image first; nnU-Net's order. */
 export function mirrorings(axes) {
   let sets = [[]];
@@ -248,13 +251,25 @@ export function segmentRange(
         sliceShape(network.dimension, shape, count),
         axes,
       );
+      if (mirrored.length > 1) bound(logits);
       sum = added(sum, logits);
     }
     total = added(total, sum);
   }
   for (let i = 0; i < total.length; ++i) total[i] /= passes;
-  if (!total.every(Number.isFinite)) throw new Refusal(LOST);
+  requireFinite(total);
   return labelsOf(total, first.classes);
+}
+
+function bound(logits) {
+  requireFinite(logits);
+  for (let i = 0; i < logits.length; ++i) {
+    logits[i] = Math.min(Math.max(logits[i], -LOGIT_BOUND), LOGIT_BOUND);
+  }
+}
+
+function requireFinite(logits) {
+  if (!logits.every(Number.isFinite)) throw new Refusal(LOST);
 }
 
 function added(sum, values) {
