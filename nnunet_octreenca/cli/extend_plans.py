@@ -110,10 +110,12 @@ def run(arguments: argparse.Namespace) -> int:
         kwargs = configuration["architecture"]["arch_kwargs"]
         block = configuration["octreenca"]
         crop = f", finest {block['crop_levels']} level(s) cropped to {block['crop_shape']}"
+        moved = f", contexts moved by up to {block['shift']:.0%} of every axis"
         print(
             f"{name}: context {configuration['patch_size']}, {len(kwargs['steps'])} levels, steps "
             f"{kwargs['steps']}, {kwargs['channels']} channels, batch "
             f"{configuration['batch_size']}{crop if block['crop_shape'] else ''}"
+            f"{moved if block['shift'] else ''}"
         )
     print(f"Plans were saved to {path}")
     print(

@@ -76,12 +76,14 @@ class OctreeNCAPlanner(ExperimentPlanner):
 def _extended(plans: JsonObject, dataset_json: JsonMapping, **options: Any) -> JsonObject:
     labels = PlansManager(plans).get_label_manager(dataset_json)
     channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+    cases = dataset_json.get("numTraining")
     return extend_plans(
         plans,
         input_channels=len(channels),
         num_classes=labels.num_segmentation_heads,
         foreground_labels=len(labels.foreground_labels),
         has_regions=labels.has_regions,
+        cases=cases if isinstance(cases, int) else None,
         **options,
     )
 

@@ -29,6 +29,7 @@ def extend_plans(
     settings: JsonMapping | None = None,
     preset: JsonMapping | None = None,
     recipe: Recipe = RECIPES["default"],
+    cases: int | None = None,
 ) -> JsonObject:
     """OctreeNCA's plans from an existing plans file, for each of its configurations.
 
@@ -50,6 +51,7 @@ def extend_plans(
         preset: one of the paper's set-ups (`load_preset`); replaces what is worked out in the
             configurations that have as many axes.
         recipe: how networks are trained that no preset describes.
+        cases: of the data set, validation cases among them; None where nobody knows.
 
     Returns:
         The new plans, for nnU-Net to read as `plans_name`.json; `plans` stays as it is.
@@ -112,6 +114,7 @@ def extend_plans(
                 recipe=recipe,
                 statistics=_statistics(extended, name, inputs) if recipe.standardizes else None,
                 sizes=sizes,
+                cases=cases,
             )
         )
     sizes.check_used()

@@ -31,6 +31,7 @@ class Recipe(NamedTuple):
         settings: keys of the `octreenca` block that differ from the defaults.
         standardizes: whether the network standardizes intensities that nnU-Net leaves raw.
         reuses_contexts: whether several steps use a context that takes long to load.
+        shifts: whether contexts are moved where cases are few.
     """
 
     batch_size: int
@@ -41,6 +42,7 @@ class Recipe(NamedTuple):
     settings: JsonMapping
     standardizes: bool
     reuses_contexts: bool
+    shifts: bool
 
     def level_steps(self, shapes: Sequence[Shape]) -> list[int]:
         """Steps of every level, as `rules.level_steps`."""
@@ -56,6 +58,7 @@ _DEFAULT = Recipe(
     settings={"optimizer": "soap", "initial_lr": 4e-3, "warm_up": 0.05, "loss_on_levels": 0.5},
     standardizes=True,
     reuses_contexts=True,
+    shifts=True,
 )
 RECIPES = {
     "default": _DEFAULT,
@@ -69,6 +72,7 @@ RECIPES = {
         settings={"lr_schedule": "exponential", "gradient_clip": None},
         standardizes=False,
         reuses_contexts=False,
+        shifts=False,
     ),
     # The published rule, half of the cells fire in a step, at random; trained with Adam.
     "stochastic": _DEFAULT._replace(

@@ -104,6 +104,26 @@ def test_configurations(name, context, coarsest, steps, n_in, crop):
     assert settings == replace(recipe, crop_shape=crop, crop_levels=1, steps_per_context=uses)
 
 
+@pytest.mark.parametrize(
+    ("cases", "options", "expected"),
+    [
+        (19, {}, {"2d": 0.2, "3d_fullres": 0.2, "3d_lowres": 0.2}),
+        (20, {}, {"2d": 0.0, "3d_fullres": 0.0, "3d_lowres": 0.0}),
+        (None, {}, {"2d": 0.0, "3d_fullres": 0.0, "3d_lowres": 0.0}),
+        (5, {"settings": {"shift": 0.1}}, {"2d": 0.1, "3d_fullres": 0.1}),
+        (5, {"settings": {"shift": 0}}, {"2d": 0.0, "3d_fullres": 0.0}),
+        (5, {"recipe": RECIPES["paper"]}, {"2d": 0.0, "3d_fullres": 0.0}),
+        (5, {"recipe": RECIPES["wide"]}, {"2d": 0.2, "3d_fullres": 0.2}),
+        # Contexts of a part of the image are drawn anywhere already.
+        (5, {"gpu_memory_target_in_gb": 0.01}, {"3d_fullres": 0.0}),
+    ],
+)
+def test_contexts_are_moved_where_cases_are_few(cases, options, expected):
+    extended = extend_plans(PLANS, **{**DATA, **options}, cases=cases)
+    found = {name: resolved(extended, name)["octreenca"]["shift"] for name in expected}
+    assert found == expected
+
+
 INTENSITIES = {"0": {"mean": 51.0, "std": 25.5}, "1": {"mean": 400.0, "std": 80.0}}
 
 
