@@ -21,7 +21,7 @@ from untrained_model import model_folder
 
 from nnunet_octreenca.cli.main import main
 from nnunet_octreenca.inference.ensemble import Ensemble
-from nnunet_octreenca.inference.whole_image import mirrorings
+from nnunet_octreenca.inference.whole_image import LOGIT_BOUND, mirrorings
 from nnunet_octreenca.integration.model import load_model
 from nnunet_octreenca.ops.native import cpu_module
 from nnunet_octreenca.prediction import case
@@ -92,7 +92,8 @@ def expected_logits(model, pixels, seeds=(0,), axes=(), folds=None):
             for chosen in mirrorings(axes):
                 flips = [axis + 1 for axis in chosen]
                 given = torch.from_numpy(np.flip(image, flips).copy())[None]
-                total = total + np.flip(network(given, seed=seed)[0].numpy(), flips)
+                own = np.flip(network(given, seed=seed)[0].numpy(), flips)
+                total = total + (np.clip(own, -LOGIT_BOUND, LOGIT_BOUND) if axes else own)
                 count += 1
     return total / count
 
