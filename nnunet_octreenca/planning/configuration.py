@@ -17,9 +17,8 @@ from nnunet_octreenca.planning.settings import BLOCK, Settings
 
 NETWORK_CLASS = "nnunet_octreenca.network.OctreeNCA"
 GIBIBYTE = 1 << 30
-# Below so many cases, objects are found where those of training were and not where they are:
-# moved contexts gain 9 points and more on eight hearts, and lose 0.8 on 208 hippocampi
-# (docs/explanation/recipes.md).
+# Below so many cases, objects are found where those of training were, not where they are: moved
+# contexts gain 9 points on 8 hearts and lose 0.8 on 166 hippocampi (docs/explanation/recipes.md).
 FEW_CASES = 20
 SHIFT_OF_FEW = 0.2
 MOST_OF_AN_IMAGE = 0.9
