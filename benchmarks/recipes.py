@@ -81,6 +81,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "context 1024": {"patch_size": [1024, 1024]},
     "fire rate 0.5": {"arch_kwargs": {"fire_rate": 0.5}},
     "fire rate 0.9": {"arch_kwargs": {"fire_rate": 0.9}},
+    "not shifted": {"octreenca": {"shift": 0.0}},
     "shifted": {"octreenca": {"shift": 0.2}},
     "shifted by 0.1": {"octreenca": {"shift": 0.1}},
     "shifted by 0.4": {"octreenca": {"shift": 0.4}},
