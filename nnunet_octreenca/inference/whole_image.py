@@ -81,7 +81,7 @@ def predict_logits(
         )
     logits = torch.empty((network.num_classes, *image.shape[1:]), dtype=torch.float32)
     for target, part in _parts(network.dimension, image, logits):
-        part, inside = _padded(part, context)
+        part, inside = surrounded(part, context)
         total: Tensor | None = None
         passes = mirrorings(mirror_axes)
         for axes in passes:
@@ -92,8 +92,9 @@ def predict_logits(
                 one = network.infer(given.flip(flipped) if axes else given, seed)[0]
                 if axes:
                     one = one.flip([axis - 1 for axis in flipped])
+                if _not_finite(one):
+                    raise NotFiniteError(LOGITS_NOT_FINITE)
                 if len(passes) > 1:
-                    _require_finite(one)
                     one = one.clamp_(-LOGIT_BOUND, LOGIT_BOUND)
                 total = one if total is None else total.add_(one)
             except (MemoryError, RuntimeError) as error:
@@ -104,17 +105,11 @@ def predict_logits(
                 progress(1)
         assert total is not None
         total /= len(passes)
-        _require_finite(total)
         if target.numel() == logits.numel() and total.device.type == "cpu":
             # The only part: its logits are not copied, and `logits` never took any memory.
             return total[inside].float().contiguous().view(logits.shape)
         target.copy_(total[inside])
     return logits
-
-
-def _require_finite(logits: Tensor) -> None:
-    if _not_finite(logits):
-        raise NotFiniteError(LOGITS_NOT_FINITE)
 
 
 def _not_finite(values: Tensor) -> int:
@@ -137,8 +132,13 @@ def _parts(dimension: int, image: Tensor, logits: Tensor) -> Iterator[tuple[Tens
         yield logits[:, plane], image[:, plane]
 
 
-def _padded(part: Tensor, context: Sequence[int] | None) -> tuple[Tensor, tuple[slice, ...]]:
-    """The image amid zeros where it is smaller than the context, and where it then lies."""
+def surrounded(part: Tensor, context: Sequence[int] | None) -> tuple[Tensor, tuple[slice, ...]]:
+    """The image amid zeros where it is smaller than the context, and where it then lies.
+
+    Args:
+        part: (channels, *spatial).
+        context: cells per axis, as for `predict_logits`.
+    """
     shape = part.shape[1:]
     inside, pads = [slice(None)], []
     for cells, wanted in zip(shape, context or shape, strict=True):
