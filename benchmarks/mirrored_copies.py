@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from recipe_data import DATA_SETS
-from recipes import key_of, rows_of, rows_path
+from recipes import key_of, rows_of, rows_path, run_name
 from torch.nn import functional
 
 from nnunet_octreenca import OctreeNCA
-from nnunet_octreenca.inference.whole_image import LOGIT_BOUND, mirrorings, predict_logits
+from nnunet_octreenca.comparison.metrics import dice
+from nnunet_octreenca.inference.whole_image import LOGIT_BOUND, mirrorings, surrounded
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "mirrored_copies.jsonl"
 
@@ -47,40 +47,18 @@ def network_of(checkpoint: dict[str, Any], configuration: str) -> OctreeNCA:
 def copies(
     network: OctreeNCA, image: torch.Tensor, axes: Sequence[int], moved: bool
 ) -> list[torch.Tensor]:
-    """Logits of every mirrored copy, in the image's place: image (channels, z, y, x)."""
+    """Logits of every mirrored copy, in the image's place: image (channels, *spatial)."""
     spans = [prod(column) for column in zip(*network.factors, strict=True)]
-    first = 4 - network.dimension  # of the axes of image and logits that the network knows
     results = []
     for chosen in mirrorings(axes):
-        zeros = [0] * (first - 1)
-        zeros += [round(n / 3) if moved and at in chosen else 0 for at, n in enumerate(spans)]
-        flipped = [axis + first for axis in chosen]
+        zeros = [round(n / 3) if moved and at in chosen else 0 for at, n in enumerate(spans)]
+        flipped = [axis + 1 for axis in chosen]
         before = [n for cells in reversed(zeros) for n in (cells, 0)]
-        logits = predict_logits(network, functional.pad(image.flip(flipped), before))
+        with torch.inference_mode():
+            logits = network.infer(functional.pad(image.flip(flipped), before)[None], 0)[0]
         own = (slice(None), *(slice(cells, None) for cells in zeros))
         results.append(logits[own].flip(flipped))
     return results
-
-
-def surrounded(image: torch.Tensor, context: Sequence[int]) -> tuple[torch.Tensor, Any]:
-    """The image amid zeros where it is smaller than the context, and where it then lies."""
-    whole = [1] * (3 - len(context)) + list(context)
-    missing = [max(n - cells, 0) for n, cells in zip(whole, image.shape[1:], strict=True)]
-    pads = [n for cells in reversed(missing) for n in (cells // 2, cells - cells // 2)]
-    inside = tuple(
-        slice(n // 2, n // 2 + cells) for n, cells in zip(missing, image.shape[1:], strict=True)
-    )
-    return functional.pad(image, pads), (slice(None), *inside)
-
-
-def dice(labels: NDArray[np.int64], truth: NDArray[np.int16], classes: int) -> list[float]:
-    """Of every class but the background; NaN where a case has none and none was found."""
-    scores = []
-    for label in range(1, classes):
-        found, real = labels == label, truth == label
-        together = int(found.sum() + real.sum())
-        scores.append(2 * int((found & real).sum()) / together if together else np.nan)
-    return scores
 
 
 def measured(row: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -88,7 +66,7 @@ def measured(row: dict[str, Any], work: Path) -> dict[str, Any]:
     import blosc2  # nnU-Net's, for its preprocessed cases
 
     dataset = DATA_SETS[row["dataset"]]
-    run = work / "runs" / f"{row['dataset']}_{row['recipe']}_{row['seed']}_{row['budget']}"
+    run = work / "runs" / run_name(key_of(row))
     checkpoint = torch.load(run / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     network = network_of(checkpoint, dataset.configuration)
     plan = checkpoint["init_args"]["plans"]["configurations"][dataset.configuration]
@@ -101,7 +79,9 @@ def measured(row: dict[str, Any], work: Path) -> dict[str, Any]:
             np.asarray(blosc2.open(str(folder / f"{case}{part}.b2nd"), mode="r")[:])
             for part in ("", "_seg")
         )
-        given, inside = surrounded(torch.from_numpy(image).float(), plan["patch_size"])
+        flat = network.dimension == 2
+        whole = torch.from_numpy(image[:, 0] if flat else image).float()
+        given, inside = surrounded(whole, plan["patch_size"])
         axes = checkpoint["inference_allowed_mirroring_axes"]
         logits = {}
         for place in ("", "moved"):
@@ -111,8 +91,9 @@ def measured(row: dict[str, Any], work: Path) -> dict[str, Any]:
             logits[place or "nnU-Net's"] = sum(found) / len(found)
             logits[f"{place} and bounded" if place else "bounded"] = sum(bounded) / len(bounded)
         for name, values in logits.items():
-            labels = values[inside].argmax(0).numpy()
-            scores.setdefault(name, []).append(dice(labels, truth[0], network.num_classes))
+            labels, real = values[inside].argmax(0).numpy(), truth[0, 0] if flat else truth[0]
+            each = [dice(real == n, labels == n) for n in range(1, network.num_classes)]
+            scores.setdefault(name, []).append(each)
     means = {name: round(float(np.nanmean(each)), 4) for name, each in scores.items()}
     kept = ("dataset", "recipe", "seed", "budget", "iterations")
     return {**{key: row[key] for key in kept}, "cases": len(scores["one pass"]), "dice": means}

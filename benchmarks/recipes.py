@@ -159,6 +159,11 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["dataset"], row["recipe"], row["seed"], row["budget"]
 
 
+def run_name(key: tuple[Any, ...]) -> str:
+    """Of a run's folder and of its log, from `key_of`."""
+    return "_".join(map(str, key))
+
+
 def chosen_rows(
     rows: list[dict[str, Any]], recipes: list[str] | None, datasets: list[str] | None
 ) -> list[dict[str, Any]]:
@@ -276,7 +281,7 @@ def run_all(given: argparse.Namespace, budget: Budget) -> None:
 def train(given: argparse.Namespace, budget: Budget, key: tuple[Any, ...]) -> None:
     """One run in a process of its own; its line is added to rows.jsonl."""
     dataset, recipe, seed, _ = key
-    name = "_".join(map(str, key))
+    name = run_name(key)
     change = recipe_named(recipe)
     plans = "nnUNetPlans"
     if not change.get("stock"):
